@@ -1,0 +1,1 @@
+"""Combining reports: exact folds and server steps."""

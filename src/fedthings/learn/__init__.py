@@ -1,0 +1,1 @@
+"""Local training: portable models as data, their mathematics in NumPy, and what is measured."""

@@ -1,0 +1,37 @@
+"""The learner: what a device does with a model and its own data. State is what the device keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from fedthings.learn.data import Shard
+from fedthings.stage import State
+from fedthings.vector import Array, Key, Payload
+
+
+class Fit(NamedTuple):
+    """What training gives; "x" in `report` is a delta from the version trained on.
+
+    For one device: rows `(dim,)`, `weight` int64 `()`, each of `metrics` int64 `(m,)`.
+    For a cohort: the same with a leading axis `(n, ...)`.
+    """
+
+    report: Payload
+    weight: Array
+    metrics: Mapping[str, Array]
+
+
+class Learner(NamedTuple):
+    """`many` trains a cohort; `one` is a cohort of one. Bit for bit the same (law 3).
+
+    `one(model, state, shard, key, effort)`; `many(model, states, shards, keys, efforts)`: `model` holds
+    rows `(dim,)` shared by all, or `(n, dim)`; `effort` in (0, 1] is the share of the local steps done.
+    """
+
+    init: Callable[[], State]
+    one: Callable[[Payload, State, Shard, Key, float], tuple[Fit, State]]
+    many: Callable[
+        [Payload, Sequence[State], Sequence[Shard], Sequence[Key], Sequence[float]],
+        tuple[Fit, list[State]],
+    ]

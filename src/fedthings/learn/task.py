@@ -1,0 +1,78 @@
+"""What a device is asked to learn, as data: the model, the loss and the recipe of local training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from fedthings.errors import SpecError, nearest
+from fedthings.learn.losses import LOSSES
+from fedthings.learn.metrics import METRICS
+from fedthings.learn.model import Sequential
+
+OPTIMIZERS = ("sgd", "momentum", "adam")
+
+
+class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a device trains: `epochs` passes in batches of `batch` (0: all at once) at rate `lr`.
+
+    `momentum` for "momentum"; `beta1`, `beta2`, `eps` for "adam" (Kingma & Ba 2015, Alg. 1).
+    `keep` is the share of its own last model that a device starts from (0: the received model alone).
+    """
+
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    batch: int = 32
+    epochs: int = 1
+    momentum: float = 0.9
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    keep: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise SpecError(f"recipe.optimizer is {self.optimizer!r}: {nearest(self.optimizer, OPTIMIZERS)}")
+        positive("recipe.lr", self.lr)
+        positive("recipe.epochs", self.epochs)
+        within("recipe.batch", self.batch, 0, 1 << 20)
+        within("recipe.momentum", self.momentum, 0, 1)
+        within("recipe.beta1", self.beta1, 0, 1)
+        within("recipe.beta2", self.beta2, 0, 1)
+        positive("recipe.eps", self.eps)
+        within("recipe.weight_decay", self.weight_decay, 0, 1)
+        within("recipe.keep", self.keep, 0, 1)
+
+
+class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model to train: `normalise="fleet"` learns scaling and imputation from all devices first.
+
+    `metrics` are measured on each device's own test samples; empty means those usual for the loss.
+    """
+
+    model: Sequential
+    loss: str
+    recipe: Recipe = Recipe()
+    normalise: Literal["none", "fleet"] = "none"
+    metrics: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise SpecError(f"task.loss is {self.loss!r}: {nearest(self.loss, LOSSES)}")
+        for name in self.metrics:
+            if name not in METRICS:
+                raise SpecError(f"task.metrics has {name!r}: {nearest(name, METRICS)}")
+
+
+def positive(field: str, value: float) -> None:
+    """Raise SpecError unless `value` is above 0."""
+    if not value > 0:
+        raise SpecError(f"{field} is {value}: it must be above 0")
+
+
+def within(field: str, value: float, low: float, high: float) -> None:
+    """Raise SpecError unless `low <= value <= high`."""
+    if not low <= value <= high:
+        raise SpecError(f"{field} is {value}: it must be from {low} to {high}")

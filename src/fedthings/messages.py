@@ -1,0 +1,196 @@
+"""The typed messages of the conversation; `wire` turns them into CBOR bytes and back.
+
+Every message travels with the protocol version and the federation's id (see `wire.pack`).
+Large bodies (task, model, report) are messages too, moved by Offer, Want and Chunk (docs/wire.md).
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from msgspec import Struct
+
+from fedthings.protocol.events import Ticket
+from fedthings.vector import Payload
+
+
+class Message(Struct, frozen=True, forbid_unknown_fields=True, tag_field="t", tag=str.lower):
+    """Root of all messages; `t` on the wire is the class name in small letters."""
+
+
+# ------------------------------------------------------- moving a body
+
+
+class Offer(Message, frozen=True):
+    """A body can be had: `count` chunks of `chunk` bytes, `size` bytes in all, SHA-256 `digest`.
+
+    `retained`: its chunks lie at the broker (topics.blob). `first` may carry chunk 0 at once.
+    `what` is "task", "model" or "report"; a report names its ticket.
+    """
+
+    what: str
+    digest: bytes
+    size: int
+    count: int
+    chunk: int
+    retained: bool = False
+    ticket: Ticket | None = None
+    first: bytes | None = None
+
+
+class Want(Message, frozen=True):
+    """Send these chunks of the body `digest`."""
+
+    digest: bytes
+    indexes: tuple[int, ...]
+
+
+class Chunk(Message, frozen=True):
+    """Chunk `index` of the body `digest`."""
+
+    digest: bytes
+    index: int
+    data: bytes
+
+
+# ------------------------------------------------- coordinator to device
+
+
+class Announce(Message, frozen=True):
+    """Retained: who coordinates. A new `boot` (random per start) asks every device to say Hello.
+
+    `state` is one of "waiting", "running", "paused", "finished".
+    """
+
+    boot: str
+    name: str
+    state: str
+    phase: int
+    version: int
+
+
+class Assignment(Message, frozen=True):
+    """Do this once: `task` and `model` are pulled where the device lacks them.
+
+    `seconds` are left until the deadline; `kept` is the last of the device's tickets that was kept.
+    """
+
+    ticket: Ticket
+    task: Offer
+    model: Offer
+    seconds: float
+    kept: Ticket | None
+
+
+class Pause(Message, frozen=True):
+    """Nothing to do now; `reason` says why. The device stays quiet until it is assigned."""
+
+    reason: str
+
+
+class Receipt(Message, frozen=True):
+    """The report of `ticket` is safe (`kept`), or was left out for `reason`; do not send it again."""
+
+    ticket: Ticket
+    kept: bool
+    reason: str = ""
+
+
+class Farewell(Message, frozen=True):
+    """The federation has ended; `model` is its last version, to keep for predictions."""
+
+    reason: str
+    task: Offer | None
+    model: Offer | None
+    kept: Ticket | None = None
+
+
+class Refusal(Message, frozen=True):
+    """A message was not understood or not allowed; counted, answered and otherwise ignored."""
+
+    reason: str
+    detail: str = ""
+
+
+# ------------------------------------------------- device to coordinator
+
+
+class Hello(Message, frozen=True):
+    """A device is here and asks what to do. `boot` is random per start of the agent."""
+
+    boot: str
+
+
+class Bye(Message, frozen=True):
+    """A device is gone; also its last will, which the broker sends for it."""
+
+
+class Decline(Message, frozen=True):
+    """A device will not do `ticket`."""
+
+    ticket: Ticket
+    reason: str
+
+
+# --------------------------------------------------- operator and coordinator
+
+
+class Ask(Message, frozen=True):
+    """An operator's command: "status", "pause", "resume", "cancel", "reload"."""
+
+    verb: str
+
+
+class Status(Message, frozen=True):
+    """The answer to Ask: what is running, and what is waited for (law 11)."""
+
+    facts: dict[str, Any]
+
+
+# ------------------------------------------------------------------ bodies
+
+
+class Work(Message, frozen=True):
+    """The task body: all a device must know in one phase, as data (law 9). `spec` is federation.Phase."""
+
+    phase: int
+    spec: dict[str, Any]
+
+
+class Model(Message, frozen=True):
+    """The model body of one version: named float32 rows `(dim,)`."""
+
+    phase: int
+    version: int
+    arrays: Payload
+
+
+class Report(Message, frozen=True):
+    """The report body: what one device sends for one ticket.
+
+    `arrays` as the phase's schema says; `weight` int64 `(1,)`; `metrics` int64 sums and histograms.
+    """
+
+    ticket: Ticket
+    arrays: Payload
+    weight: Any
+    metrics: Payload
+
+
+Envelope: TypeAlias = (
+    Offer
+    | Want
+    | Chunk
+    | Announce
+    | Assignment
+    | Pause
+    | Receipt
+    | Farewell
+    | Refusal
+    | Hello
+    | Bye
+    | Decline
+    | Ask
+    | Status
+)
+Body: TypeAlias = Work | Model | Report

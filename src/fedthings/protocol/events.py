@@ -1,0 +1,126 @@
+"""The words of the round logic: what happens (past participles) and what is to be done (imperatives).
+
+Events and commands are values; times are seconds of federation time and travel beside them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+
+class Ticket(NamedTuple):
+    """What a device was asked to do once; it names the one report that may answer (law 8)."""
+
+    phase: int
+    version: int
+    device: str
+    attempt: int
+
+
+# ---------------------------------------------------------------- events
+
+
+class Joined(NamedTuple):
+    """A device is present and may be given work."""
+
+    device: str
+
+
+class Left(NamedTuple):
+    """A device is gone; this changes presence only, its task runs until the deadline (law 10)."""
+
+    device: str
+
+
+class CheckedIn(NamedTuple):
+    """A device asks what to do: it woke, or either side started anew."""
+
+    device: str
+
+
+class Declined(NamedTuple):
+    """A device will not do its task, or its report could not be read."""
+
+    ticket: Ticket
+    reason: str
+
+
+class Arrived(NamedTuple):
+    """A report is here, whole and spooled."""
+
+    ticket: Ticket
+
+
+class Stepped(NamedTuple):
+    """The engine has made `version` of the running phase; `stop` when a target is met."""
+
+    version: int
+    stop: bool = False
+
+
+class Woke(NamedTuple):
+    """The alarm rang."""
+
+
+class Paused(NamedTuple):
+    """The operator wants no new work given out."""
+
+
+class Resumed(NamedTuple):
+    """The operator lets the federation go on."""
+
+
+class Cancelled(NamedTuple):
+    """The operator ends the federation with the model it has."""
+
+
+Event: TypeAlias = (
+    Joined | Left | CheckedIn | Declined | Arrived | Stepped | Woke | Paused | Resumed | Cancelled
+)
+
+# -------------------------------------------------------------- commands
+
+
+class Assign(NamedTuple):
+    """Ask a device to work on `ticket`; `kept` is the last of its tickets whose report was kept."""
+
+    ticket: Ticket
+    deadline: float
+    kept: Ticket | None
+
+
+class Rest(NamedTuple):
+    """Tell a device that there is nothing to do; it will hear when there is."""
+
+    device: str
+    reason: str
+
+
+class Keep(NamedTuple):
+    """Fold this report; `lag` is how many versions it is behind."""
+
+    ticket: Ticket
+    lag: int
+
+
+class Discard(NamedTuple):
+    """Leave this task's report out, or stop waiting for it."""
+
+    ticket: Ticket
+    reason: str
+
+
+class Advance(NamedTuple):
+    """Make `version` of `phase` from the reports kept."""
+
+    phase: int
+    version: int
+
+
+class Finish(NamedTuple):
+    """The federation is over; `reason` is one of "done", "target", "cancelled"."""
+
+    reason: str
+
+
+Command: TypeAlias = Assign | Rest | Keep | Discard | Advance | Finish

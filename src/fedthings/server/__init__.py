@@ -1,0 +1,1 @@
+"""The coordinator in real time: service, store and embedded broker."""

@@ -1,0 +1,1 @@
+"""The same federation in virtual time."""

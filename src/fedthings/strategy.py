@@ -1,0 +1,65 @@
+"""Strategies: how reports become the next model, as data.
+
+A preset is a function that returns a `Strategy`; adding a method is one line here and one file below.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from fedthings.aggregate.step import Adagrad, Adam, Constant, Mixing, Momentum, Schedule, Sgd, Step, Yogi
+from fedthings.learn.task import within
+
+
+class Strategy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`weight` of a report in the mean, proximal `mu` on the device, whether `partial` work counts, `step`."""
+
+    weight: Literal["samples", "equal"] = "samples"
+    mu: float = 0.0
+    partial: bool = False
+    step: Step = Sgd()
+
+    def __post_init__(self) -> None:
+        within("strategy.mu", self.mu, 0, 1e6)
+
+
+def fedavg(weight: Literal["samples", "equal"] = "samples", step: Step | None = None) -> Strategy:
+    """Federated averaging (McMahan et al. 2017, Alg. 1); `step` is the server optimiser."""
+    return Strategy(weight=weight, step=step or Sgd())
+
+
+def fedprox(mu: float = 0.01, weight: Literal["samples", "equal"] = "samples") -> Strategy:
+    """FedProx (Li et al. 2020, Alg. 2): a proximal term on the device, and partial work is accepted."""
+    return Strategy(weight=weight, mu=mu, partial=True)
+
+
+def fedavgm(lr: float = 1.0, momentum: float = 0.9) -> Strategy:
+    """FedAvg with server momentum (Hsu et al. 2019, section 4.2)."""
+    return Strategy(step=Momentum(lr=lr, momentum=momentum))
+
+
+def fedadam(lr: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3) -> Strategy:
+    """FedAdam (Reddi et al. 2021, Alg. 2)."""
+    return Strategy(step=Adam(lr=lr, beta1=beta1, beta2=beta2, tau=tau))
+
+
+def fedyogi(lr: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3) -> Strategy:
+    """FedYogi (Reddi et al. 2021, Alg. 2)."""
+    return Strategy(step=Yogi(lr=lr, beta1=beta1, beta2=beta2, tau=tau))
+
+
+def fedadagrad(lr: float = 0.1, beta1: float = 0.0, tau: float = 1e-3) -> Strategy:
+    """FedAdagrad (Reddi et al. 2021, Alg. 2)."""
+    return Strategy(step=Adagrad(lr=lr, beta1=beta1, tau=tau))
+
+
+def mixing(alpha: float, beta: float | None = None, schedule: Schedule | None = None) -> Strategy:
+    """Server and participants mixed with decay factors that alternate over versions.
+
+    theta_t = alpha theta_{t-1} + (1 - alpha) theta~_t, then the same with `beta` (default `alpha`), where
+    theta~ is what the participants report: base version plus delta. `schedule` scales the participants'
+    share by version and staleness (Xie et al. 2019, section 5.2).
+    """
+    return Strategy(step=Mixing(alpha=alpha, beta=alpha if beta is None else beta, schedule=schedule or Constant()))

@@ -1,0 +1,1 @@
+"""Moving messages and large bodies between a coordinator and its devices."""

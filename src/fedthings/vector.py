@@ -1,0 +1,70 @@
+"""Flat rows of parameters, the names inside them, and randomness by key.
+
+A device is a row `(dim,)`, a cohort is a matrix `(n, dim)`; everything acts on the last axis.
+Nothing here knows what a model is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+from math import prod
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+Vector: TypeAlias = NDArray[np.float32]
+"""`(..., dim)` float32."""
+Payload: TypeAlias = Mapping[str, Array]
+"""Named arrays, each `(..., dim)`: what a report or a model is made of."""
+
+
+class Part(NamedTuple):
+    """One named array inside a row."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class Layout:
+    """Where named arrays lie in a flat row of `dim` numbers."""
+
+    def __init__(self, shapes: Iterable[tuple[str, tuple[int, ...]]]) -> None:
+        parts: list[Part] = []
+        start = 0
+        for name, shape in shapes:
+            parts.append(Part(name, shape, start, start + prod(shape)))
+            start = parts[-1].stop
+        self.parts = tuple(parts)
+        self.dim = start
+
+    def views(self, row: Array) -> dict[str, Array]:
+        """Return each named array of `row` `(..., dim)` as a view `(..., *shape)`."""
+        return {p.name: row[..., p.start : p.stop].reshape(*row.shape[:-1], *p.shape) for p in self.parts}
+
+
+class Key(NamedTuple):
+    """What randomness depends on, with a purpose: nothing is drawn from a global generator (law 5)."""
+
+    seed: int
+    device: str
+    version: int
+    attempt: int
+
+    def rng(self, purpose: str) -> np.random.Generator:
+        """Return the counter-based generator (Philox) of this key and `purpose`."""
+        return keyed(self.seed, self.device, self.version, self.attempt, purpose)
+
+
+def keyed(*key: int | str) -> np.random.Generator:
+    """Return the counter-based generator (Philox) of `key`; equal keys give equal draws everywhere."""
+    return np.random.Generator(np.random.Philox(key=digest(*key)))
+
+
+def digest(*key: int | str) -> int:
+    """Return 128 bits of BLAKE2b over `key`, as an integer."""
+    return int.from_bytes(blake2b(repr(key).encode(), digest_size=16).digest(), "little")
