@@ -10,18 +10,20 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
+import numpy as np
 from msgspec import Struct
 
 from fedthings.errors import SpecError, nearest
 from fedthings.learn.learner import Learner
 from fedthings.learn.local import evaluator, trainer
+from fedthings.learn.metrics import nothing
 from fedthings.learn.normalise import standardised, statistician, statistics_schema
 from fedthings.learn.task import Task, within
 from fedthings.privacy import clip
-from fedthings.protocol.coordinator import Pace
+from fedthings.protocol.coordinator import Pace, Plan
 from fedthings.stage import Field, Schema, Stage, chain
 from fedthings.strategy import Strategy
-from fedthings.vector import Payload
+from fedthings.vector import Array, Payload
 
 StageSpec: TypeAlias = clip.Clip
 T = TypeVar("T")
@@ -79,6 +81,23 @@ def phases(federation: Federation) -> tuple[Phase, ...]:
     return (*first, phase("train"), phase("evaluate"))
 
 
+CLOSING = 1000
+"""Devices that the closing evaluation asks at the most."""
+
+
+def plans(federation: Federation, rounds: int) -> tuple[Plan, ...]:
+    """Return the phases as the coordinator sees them; `rounds` versions are trained."""
+    pace = federation.pace
+    count = pace.concurrency
+    whole = Pace(goal=count, concurrency=count, patience=pace.patience, quorum=min(pace.quorum, count))
+    kinds = {
+        "normalise": Plan(whole, 1, everyone=True),
+        "train": Plan(pace, rounds),
+        "evaluate": Plan(whole, 1, everyone=True, most=CLOSING),
+    }
+    return tuple(kinds[phase.kind] for phase in phases(federation))
+
+
 def follow(phase: Phase, statistics: Payload, after: Phase) -> Phase:
     """Return `after` with what `phase` learned: the fleet's scaling becomes the model's first layer."""
     if phase.kind != "normalise":
@@ -103,6 +122,14 @@ def learner(phase: Phase) -> Learner:
     if phase.kind == "evaluate":
         return evaluator(phase.task)
     return trainer(phase.task, mu=phase.strategy.mu, weight=phase.strategy.weight)
+
+
+def measures(phase: Phase) -> dict[str, Array]:
+    """Return the metrics of a report of `phase`, each `(m,)`, with nothing measured."""
+    if phase.kind == "normalise":
+        return {}
+    found = {name: stats[0] for name, stats in nothing(phase.task, 1).items()}
+    return found | ({"train": np.zeros(2, np.int64)} if phase.kind == "train" else {})
 
 
 def stage(phase: Phase) -> Stage:

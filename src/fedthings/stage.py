@@ -33,10 +33,13 @@ class Field(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """`encode` on the device, `decode` on the server for each report, `settle` once on the sum."""
+    """`encode` on the device, `decode` on the server for each report, `settle` once on the sum.
+
+    `encode` takes rows `(n, dim)` with a state and a key for each of the n devices; a device is n = 1.
+    """
 
     init: Callable[[Schema], State]
-    encode: Callable[[Payload, State, Key], tuple[Payload, State]]
+    encode: Callable[[Payload, Sequence[State], Sequence[Key]], tuple[Payload, Sequence[State]]]
     decode: Callable[[Payload], Payload]
     settle: Callable[[Payload, int, Key], Payload]
 
@@ -45,14 +48,16 @@ def chain(stages: Sequence[Stage]) -> Stage:
     """Return the stage that encodes forward through `stages` and decodes and settles backward."""
 
     def init(schema: Schema) -> State:
-        return tuple(s.init(schema) for s in stages)
+        return [stage.init(schema) for stage in stages]
 
-    def encode(payload: Payload, state: State, key: Key) -> tuple[Payload, State]:
-        after = []
-        for stage, own in zip(stages, state, strict=True):
-            payload, own = stage.encode(payload, own, key)
-            after.append(own)
-        return payload, tuple(after)
+    def encode(
+        payload: Payload, states: Sequence[State], keys: Sequence[Key]
+    ) -> tuple[Payload, Sequence[State]]:
+        columns = []
+        for i, stage in enumerate(stages):
+            payload, column = stage.encode(payload, [state[i] for state in states], keys)
+            columns.append(column)
+        return payload, [list(state) for state in zip(*columns, strict=True)] if stages else states
 
     def decode(payload: Payload) -> Payload:
         for stage in reversed(stages):
@@ -67,6 +72,6 @@ def chain(stages: Sequence[Stage]) -> Stage:
     return Stage(init, encode, decode, settle)
 
 
-def zeros(schema: Schema) -> Payload:
-    """Return a payload of zeros in the shape of `schema`."""
-    return {f.name: np.zeros(f.dim, f.dtype) for f in schema}
+def zeros(schema: Schema, n: int = 1) -> Payload:
+    """Return n rows of zeros `(n, dim)` for each array of `schema`."""
+    return {f.name: np.zeros((n, f.dim), f.dtype) for f in schema}

@@ -35,3 +35,20 @@ class Learner(NamedTuple):
         [Payload, Sequence[State], Sequence[Shard], Sequence[Key], Sequence[float]],
         tuple[Fit, list[State]],
     ]
+
+
+def alone(
+    many: Callable[
+        [Payload, Sequence[State], Sequence[Shard], Sequence[Key], Sequence[float]],
+        tuple[Fit, list[State]],
+    ],
+) -> Callable[[Payload, State, Shard, Key, float], tuple[Fit, State]]:
+    """Return `one`: a cohort of one, without its axis."""
+
+    def one(model: Payload, state: State, shard: Shard, key: Key, effort: float) -> tuple[Fit, State]:
+        fit, states = many(model, [state], [shard], [key], [effort])
+        report = {name: rows[0] for name, rows in fit.report.items()}
+        metrics = {name: sums[0] for name, sums in fit.metrics.items()}
+        return Fit(report, fit.weight[0, ...], metrics), states[0]
+
+    return one

@@ -7,11 +7,23 @@ from typing import Literal
 from msgspec import Struct
 
 from fedthings.errors import SpecError, nearest
-from fedthings.learn.losses import LOSSES
-from fedthings.learn.metrics import METRICS
+from fedthings.learn.losses import LOSSES, fit
+from fedthings.learn.metrics import METRICS, suits
 from fedthings.learn.model import Sequential
 
 OPTIMIZERS = ("sgd", "momentum", "adam")
+
+
+def positive(field: str, value: float) -> None:
+    """Raise SpecError unless `value` is above 0."""
+    if not value > 0:
+        raise SpecError(f"{field} is {value}: it must be above 0")
+
+
+def within(field: str, value: float, low: float, high: float) -> None:
+    """Raise SpecError unless `low <= value <= high`."""
+    if not low <= value <= high:
+        raise SpecError(f"{field} is {value}: it must be from {low} to {high}")
 
 
 class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,18 +73,12 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
             raise SpecError(f"task.loss is {self.loss!r}: {nearest(self.loss, LOSSES)}")
+        fit(self.model, self.loss)
         for name in self.metrics:
             if name not in METRICS:
                 raise SpecError(f"task.metrics has {name!r}: {nearest(name, METRICS)}")
-
-
-def positive(field: str, value: float) -> None:
-    """Raise SpecError unless `value` is above 0."""
-    if not value > 0:
-        raise SpecError(f"{field} is {value}: it must be above 0")
-
-
-def within(field: str, value: float, low: float, high: float) -> None:
-    """Raise SpecError unless `low <= value <= high`."""
-    if not low <= value <= high:
-        raise SpecError(f"{field} is {value}: it must be from {low} to {high}")
+            if not suits(METRICS[name], self.loss, self.model.outputs[-1]):
+                raise SpecError(
+                    f"task.metrics has {name!r}, not for {self.loss} with {self.model.outputs[-1]} outputs: "
+                    "leave metrics out to get those usual for the loss"
+                )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from msgspec import Struct
 
@@ -22,11 +24,13 @@ class Clip(Struct, frozen=True, tag="clip", forbid_unknown_fields=True):
 def build(spec: Clip) -> Stage:
     """Return the stage; it encodes on the device and has nothing to undo. No bytes are added."""
 
-    def encode(payload: Payload, state: State, key: Key) -> tuple[Payload, State]:
+    def encode(
+        payload: Payload, states: Sequence[State], keys: Sequence[Key]
+    ) -> tuple[Payload, Sequence[State]]:
         x = payload["x"]
         norm = np.sqrt(np.square(x, dtype=np.float64).sum(-1, keepdims=True))
         share = np.minimum(1.0, spec.bound / np.maximum(norm, 1e-30)).astype(x.dtype)
-        return {**payload, "x": x * share}, state
+        return {**payload, "x": x * share}, states
 
     def init(schema: Schema) -> State:
         return None

@@ -1,0 +1,178 @@
+"""Federated learning for fleets of things: one model, trained together, while the data stays on the devices.
+
+The public names are found here when they are first asked for, so that `import fedthings` costs nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# ruff: noqa: N813 (a user writes ft.momentum(...); the spec it makes is the struct Momentum)
+if TYPE_CHECKING:
+    from fedthings.aggregate.step import Adagrad as adagrad
+    from fedthings.aggregate.step import Adam as adam
+    from fedthings.aggregate.step import Constant as constant
+    from fedthings.aggregate.step import Decay as decay
+    from fedthings.aggregate.step import Hinge as hinge
+    from fedthings.aggregate.step import Momentum as momentum
+    from fedthings.aggregate.step import Polynomial as polynomial
+    from fedthings.aggregate.step import Sgd as sgd
+    from fedthings.aggregate.step import Yogi as yogi
+    from fedthings.errors import (
+        DataError,
+        FedthingsError,
+        SpecError,
+        StoreError,
+        TransportError,
+        WireError,
+    )
+    from fedthings.federation import Federation, dumps, load
+    from fedthings.learn import partition
+    from fedthings.learn.fleet import Fleet
+    from fedthings.learn.model import (
+        avg_pool,
+        conv1d,
+        conv2d,
+        dense,
+        dropout,
+        flatten,
+        impute,
+        layer_norm,
+        max_pool,
+        mlp,
+        relu,
+        sequential,
+        sigmoid,
+        softmax,
+        standardise,
+        tanh,
+    )
+    from fedthings.learn.task import Recipe, Task
+    from fedthings.privacy.clip import Clip as clip
+    from fedthings.protocol.coordinator import Pace
+    from fedthings.run import Run
+    from fedthings.simulate.simulator import simulate
+    from fedthings.strategy import (
+        Strategy,
+        fedadagrad,
+        fedadam,
+        fedavg,
+        fedavgm,
+        fedprox,
+        fedyogi,
+        mixing,
+    )
+
+__all__ = [
+    "DataError",
+    "Federation",
+    "FedthingsError",
+    "Fleet",
+    "Pace",
+    "Recipe",
+    "Run",
+    "SpecError",
+    "StoreError",
+    "Strategy",
+    "Task",
+    "TransportError",
+    "WireError",
+    "adagrad",
+    "adam",
+    "avg_pool",
+    "clip",
+    "constant",
+    "conv1d",
+    "conv2d",
+    "decay",
+    "dense",
+    "dropout",
+    "dumps",
+    "fedadagrad",
+    "fedadam",
+    "fedavg",
+    "fedavgm",
+    "fedprox",
+    "fedyogi",
+    "flatten",
+    "hinge",
+    "impute",
+    "layer_norm",
+    "load",
+    "max_pool",
+    "mixing",
+    "mlp",
+    "momentum",
+    "partition",
+    "polynomial",
+    "relu",
+    "sequential",
+    "sgd",
+    "sigmoid",
+    "simulate",
+    "softmax",
+    "standardise",
+    "tanh",
+    "yogi",
+]
+
+_MODULES = {
+    "errors": "FedthingsError SpecError DataError TransportError StoreError WireError",
+    "federation": "Federation load dumps",
+    "learn.fleet": "Fleet",
+    "learn.model": (
+        "mlp sequential dense conv1d conv2d max_pool avg_pool flatten relu tanh sigmoid softmax "
+        "layer_norm dropout standardise impute"
+    ),
+    "learn.task": "Task Recipe",
+    "protocol.coordinator": "Pace",
+    "run": "Run",
+    "strategy": "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad mixing",
+}
+_STEPS = "sgd momentum adam yogi adagrad constant polynomial hinge decay"
+# Where each public name lives: a module and the name in it, or None for the module itself.
+_HOMES: dict[str, tuple[str, str | None]] = {
+    "partition": ("learn.partition", None),
+    "clip": ("privacy.clip", "Clip"),
+    **{name: ("aggregate.step", name.capitalize()) for name in _STEPS.split()},
+    **{name: (module, name) for module, names in _MODULES.items() for name in names.split()},
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fedthings' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    home = import_module(f"fedthings.{module}")
+    value = home if attribute is None else getattr(home, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """This package: `fedthings.simulate` is the function, also once the package of that name is imported.
+
+    The import system sets the package as an attribute here; a property of the class goes before it.
+    """
+
+    @property
+    def simulate(self) -> Any:
+        from fedthings.simulate.simulator import simulate
+
+        return simulate
+
+    @simulate.setter
+    def simulate(self, package: ModuleType) -> None:
+        """Leave the function in its place."""
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,135 @@
+"""Folds: exact sums of reports that stream in O(dim) memory and do not depend on order or sharding (law 7).
+
+A float32 row is rounded once to fixed point, at 2**-scale, and summed in int64. A float64 row is split
+into two int64 limbs of 2**32, which holds every bit above 2**-scale. What is out of range is refused by value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import ceil, log2
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedthings.stage import Field, Schema
+from fedthings.vector import Array, Payload
+
+BOUND = 64.0
+"""Largest absolute value in a float32 row; a trained update is far below it."""
+WEIGHT = 1 << 16
+"""Largest weight of one report."""
+WIDE_SCALE, WIDE_BOUND = 40, 2.0**50
+"""Fixed point of float64 rows: 2**-40 up to 2**50, and room for 2**30 of them."""
+BLOCK = 1 << 15
+"""Numbers converted at once, so that temporaries stay in the cache."""
+
+
+def announced(schema: Schema, reports: int) -> Schema:
+    """Return `schema` with the finest scale at which `reports` reports of full weight cannot overflow."""
+    bits = 62 - ceil(log2(max(reports, 1))) - int(log2(BOUND))
+    return tuple(
+        f._replace(scale=WIDE_SCALE if f.dtype == "f8" else min(36, bits - (16 if f.per == "weight" else 0)))
+        for f in schema
+    )
+
+
+def refused(fields: Schema, payload: Payload, weight: Array) -> Array:
+    """Return for each of n reports why it cannot be summed: "", "not finite", "out of range" `(n,)`.
+
+    `payload` holds rows `(n, dim)`, `weight` is `(n,)` int64.
+    """
+    reasons = np.full(len(weight), "", dtype=object)
+    for f in fields:
+        # One number a report tells both: NaN and infinity survive the maximum.
+        largest = np.abs(payload[f.name]).max(-1, initial=0.0) if f.dim else np.zeros(len(weight))
+        limit = WIDE_BOUND if f.dtype == "f8" else BOUND
+        reasons[(largest > limit) & (reasons == "")] = "out of range"
+        reasons[~np.isfinite(largest)] = "not finite"
+    reasons[((weight < 1) | (weight > WEIGHT)) & (reasons == "")] = "weight out of range"
+    return reasons
+
+
+@dataclass
+class Sums:
+    """The running sums of one version: a limb or two for each array, the weight and count for each lag."""
+
+    limbs: dict[str, list[NDArray[np.int64]]]
+    weights: dict[int, int] = field(default_factory=dict)
+    counts: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def weight(self) -> int:
+        """The total weight."""
+        return sum(self.weights.values())
+
+    @property
+    def count(self) -> int:
+        """How many reports are in."""
+        return sum(self.counts.values())
+
+
+def init(schema: Schema) -> Sums:
+    """Return sums of nothing."""
+    return Sums({f.name: [np.zeros(f.dim, np.int64) for _ in range(1 + (f.dtype == "f8"))] for f in schema})
+
+
+def add(sums: Sums, schema: Schema, payload: Payload, weights: Array, lags: Iterable[int]) -> None:
+    """Add n reports, rows `(n, dim)` with int weights `(n,)`, that `refused` let through."""
+    for f in schema:
+        factors = weights if f.per == "weight" else np.ones_like(weights)
+        _add(sums.limbs[f.name], payload[f.name], factors[:, None], f)
+    for lag, weight in zip(lags, weights, strict=True):
+        sums.weights[lag] = sums.weights.get(lag, 0) + int(weight)
+        sums.counts[lag] = sums.counts.get(lag, 0) + 1
+
+
+def _add(limbs: list[NDArray[np.int64]], rows: Array, factors: Array, f: Field) -> None:
+    many = max(1, BLOCK // max(f.dim, 1))
+    for top in range(0, len(rows), many):
+        for start in range(0, f.dim, BLOCK):
+            block = slice(start, start + BLOCK)
+            fixed = rows[top : top + many, block] * np.float64(2.0**f.scale)
+            np.rint(fixed, out=fixed)  # once, before the weight: the sum then depends on no order
+            weight = factors[top : top + many]
+            if f.dtype == "f8":
+                high = np.floor(fixed * 2.0**-32)
+                fixed -= high * 2.0**32
+                limbs[1][block] += (high.astype(np.int64) * weight).sum(0)
+            limbs[0][block] += (fixed.astype(np.int64) * weight).sum(0)
+
+
+def merge(sums: Sums, other: Sums) -> None:
+    """Add the sums of another shard; the result is that of one shard, bit for bit."""
+    for name, limbs in sums.limbs.items():
+        for limb, more in zip(limbs, other.limbs[name], strict=True):
+            limb += more
+    for lag, weight in other.weights.items():
+        sums.weights[lag] = sums.weights.get(lag, 0) + weight
+    for lag, count in other.counts.items():
+        sums.counts[lag] = sums.counts.get(lag, 0) + count
+
+
+def done(sums: Sums, schema: Schema) -> dict[str, NDArray[np.float64]]:
+    """Return each array's mean ("weight") or sum ("one") as float64 `(dim,)`; uses up `sums`."""
+    out = {}
+    for f in schema:
+        limbs = sums.limbs.pop(f.name)
+        divisor = sums.weight if f.per == "weight" else 1
+        out[f.name] = _real(limbs, 2.0**-f.scale, divisor)
+    return out
+
+
+def _real(limbs: list[NDArray[np.int64]], unit: float, divisor: int) -> NDArray[np.float64]:
+    """Turn limbs into numbers in their own memory, so that a large model is not held twice."""
+    low = limbs[0]
+    real: NDArray[Any] = low.view(np.float64)
+    for start in range(0, len(low), BLOCK):
+        block = slice(start, start + BLOCK)
+        value = low[block].astype(np.float64)
+        if len(limbs) == 2:
+            value += limbs[1][block].astype(np.float64) * 2.0**32
+        real[block] = value * unit / divisor
+    return real

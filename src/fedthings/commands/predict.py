@@ -1,0 +1,70 @@
+"""`fedthings predict`: what the model on this device says about samples of its own."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fedthings.commands import as_json, example, show_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@click.command()
+@click.option(
+    "--state", required=True, type=click.Path(), help="The device's state or run directory, or a model file."
+)
+@click.option(
+    "--data", required=True, type=click.Path(), help="Samples: npz with X, or CSV; y is not needed."
+)
+@click.option("--out", type=click.Path(dir_okay=False), help="A CSV file.  [default: standard output]")
+@as_json
+@example("fedthings predict --state ~/.fedthings/kitchen --data today.csv --out answers.csv")
+def command(state: str, data: str, out: str | None, as_json: bool) -> None:
+    """Predict with the model that this device holds.
+
+    No connection is needed. Writes one line a sample with the model's outputs.
+    """
+    from fedthings.learn import save
+    from fedthings.learn.model import outputs
+    from fedthings.learn.tables import read
+
+    model, row, _ = save.load(held(state))
+    answers = outputs(model, row, read(data, labelled=False).X)
+    answers = answers.reshape(len(answers), -1)
+    if as_json:
+        show_json({"samples": len(answers), "outputs": answers.tolist()})
+        return
+    header = [f"output_{column}" for column in range(answers.shape[1])]
+    rows = ([f"{value:.7g}" for value in answer] for answer in answers.tolist())
+    if out is None:
+        _write(sys.stdout, header, rows)
+        return
+    with Path(out).open("w", newline="") as file:
+        _write(file, header, rows)
+    click.echo(f"{len(answers):,} samples -> {out}", err=True)
+
+
+def held(state: str) -> Path:
+    """Return the model file in a state or run directory. Raises StoreError where there is none."""
+    from fedthings.errors import StoreError
+
+    path = Path(state)
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if not path.is_file():
+        raise StoreError(
+            f"there is no model {path}: name the directory of a device that has trained, or of a run"
+        )
+    return path
+
+
+def _write(file: Any, header: list[str], rows: Iterable[list[str]]) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)

@@ -1,0 +1,342 @@
+"""The agent: one device's side of the conversation. It is told what arrives and what time it is.
+
+It fetches the task and the model it is assigned, trains on its own rows, and sends the report until the
+receipt comes. Hello puts everything right after any loss: the coordinator answers with what is to be done.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from math import inf
+from pathlib import Path
+
+import numpy as np
+
+from fedthings.device.rules import Rules
+from fedthings.device.shelf import MODEL, Shelf
+from fedthings.errors import DataError, SpecError, WireError
+from fedthings.federation import Phase, decode, learner, schema, stage
+from fedthings.learn import data, save
+from fedthings.learn.data import Shard
+from fedthings.messages import (
+    Announce,
+    Assignment,
+    Chunk,
+    Decline,
+    Farewell,
+    Hello,
+    Model,
+    Offer,
+    Pause,
+    Receipt,
+    Refusal,
+    Report,
+    Want,
+    Work,
+)
+from fedthings.protocol.events import Ticket
+from fedthings.transport.chunks import CHUNK, Assembly, Source
+from fedthings.transport.topics import COORDINATOR
+from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport
+from fedthings.vector import Key, Vector
+from fedthings.wire import pack_body, unpack_body
+
+log = logging.getLogger("fedthings.device")
+
+LARGEST = 1 << 28
+"""Bytes: the largest task or model that a device takes unless its owner says otherwise."""
+RETRY = 5.0
+"""Seconds without a chunk or a receipt after which it is asked for again."""
+
+PATIENCE = 60.0
+"""Seconds after which a report whose chunks were sent is offered again."""
+
+
+class Agent:
+    """`receive` an arrival, `wake` at `alarm`; `done` when the federation has ended.
+
+    `shard` holds the device's own rows, `directory` is where it keeps state and model (None: memory only).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        shard: Shard,
+        transport: Transport,
+        directory: Path | None = None,
+        rules: Rules | None = None,
+        chunk: int = CHUNK,
+        largest: int = LARGEST,
+        on_news: Callable[[str], None] | None = None,
+    ) -> None:
+        self.name, self.shard, self.transport = name, shard, transport
+        self.rules, self.chunk, self.largest = rules or Rules(), chunk, largest
+        self.shelf = Shelf(directory)
+        self.on_news = on_news or (lambda text: None)
+        self.done = False
+        self.alarm = inf
+        self.reports = 0
+        self.me = secrets.token_hex(8)
+        self._boot = ""  # of the coordinator
+        self._federation = ""  # its name, as the owner knows it
+        self._job: Assignment | None = None
+        self._farewell: Farewell | None = None
+        self._incoming: dict[bytes, Assembly] = {}
+        self._bodies: dict[bytes, bytes] = {}  # whole bodies of the job at hand
+        self._outgoing: Source | None = None
+        self._phase: tuple[bytes, Phase] | None = None  # digest of the task body, what it says
+
+    # ---------------------------------------------------------------- arrivals
+
+    def receive(self, arrival: Arrival, now: float) -> None:
+        """Take one arrival at `now` seconds."""
+        if isinstance(arrival, Linked):
+            self._again(now)
+        elif isinstance(arrival, Refused):
+            log.warning("refused what came from %s: %s", arrival.sender, arrival.error)
+        elif isinstance(arrival, Delivery) and arrival.sender == COORDINATOR:
+            self._take(arrival, now)
+
+    def wake(self, now: float) -> None:
+        """Ask again for what has not come."""
+        if now < self.alarm:
+            return
+        self.alarm = inf
+        for assembly in self._incoming.values():
+            assembly.retry()
+            self._ask(assembly, now, direct=True)
+        if self._outgoing is not None and self._job is not None:
+            self._offer(now)
+
+    def _take(self, delivery: Delivery, now: float) -> None:
+        message = delivery.message
+        if isinstance(message, Announce):
+            self._announced(message, delivery.federation, now)
+        elif delivery.federation != self.transport.federation:
+            return
+        elif isinstance(message, Assignment):
+            self._assigned(message, now)
+        elif isinstance(message, Chunk):
+            self._chunk(message, now)
+        elif isinstance(message, Want):
+            self._wanted(message, now)
+        elif isinstance(message, Receipt):
+            self._receipt(message)
+        elif isinstance(message, Farewell):
+            self._ended(message, now)
+        elif isinstance(message, Pause):
+            self.on_news(f"waiting: {message.reason}")
+        elif isinstance(message, Refusal):
+            log.warning("the coordinator refused: %s %s", message.reason, message.detail)
+            self.on_news(f"refused: {message.reason} {message.detail}".rstrip())
+
+    # -------------------------------------------------------------- finding it
+
+    def _announced(self, message: Announce, federation: str, now: float) -> None:
+        ours = self.transport.federation
+        if ours and federation != ours:
+            return
+        if not ours:
+            if self.rules.federations and message.name not in self.rules.federations:
+                return
+            self.transport.federation = federation
+        self._federation = message.name
+        if message.boot != self._boot or message.state == "finished":
+            self._boot = message.boot
+            self.transport.send(COORDINATOR, Hello(self.me))
+
+    def _again(self, now: float) -> None:
+        """After the link was lost: what was under way is asked for and offered again."""
+        if not self.transport.federation:
+            return
+        for assembly in self._incoming.values():
+            assembly.retry()
+            self._ask(assembly, now)
+        self.transport.send(COORDINATOR, Hello(self.me))
+
+    # ----------------------------------------------------------------- the job
+
+    def _assigned(self, job: Assignment, now: float) -> None:
+        if job.ticket.device != self.name:
+            return
+        pending = self.shelf.pending
+        if pending is not None and pending.ticket != job.ticket:
+            self.shelf.settle(job.kept)
+        if self._job is not None and self._job.ticket == job.ticket and self._incoming:
+            return  # it is being fetched already
+        self._job, self._outgoing = job, None
+        needed = [job.task, job.model]
+        self._keep_only(needed)
+        for offer in needed:
+            self._fetch(offer, now)
+        self._work(now)
+
+    def _work(self, now: float) -> None:
+        """Train when everything is here."""
+        job = self._job
+        if job is None or self._incoming:
+            return
+        try:
+            phase = self._understood(job)
+        except (SpecError, WireError, DataError) as error:
+            log.warning("the task cannot be done: %s", error)
+            self.on_news(f"cannot do the task: {error}")
+            self._decline(job.ticket, "does not fit")
+            return
+        refusal = self.rules.refusal(self._federation, phase, self.reports)
+        if refusal:
+            self.on_news(f"declined: {refusal}")
+            self._decline(job.ticket, refusal)
+            return
+        self.shelf.enter(f"{self.transport.federation}/{job.ticket.phase}")
+        pending = self.shelf.pending
+        if pending is None or pending.ticket != job.ticket:
+            self._train(phase, job)
+        assert self.shelf.pending is not None
+        self._outgoing = Source(self.shelf.pending.report, self.chunk)
+        self._offer(now)
+
+    def _understood(self, job: Assignment) -> Phase:
+        """Return the phase that the task body describes; checked against the device's data once."""
+        if self._phase is None or self._phase[0] != job.task.digest:
+            work = unpack_body(self._bodies[job.task.digest], Work)
+            phase = decode(work.spec, Phase)
+            data.check(self.shard, phase.task, self.name)
+            self._phase = (job.task.digest, phase)
+        return self._phase[1]
+
+    def _train(self, phase: Phase, job: Assignment) -> None:
+        ticket = job.ticket
+        model = unpack_body(self._bodies[job.model.digest], Model).arrays
+        ours, chain = learner(phase), stage(phase)
+        state = self.shelf.state or [ours.init(), chain.init(schema(phase))]
+        key = Key(phase.seed, self.name, ticket.version, ticket.attempt)
+        effort = self.rules.effort if phase.strategy.partial else 1.0
+        self.on_news(f"{phase.kind} version {ticket.version}")
+        if phase.kind == "train":
+            self._save(phase, model["x"], ticket.version)
+        fit, after = ours.one(model, state[0], self.shard, key, effort)
+        rows = {name: row[None] for name, row in fit.report.items()}
+        encoded, (encoded_state,) = chain.encode(rows, [state[1]], [key])
+        arrays = {name: row[0] for name, row in encoded.items()}
+        report = Report(ticket, arrays, np.array([fit.weight], np.int64), dict(fit.metrics))
+        kept = after is not None or any(part is not None for part in encoded_state)
+        self.shelf.hold(ticket, pack_body(report), [after, encoded_state] if kept else None)
+        self.reports += 1
+
+    def _decline(self, ticket: Ticket, reason: str) -> None:
+        self._job = None
+        self.transport.send(COORDINATOR, Decline(ticket, reason))
+
+    # ------------------------------------------------------------- bodies down
+
+    def _fetch(self, offer: Offer, now: float) -> None:
+        if offer.digest in self._bodies or offer.digest in self._incoming:
+            return
+        try:
+            assembly = Assembly(offer, self.largest)
+        except WireError as error:
+            log.warning("an offer was refused: %s", error)
+            if self._job is not None:
+                self._decline(self._job.ticket, "does not fit")
+            return
+        if assembly.done:
+            self._bodies[offer.digest] = assembly.data
+        else:
+            self._incoming[offer.digest] = assembly
+            self._ask(assembly, now)
+
+    def _ask(self, assembly: Assembly, now: float, direct: bool = False) -> None:
+        """Ask for the next window: from the broker where chunks are retained there, or from the coordinator."""
+        indexes = assembly.wants()
+        if indexes and assembly.offer.retained and not direct:
+            self.transport.want_blob(assembly.offer.digest, indexes)
+        elif indexes:
+            self.transport.send(COORDINATOR, Want(assembly.offer.digest, indexes))
+        self.alarm = now + RETRY
+
+    def _chunk(self, chunk: Chunk, now: float) -> None:
+        assembly = self._incoming.get(chunk.digest)
+        if assembly is None:
+            return
+        try:
+            assembly.add(chunk)
+        except WireError as error:
+            log.warning("a chunk was refused: %s", error)
+            return
+        if not assembly.done:
+            self._ask(assembly, now)
+            return
+        self._bodies[chunk.digest] = assembly.data
+        del self._incoming[chunk.digest]
+        self.alarm = now + RETRY if self._incoming else inf
+        if self._farewell is not None:
+            self._leave()
+        else:
+            self._work(now)
+
+    def _keep_only(self, offers: list[Offer]) -> None:
+        wanted = {offer.digest for offer in offers}
+        self._bodies = {digest: body for digest, body in self._bodies.items() if digest in wanted}
+        self._incoming = {digest: a for digest, a in self._incoming.items() if digest in wanted}
+
+    # -------------------------------------------------------------- reports up
+
+    def _offer(self, now: float) -> None:
+        assert self._outgoing is not None and self._job is not None
+        source = self._outgoing
+        offer = source.offer("report", self._job.ticket, first=source.count == 1)
+        self.transport.send(COORDINATOR, offer)
+        self.alarm = now + RETRY
+
+    def _wanted(self, want: Want, now: float) -> None:
+        source = self._outgoing
+        if source is None or want.digest != source.digest:
+            return
+        try:
+            for chunk in source.answer(want):
+                self.transport.send(COORDINATOR, chunk)
+        except WireError as error:
+            log.warning("a chunk was wanted that is not there: %s", error)
+        self.alarm = now + PATIENCE  # the coordinator asks for what it lacks
+
+    def _receipt(self, receipt: Receipt) -> None:
+        pending = self.shelf.pending
+        if pending is not None and pending.ticket == receipt.ticket:
+            self.shelf.settle(receipt.ticket if receipt.kept else None)
+        if self._job is not None and self._job.ticket == receipt.ticket:
+            self._job, self._outgoing, self.alarm = None, None, inf
+        if not receipt.kept:
+            self.on_news(f"report left out: {receipt.reason}")
+
+    # ----------------------------------------------------------------- the end
+
+    def _ended(self, farewell: Farewell, now: float) -> None:
+        self.shelf.settle(farewell.kept)
+        self._job, self._outgoing, self._farewell = None, None, farewell
+        offers = [offer for offer in (farewell.task, farewell.model) if offer is not None]
+        self._keep_only(offers)
+        for offer in offers:
+            self._fetch(offer, now)
+        self._leave()
+
+    def _leave(self) -> None:
+        """Keep the last model for predictions, once it is here."""
+        farewell = self._farewell
+        if farewell is None or self._incoming:
+            return
+        if farewell.task is not None and farewell.model is not None:
+            try:
+                phase = decode(unpack_body(self._bodies[farewell.task.digest], Work).spec, Phase)
+                model = unpack_body(self._bodies[farewell.model.digest], Model)
+                self._save(phase, model.arrays["x"], model.version)
+            except (KeyError, WireError, SpecError) as error:
+                log.warning("the last model cannot be kept: %s", error)
+        self.on_news(f"the federation has ended: {farewell.reason}")
+        self.done = True
+
+    def _save(self, phase: Phase, row: Vector, version: int) -> None:
+        if self.shelf.directory is not None:
+            save.save(self.shelf.directory / MODEL, phase.task.model, row, {"version": str(version)})

@@ -1,0 +1,105 @@
+"""What a device keeps on its disk: its own state, the report under way, and the newest model.
+
+State commits when its report was kept and rolls back otherwise (law 8). Without a directory it is in memory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedthings import checkpoint
+from fedthings.errors import StoreError
+from fedthings.protocol.events import Ticket
+
+STATE, REPORT, MODEL = "state.cbor", "report.cbor", "model.safetensors"
+
+
+class Pending(NamedTuple):
+    """A report that waits for its receipt, and the device's state if it is kept."""
+
+    ticket: Ticket
+    report: bytes
+    state: Any
+
+
+class Shelf:
+    """The state of one device in one phase of one federation. Raises StoreError where it cannot be written."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self.directory = directory
+        self.scope = ""  # federation and phase that the state belongs to
+        self.state: Any = None
+        self.pending: Pending | None = None
+        if directory is not None:
+            with _told(directory):
+                directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._load(directory)
+
+    def enter(self, scope: str) -> None:
+        """Begin `scope` with nothing kept, unless it is the one at hand."""
+        if scope != self.scope:
+            self.scope, self.state, self.pending = scope, None, None
+            self._write()
+
+    def hold(self, ticket: Ticket, report: bytes, state: Any) -> None:
+        """Keep the finished report of `ticket` until its receipt; a restart sends it again."""
+        self.pending = Pending(ticket, report, state)
+        self._write()
+
+    def settle(self, kept: Ticket | None) -> None:
+        """Commit the pending state if `kept` names its ticket; roll back otherwise."""
+        if self.pending is None:
+            return
+        changed = self.pending.ticket == kept and self.pending.state is not None
+        if changed:
+            self.state = self.pending.state
+        self.pending = None
+        if self.directory is not None:
+            if changed:
+                self._write()
+            else:  # the state on the disk is right; only the report goes
+                (self.directory / REPORT).unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        if self.directory is None:
+            return
+        with _told(self.directory):
+            if self.pending is None:
+                (self.directory / REPORT).unlink(missing_ok=True)
+            else:
+                pending = [list(self.pending.ticket), self.pending.report, self.pending.state]
+                _replace(self.directory / REPORT, checkpoint.pack([self.scope, *pending]))
+            if self.pending is None or not (self.directory / STATE).exists():
+                _replace(self.directory / STATE, checkpoint.pack([self.scope, self.state]))
+
+    def _load(self, directory: Path) -> None:
+        if not (directory / STATE).exists():
+            return
+        self.scope, self.state = checkpoint.unpack((directory / STATE).read_bytes())
+        if (directory / REPORT).exists():
+            scope, ticket, report, state = checkpoint.unpack((directory / REPORT).read_bytes())
+            if scope == self.scope:
+                self.pending = Pending(Ticket(*ticket), report, state)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(data)
+    partial.replace(path)
+
+
+class _told:  # noqa: N801
+    """Turn the disk's errors into ours."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError):
+            raise StoreError(
+                f"the device's directory {self.directory} cannot be used: {error.strerror}; "
+                "make room or name another with --state"
+            ) from None

@@ -1,0 +1,280 @@
+"""The arrays' side of a federation: models, folds, steps and history. It reads no clock and no socket.
+
+The service and the simulator give it the same calls, so the same reports make the same model, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any, NamedTuple
+
+import cbor2
+import numpy as np
+
+from fedthings import history
+from fedthings.aggregate import fold, step
+from fedthings.errors import SpecError, WireError, nearest
+from fedthings.federation import (
+    Federation,
+    Phase,
+    decode,
+    encode,
+    follow,
+    measures,
+    phases,
+    plans,
+    schema,
+    stage,
+)
+from fedthings.history import Line, Tally
+from fedthings.learn.data import Shard
+from fedthings.learn.local import evaluator
+from fedthings.learn.metrics import usual, values
+from fedthings.messages import Model, Report
+from fedthings.protocol.events import Assign, Command, Discard, Ticket
+from fedthings.stage import zeros
+from fedthings.vector import Array, Key, Payload, Vector
+from fedthings.wire import pack_body
+
+BEST = -1
+"""Where the best version's row lies among the rows."""
+
+
+class Made(NamedTuple):
+    """What an advance gives: the lines of history that are complete now, and whether the target is met."""
+
+    lines: list[Line]
+    stop: bool
+
+
+class Engine:
+    """Versions of one model, and the sums from which the next is made.
+
+    `rows` is where models are kept by version (a service keeps them on disk); `init` `(dim,)` is a warm
+    start; `test` `(X, y)` is evaluated here at each version; `stop` maps metrics to targets.
+    Raises SpecError for a warm start or a target that does not fit.
+    """
+
+    def __init__(
+        self,
+        federation: Federation,
+        rounds: int,
+        init: Vector | None = None,
+        test: tuple[Array, Array] | None = None,
+        stop: Mapping[str, float] | None = None,
+        rows: MutableMapping[int, Vector] | None = None,
+    ) -> None:
+        self.federation = federation
+        self.phases = list(phases(federation))
+        self.reports = [
+            plan.pace.goal if not plan.everyone else 1 << 20 for plan in plans(federation, rounds)
+        ]
+        self.phase = self.version = 0
+        self.rows = rows if rows is not None else {}
+        self.test = test
+        self.stop = _targets(stop or {}, federation)
+        self.best: dict[str, Any] | None = None
+        self.pending: Line | None = None  # the newest version's line, not yet measured
+        model = federation.task.model
+        if init is not None and init.shape != (model.layout.dim,):
+            raise SpecError(f"the warm start has {init.size} parameters, the model {model.layout.dim}: use its own file")
+        if 0 not in self.rows:
+            self.rows[0] = model.init(federation.seed) if init is None else init.astype(np.float32)
+        self.trained = 0  # the newest trained version; `version` counts within the phase
+        self.state = step.init(federation.strategy.step, self.rows[0])
+        self.tally = Tally()
+        self._begin()
+
+    # ------------------------------------------------------------- answers
+
+    @property
+    def spec(self) -> Phase:
+        """The running phase."""
+        return self.phases[self.phase]
+
+    def model(self, version: int) -> Payload:
+        """Return the rows that devices of the running phase receive as `version`."""
+        if self.spec.kind == "normalise":
+            return {}
+        return {"x": self.rows[self.trained if self.spec.kind == "evaluate" else version]}
+
+    def body(self, version: int) -> Model:
+        """Return the model body that devices of the running phase receive as `version`."""
+        made = self.trained if self.spec.kind == "evaluate" else version
+        return Model(self.phase, made, self.model(version))
+
+    def report_bytes(self, ticket: Ticket) -> int:
+        """Return the bytes of the report body of `ticket`: stages and metrics have a fixed size (law 4)."""
+        return self._report_bytes + len(cbor2.dumps(list(ticket)))
+
+    def expect(self, report: Report) -> None:
+        """Raise WireError unless `report` has the arrays and the metrics of the running phase."""
+        for what, sent, due in (
+            ("array", report.arrays, self._template.arrays),
+            ("metric", report.metrics, self._template.metrics),
+        ):
+            if sent.keys() != due.keys():
+                raise WireError("wrong arrays", f"{what}s {sorted(sent)} where {sorted(due)} are due")
+            for name, row in due.items():
+                if sent[name].shape != row.shape:
+                    raise WireError("wrong dimension", f"{what} {name} is {sent[name].shape}, not {row.shape}")
+                if sent[name].dtype != row.dtype:
+                    raise WireError("wrong type", f"{what} {name} is {sent[name].dtype}, not {row.dtype}")
+        if report.weight.shape != (1,) or report.weight.dtype != np.int64:
+            raise WireError("wrong type", "weight is one int64")
+
+    # -------------------------------------------------------------- events
+
+    def arrived(self, ticket: Ticket) -> int:
+        """Count the bytes of a report that is here whole, and return them."""
+        size = self.report_bytes(ticket)
+        self.tally.bytes_up += size
+        return size
+
+    def obey(self, command: Command) -> None:
+        """Count what a command means: a model goes down, a report is left out."""
+        if isinstance(command, Assign):
+            self.tally.bytes_down += self.model_bytes
+        elif isinstance(command, Discard):
+            self.tally.dropped[command.reason] += 1
+
+    def keep(self, arrays: Payload, weights: Array, metrics: Mapping[str, Array], lags: Sequence[int]) -> None:
+        """Fold n reports, rows `(n, ...)` as encoded, weights `(n,)`, metrics `(n, m)`; refuse bad values (law 4)."""
+        rows = self._stage.decode(arrays)
+        reasons = fold.refused(self._fields, rows, weights)
+        good = reasons == ""
+        for reason in reasons[~good]:
+            self.tally.dropped[reason] += 1
+        if not good.all():
+            rows = {name: row[good] for name, row in rows.items()}
+            weights, metrics = weights[good], {name: stats[good] for name, stats in metrics.items()}
+            lags = [lag for lag, ok in zip(lags, good, strict=True) if ok]
+        fold.add(self._sums, self._fields, rows, weights, lags)
+        self.tally.updates += len(weights)
+        self.tally.keep(metrics)
+
+    def advance(self, now: float) -> Made:
+        """Make the next version of the running phase from what was kept, at `now` seconds."""
+        spec, count = self.spec, self._sums.count
+        weights = dict(self._sums.weights)
+        total: Payload = fold.done(self._sums, self._fields) if count else {}
+        if count:
+            key = Key(spec.seed, "", self.version, 0)
+            total = self._stage.settle(total, count, key)
+        self.version += 1
+        if spec.kind == "normalise":
+            return self._normalised(total)
+        if spec.kind == "evaluate":
+            return Made(self._complete(), False)
+        row = self.rows[self.trained]
+        if count:
+            bases = {lag: self.rows[self.trained - lag] for lag in weights}
+            mean = step.Mean(total["x"], weights, bases)
+            row = step.apply(spec.strategy.step, row, mean, self.state, self.version)
+        return self._made(row, now)
+
+    def enter(self, phase: int) -> None:
+        """Go to `phase` if it is not the running one."""
+        if phase != self.phase:
+            self.phase, self.version = phase, 0
+            self._begin()
+
+    def finish(self) -> list[Line]:
+        """Return the line that is still incomplete, where no closing evaluation came."""
+        return self._complete()
+
+    # --------------------------------------------------------------- parts
+
+    def _begin(self) -> None:
+        spec = self.spec
+        self._stage = stage(spec)
+        self.schema = schema(spec)
+        self._fields = fold.announced(self.schema, self.reports[self.phase])
+        self._sums = fold.init(self._fields)
+        self.model_bytes = len(pack_body(self.body(self.version)))
+        ticket, key = Ticket(self.phase, 0, "device", 0), Key(spec.seed, "device", 0, 0)
+        rows, _ = self._stage.encode(zeros(self.schema), [self._stage.init(self.schema)], [key])
+        arrays = {name: row[0] for name, row in rows.items()}
+        self._template = Report(ticket, arrays, np.ones(1, np.int64), measures(spec))
+        self._report_bytes = len(pack_body(self._template)) - len(cbor2.dumps(list(ticket)))
+
+    def _normalised(self, statistics: Payload) -> Made:
+        if not statistics:
+            raise SpecError("no device sent statistics that can be used: check the data's values")
+        for index in range(self.phase + 1, len(self.phases)):
+            self.phases[index] = follow(self.spec, statistics, self.phases[index])
+        self.tally = Tally()
+        return Made([], False)
+
+    def _made(self, row: Vector, now: float) -> Made:
+        version = self.trained = self.version
+        self.rows[version] = row
+        test = self._tested(row)
+        lines = self._complete()
+        self.pending = history.line(version, now, self.tally, test)
+        self.tally = Tally()
+        self._sums = fold.init(self._fields)
+        # One more than is needed: a checkpoint from before this version must find its own.
+        oldest = version - max(1, self.federation.pace.staleness) - 1
+        for old in [v for v in self.rows if 0 <= v < oldest]:
+            del self.rows[old]
+        stop = any(history.reached(self.stop, complete, test) for complete in lines)
+        return Made(lines, stop or (test is not None and history.reached(self.stop, self.pending, test)))
+
+    def _complete(self) -> list[Line]:
+        if self.pending is None:
+            return []
+        complete, self.pending = history.measured(self.pending, self.tally), None
+        self._best(complete)
+        return [complete]
+
+    def _best(self, complete: Line) -> None:
+        """Keep the row of the best version by the first metric, on the central test set where there is one."""
+        found = complete.get("test") or complete["metrics"]
+        name = usual(self.federation.task)[0].name
+        if name not in found:
+            return
+        if self.best is None or history.beats(name, found[name], self.best["metrics"][name]):
+            self.best = {"version": complete["version"], "metrics": found}
+            self.rows[BEST] = self.rows[complete["version"]]
+
+    def _tested(self, row: Vector) -> dict[str, float] | None:
+        """Return the metrics on the central test set."""
+        if self.test is None:
+            return None
+        task, (X, y) = self.spec.task, self.test
+        shard = Shard(X[:0], y[:0], X, y)
+        fit, _ = evaluator(task).one({"x": row}, None, shard, Key(self.spec.seed, "", 0, 0), 1.0)
+        return values(task, fit.metrics)
+
+    # ------------------------------------------------------------- durable
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the state between two versions as plain data and arrays, without the rows themselves."""
+        return {
+            "phase": self.phase,
+            "version": self.version,
+            "trained": self.trained,
+            "phases": [encode(spec) for spec in self.phases],
+            "state": self.state,
+            "best": self.best,
+            "pending": self.pending,
+            "tally": self.tally.snapshot(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up the state that `snapshot` returned; the rows must be there already."""
+        self.phase, self.version, self.trained = state["phase"], state["version"], state["trained"]
+        self.phases = [decode(spec, Phase) for spec in state["phases"]]
+        self.state = {name: np.array(row) for name, row in state["state"].items()}
+        self.best, self.pending = state["best"], state["pending"]
+        self.tally.restore(state["tally"])
+        self._begin()
+
+
+def _targets(stop: Mapping[str, float], federation: Federation) -> dict[str, float]:
+    names = [metric.name for metric in usual(federation.task)]
+    for name in stop:
+        if name not in names:
+            raise SpecError(f"stop names the metric {name!r}: {nearest(name, names)}")
+    return dict(stop)

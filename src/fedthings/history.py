@@ -1,0 +1,118 @@
+"""What is recorded of each version: the lines of history.jsonl, made by the same code in both worlds (law 12).
+
+A line's metrics are those that devices measured on that version when they received it, so a line is
+complete when the next version is made, and the last one after the closing evaluation.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from math import ceil
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from fedthings.learn.metrics import METRICS, ONE
+from fedthings.vector import Array
+
+Line: TypeAlias = dict[str, Any]
+TRAIN = "train"
+"""The measure of local training itself: samples, and the sum of their losses."""
+
+
+class Tally:
+    """What has come in for the version being made; every total is a sum of integers, free of order."""
+
+    def __init__(self) -> None:
+        self.updates = 0
+        self.dropped: Counter[str] = Counter()
+        self.bytes_up = self.bytes_down = 0
+        self.sums: dict[str, Array] = {}
+        self.values: dict[str, list[float]] = {}
+
+    def keep(self, metrics: Mapping[str, Array]) -> None:
+        """Add what n devices measured, each `(n, m)` int64."""
+        for name, stats in metrics.items():
+            total = stats.sum(0)
+            self.sums[name] = self.sums[name] + total if name in self.sums else total
+            if name in METRICS:
+                measured = stats[stats[:, 0] > 0]
+                self.values.setdefault(name, []).extend(np.atleast_1d(METRICS[name].value(measured)).tolist())
+
+    @property
+    def loss(self) -> float | None:
+        """The mean training loss over the samples trained on."""
+        count, total = self.sums.get(TRAIN, (0, 0))
+        return float(total / ONE / count) if count else None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Each metric over all the samples that were measured."""
+        return {
+            name: float(METRICS[name].value(total))
+            for name, total in self.sums.items()
+            if name in METRICS and total[0] > 0
+        }
+
+    @property
+    def worst_decile(self) -> dict[str, float]:
+        """The mean of each metric over the worst tenth of the devices."""
+        return {name: _worst(values, METRICS[name].better) for name, values in self.values.items() if values}
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the state as plain data and arrays."""
+        return {
+            "updates": self.updates,
+            "dropped": dict(self.dropped),
+            "bytes": [self.bytes_up, self.bytes_down],
+            "sums": self.sums,
+            "values": self.values,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up the state that `snapshot` returned."""
+        self.updates = state["updates"]
+        self.dropped = Counter(state["dropped"])
+        self.bytes_up, self.bytes_down = state["bytes"]
+        self.sums = dict(state["sums"])
+        self.values = {name: list(values) for name, values in state["values"].items()}
+
+
+def _worst(values: Iterable[float], better: str) -> float:
+    order = sorted(values, reverse=better == "low")
+    worst = order[: ceil(len(order) / 10)]
+    return sum(worst) / len(worst)
+
+
+def line(version: int, now: float, tally: Tally, test: Mapping[str, float] | None) -> Line:
+    """Return what is known of `version` when it is made; `measured` completes it."""
+    return {
+        "version": version,
+        "time": now,
+        "updates": tally.updates,
+        "dropped": dict(sorted(tally.dropped.items())),
+        "loss": tally.loss,
+        "metrics": {},
+        "worst_decile": {},
+        **({"test": dict(test)} if test is not None else {}),
+        "bytes_up": tally.bytes_up,
+        "bytes_down": tally.bytes_down,
+    }
+
+
+def measured(pending: Line, tally: Tally) -> Line:
+    """Return `pending` with what the devices measured on its version."""
+    return {**pending, "metrics": tally.metrics, "worst_decile": tally.worst_decile}
+
+
+def reached(target: Mapping[str, float], complete: Line, test: Mapping[str, float] | None) -> bool:
+    """Return whether each metric of `target` is met, on the central test set where it has the metric."""
+    found = {**complete["metrics"], **(test or {})}
+    return bool(target) and all(name in found and beats(name, found[name], goal, True) for name, goal in target.items())
+
+
+def beats(name: str, value: float, other: float, even: bool = False) -> bool:
+    """Return whether `value` of metric `name` is better than `other`, or as good where `even` is enough."""
+    better = value > other if METRICS[name].better == "high" else value < other
+    return better or (even and value == other)

@@ -1,0 +1,95 @@
+"""A device's own rows: what a shard is, and whether it fits a task. Loading and dividing are elsewhere."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from fedthings.errors import DataError
+from fedthings.vector import Array
+
+if TYPE_CHECKING:
+    from fedthings.learn.task import Task
+
+
+class Shard(NamedTuple):
+    """A device: `X` `(n, *shape)` float32, `y` `(n,)` int64 or `(n,)`/`(n, k)` float32; its test rows."""
+
+    X: Array
+    y: Array
+    test_X: Array  # noqa: N815
+    test_y: Array
+
+
+def check(shard: Shard, task: Task, name: str) -> None:
+    """Raise DataError with the device `name`, what is wrong and a remedy, unless `shard` fits `task`."""
+    if not len(shard.X):
+        raise DataError(f"{name} has no training samples: give it some, or leave the device out")
+    for part, X, y in (("X", shard.X, shard.y), ("test_X", shard.test_X, shard.test_y)):
+        if not len(X) and part == "test_X":
+            continue
+        if len(X) != len(y):
+            raise DataError(f"{name}: {part} has {len(X)} samples and {len(y)} targets: give one for each")
+        _samples(f"{name}: {part}", X, task)
+        _targets(f"{name}: {part.replace('X', 'y')}", y, task)
+
+
+def _samples(where: str, X: Array, task: Task) -> None:
+    """Check shape and numbers of the samples."""
+    if X.shape[1:] != task.model.input:
+        raise DataError(
+            f"{where} has samples of shape {X.shape[1:]}, the model takes {task.model.input}: "
+            "reshape the data, or change the model's input"
+        )
+    if X.dtype.kind not in "fiub":
+        raise DataError(f"{where} is {X.dtype}: convert it to float32")
+    if np.isinf(X).any():
+        raise DataError(f"{where} has {_first(np.isinf(X))} infinite: repair the value or set it to NaN")
+    if np.isnan(X).any() and task.normalise != "fleet" and not task.model.stem:
+        raise DataError(
+            f'{where} has {_first(np.isnan(X))} missing (NaN): set normalise="fleet", '
+            "or put impute(0.0) first in the model"
+        )
+
+
+def _targets(where: str, y: Array, task: Task) -> None:
+    """Check that the targets are what the loss compares outputs with."""
+    outputs = task.model.outputs
+    if task.loss == "reconstruction":
+        return
+    if y.dtype.kind not in "fiub":
+        raise DataError(f"{where} is {y.dtype}: number the classes, or convert it to float32")
+    if not np.isfinite(y).all():
+        raise DataError(f"{where} has {_first(~np.isfinite(y))} not finite: leave such samples out")
+    width = prod(y.shape[1:])
+    if task.loss == "cross_entropy":
+        if width != 1:
+            raise DataError(f"{where} has shape {y.shape}: give one class number for each sample")
+        if (y != np.rint(y)).any():
+            wrong = y[y != np.rint(y)][0]
+            raise DataError(f"{where} has the label {wrong}: cross_entropy takes whole class numbers")
+        if y.min() < 0 or y.max() >= outputs[0]:
+            wrong = y.min() if y.min() < 0 else y.max()
+            raise DataError(
+                f"{where} has the label {wrong:g}, the model has {outputs[0]} outputs: labels go from 0 to "
+                f"{outputs[0] - 1}; renumber them, or give the last layer more units"
+            )
+    elif width != prod(outputs):
+        raise DataError(
+            f"{where} has {width} targets a sample, the model has {prod(outputs)} outputs: "
+            f"give the last layer {width} units, or choose the targets"
+        )
+    elif task.loss == "binary_cross_entropy" and not np.isin(y, (0, 1)).all():
+        raise DataError(
+            f"{where} has the label {y[~np.isin(y, (0, 1))][0]:g}: binary_cross_entropy takes 0 and 1; "
+            "for more classes use cross_entropy"
+        )
+
+
+def _first(wrong: Array) -> str:
+    """Say where the first wrong number stands, and how many there are."""
+    sample, *feature = np.argwhere(wrong)[0].tolist()
+    place = f", feature {', '.join(map(str, feature))}" if feature else ""
+    return f"{int(wrong.sum())} of {wrong.size} numbers (the first: sample {sample}{place})"

@@ -1,0 +1,259 @@
+"""The portable model: an input shape and a list of layers, as data; and the mathematics of them in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from math import prod, sqrt
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from fedthings.errors import SpecError
+from fedthings.learn import layers as kinds
+from fedthings.learn import passes, windows
+from fedthings.learn.layers import (
+    Layer,
+    Shape,
+    avg_pool,
+    conv1d,
+    conv2d,
+    dense,
+    dropout,
+    flatten,
+    impute,
+    layer_norm,
+    max_pool,
+    relu,
+    sigmoid,
+    softmax,
+    standardise,
+    tanh,
+)
+from fedthings.learn.passes import Draw, Kept, Pass, Weights
+from fedthings.vector import Array, Layout, Vector, keyed
+
+__all__ = [
+    "Sequential",
+    "avg_pool",
+    "backward",
+    "conv1d",
+    "conv2d",
+    "dense",
+    "dropout",
+    "flatten",
+    "forward",
+    "impute",
+    "layer_norm",
+    "max_pool",
+    "mlp",
+    "outputs",
+    "relu",
+    "sequential",
+    "sigmoid",
+    "softmax",
+    "standardise",
+    "tanh",
+    "without",
+]
+
+MEMORY = 4 << 20
+"""Bytes of one layer's numbers that are in work at once where nothing is trained."""
+
+
+class Sequential(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
+    """Layers one after the other for samples of shape `input`; images `(H, W, C)`, signals `(T, C)`."""
+
+    input: tuple[int, ...]
+    layers: tuple[Layer, ...]
+
+    def __post_init__(self) -> None:
+        """Raise SpecError, with the layer, its input and the remedy, where shapes do not fit."""
+        if not self.input or min(self.input) < 1:
+            raise SpecError(f"model.input is {self.input}: give the shape of one sample, such as (28, 28, 1)")
+        if not self.layout.dim:
+            raise SpecError("model.layers has nothing to train: add a dense layer")
+
+    @cached_property
+    def shapes(self) -> tuple[Shape, ...]:
+        """The shape of a sample before each layer, and after the last."""
+        shapes = [tuple(self.input)]
+        for i, layer in enumerate(self.layers):
+            try:
+                shapes.append(layer.shape(shapes[-1]))
+            except SpecError as error:
+                name = kinds.snake(type(layer).__name__)
+                raise SpecError(f"layer {i} ({name}), with input {shapes[-1]}: {error}") from None
+        return tuple(shapes)
+
+    @property
+    def outputs(self) -> Shape:
+        """The shape of what the model gives for one sample."""
+        return self.shapes[-1]
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where each layer's arrays lie in a row: "0.dense.weight", "0.dense.bias", ..."""
+        return Layout(
+            (f"{i}.{kinds.snake(type(layer).__name__)}.{name}", shape)
+            for i, (layer, given) in enumerate(zip(self.layers, self.shapes, strict=False))
+            for name, shape in layer.parameters(given).items()
+        )
+
+    @cached_property
+    def work(self) -> int:
+        """The numbers that one sample needs in the widest layer."""
+        return max(layer.work(given) for layer, given in zip(self.layers, self.shapes, strict=False))
+
+    @cached_property
+    def passes(self) -> tuple[Pass, ...]:
+        """The mathematics of each layer."""
+        return tuple(
+            build(layer, given, i)
+            for i, (layer, given) in enumerate(zip(self.layers, self.shapes, strict=False))
+        )
+
+    @cached_property
+    def stem(self) -> int:
+        """How many layers at the front only prepare the input: they run once for all epochs."""
+        fixed = (isinstance(layer, kinds.Standardise | kinds.Impute) for layer in self.layers)
+        return next((i for i, holds in enumerate(fixed) if not holds), len(self.layers))
+
+    @cached_property
+    def first(self) -> int:
+        """The first layer with parameters: gradients go back no further."""
+        return int(self.layout.parts[0].name.split(".")[0])
+
+    def split(self, rows: Array) -> list[dict[str, Array]]:
+        """Return for each layer its arrays `(K, *shape)`, as views of `rows` `(K, dim)`."""
+        own: list[dict[str, Array]] = [{} for _ in self.layers]
+        for name, view in self.layout.views(rows).items():
+            index, _, field = name.split(".")
+            own[int(index)][field] = view
+        return own
+
+    def init(self, seed: int) -> Vector:
+        """Return a row `(dim,)`: biases 0, weights uniform.
+
+        Before relu the limit is sqrt(6 / inputs) (He et al. 2015), otherwise sqrt(6 / (inputs + units))
+        (Glorot & Bengio 2010).
+        """
+        row = np.zeros(self.layout.dim, np.float32)
+        for part in self.layout.parts:
+            index, kind, field = part.name.split(".")
+            if kind == "layer_norm":
+                row[part.start : part.stop] = field == "weight"
+            elif field == "weight":
+                inputs, units = prod(part.shape[:-1]), prod(part.shape[:-2]) * part.shape[-1]
+                fans = inputs if self._relu_follows(int(index)) else inputs + units
+                limit = sqrt(6 / fans)
+                draw = keyed(seed, "init", part.name).random(part.stop - part.start)
+                row[part.start : part.stop] = (2 * draw - 1) * limit
+        return row
+
+    def _relu_follows(self, index: int) -> bool:
+        after = self.layers[index + 1] if index + 1 < len(self.layers) else None
+        return getattr(self.layers[index], "activation", "") == "relu" or isinstance(after, kinds.Relu)
+
+
+def sequential(input: int | Sequence[int], *layers: Layer) -> Sequential:
+    """Return the model of `layers` for samples of shape `input`."""
+    return Sequential((input,) if isinstance(input, int) else tuple(input), layers)
+
+
+def mlp(*sizes: int) -> Sequential:
+    """Return dense layers from `sizes[0]` inputs to `sizes[-1]` outputs, relu between, the last linear."""
+    if len(sizes) < 2:
+        raise SpecError(f"mlp{sizes}: give the number of inputs and of outputs, such as mlp(43, 64, 6)")
+    hidden = [dense(units, "relu") for units in sizes[1:-1]]
+    return sequential(sizes[0], *hidden, dense(sizes[-1]))
+
+
+def without(model: Sequential, activation: str) -> Sequential:
+    """Return `model` less a final `activation`, which its loss contains; the layout stays."""
+    last = model.layers[-1]
+    if kinds.snake(type(last).__name__) == activation:
+        return Sequential(model.input, model.layers[:-1])
+    if getattr(last, "activation", "") == activation:
+        linear = msgspec.structs.replace(last, activation="linear")
+        return Sequential(model.input, (*model.layers[:-1], linear))
+    return model
+
+
+def build(layer: Layer, given: Shape, index: int) -> Pass:
+    """Return the mathematics of `layer` for samples of shape `given`."""
+    match layer:
+        case kinds.Dense():
+            return passes.dense(layer)
+        case kinds.Conv1d() | kinds.Conv2d():
+            return windows.convolution(layer, given)
+        case kinds.MaxPool():
+            return windows.max_pool(layer, given)
+        case kinds.AvgPool():
+            return windows.avg_pool(layer, given)
+        case kinds.Flatten():
+            return passes.flatten(given)
+        case kinds.LayerNorm():
+            return passes.layer_norm(layer)
+        case kinds.Dropout():
+            return passes.dropout(layer, index)
+        case kinds.Standardise():
+            return passes.standardise(layer, given)
+        case kinds.Impute():
+            return passes.impute(layer)
+        case _:
+            return passes.activation(kinds.snake(type(layer).__name__))
+
+
+def forward(
+    model: Sequential, weights: Sequence[Weights], X: Array, draw: Draw = None, start: int = 0
+) -> tuple[Array, list[Kept]]:
+    """Return outputs `(K, B, *outputs)` for `X` `(K, B, *shape)` before layer `start` and all backward needs.
+
+    `weights` are `model.split(rows)`, of K rows or of one that all share.
+    """
+    tape: list[Kept] = [None] * len(model.layers)
+    for i in range(start, len(model.layers)):
+        X, tape[i] = model.passes[i].forward(weights[i], X, draw)
+    return X, tape
+
+
+def backward(
+    model: Sequential,
+    weights: Sequence[Weights],
+    tape: Sequence[Kept],
+    dY: Array,
+    gradients: Sequence[Weights],
+) -> None:
+    """Write to `gradients`, like weights of K rows, what `dY`, the loss's slope by the outputs, gives."""
+    flow: Any = dY
+    for i in range(len(model.layers) - 1, model.first - 1, -1):
+        flow = model.passes[i].backward(weights[i], tape[i], flow, gradients[i], i > model.first)
+
+
+def prepare(model: Sequential, X: Array) -> Array:
+    """Return `X` `(K, B, *input)` as the first layer after scaling and imputation sees it."""
+    for step in model.passes[: model.stem]:
+        X, _ = step.forward({}, X, None)
+    return X
+
+
+def chunk(model: Sequential) -> int:
+    """Return how many samples of a device are evaluated at once; only the model decides it (law 3)."""
+    return max(1, min(1024, MEMORY // (4 * model.work)))
+
+
+def outputs(model: Sequential, row: Array, X: Array) -> Array:
+    """Return the predictions `(n, *outputs)` of the model `row` `(dim,)` for samples `X` `(n, *input)`."""
+    X = np.asarray(X)
+    if X.shape[1:] != model.input:
+        raise SpecError(f"samples have shape {X.shape[1:]}, the model takes {model.input}")
+    weights, size = model.split(row[None]), chunk(model)
+    with np.errstate(all="ignore"):
+        parts = [
+            forward(model, weights, X[None, i : i + size].astype(row.dtype, copy=False))[0][0]
+            for i in range(0, len(X), size)
+        ]
+    return np.concatenate(parts) if parts else np.empty((0, *model.outputs), row.dtype)

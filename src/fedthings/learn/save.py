@@ -1,0 +1,61 @@
+"""Model files: named arrays in safetensors, with the layers and the user's words in the header.
+
+Equal models give equal bytes. One header entry holds all, since safetensors does not order several.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as pack
+
+from fedthings.errors import DataError
+from fedthings.learn.model import Sequential
+from fedthings.vector import Array, Vector
+
+ENTRY = "fedthings"
+
+
+def save(path: str | Path, model: Sequential, row: Vector, metadata: Mapping[str, Any]) -> None:
+    """Write `model` with parameters `row` `(dim,)`; `metadata` is plain data for JSON.
+
+    The arrays are named by the layout ("0.dense.weight"); constants as "0.standardise.mean".
+    """
+    spec = msgspec.to_builtins(model, builtin_types=(bytes,))
+    arrays: dict[str, Array] = dict(model.layout.views(np.asarray(row)))
+    for index, layer in enumerate(spec["layers"]):
+        for field in [name for name, value in layer.items() if isinstance(value, bytes)]:
+            constant = np.frombuffer(layer.pop(field), "<f4")
+            arrays[f"{index}.{layer['type']}.{field}"] = constant.reshape(model.shapes[index])
+    header = json.dumps({"model": spec, "metadata": dict(metadata)}, sort_keys=True)
+    body = pack({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {ENTRY: header})
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(body)
+    partial.replace(path)  # a reader sees the old file or the new one, never a half
+
+
+def load(path: str | Path) -> tuple[Sequential, Vector, dict[str, Any]]:
+    """Read what `save` wrote: the model, its row and the metadata. Raises DataError."""
+    try:
+        with safe_open(path, "numpy") as file:
+            header = json.loads((file.metadata() or {})[ENTRY])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise DataError(f"there is no model file {path}: name a .safetensors file of fedthings") from None
+    except (SafetensorError, OSError, KeyError, ValueError):
+        raise DataError(f"{path} is no model file of fedthings, or is cut short: export it again") from None
+    spec = header["model"]
+    for index, layer in enumerate(spec["layers"]):
+        prefix = f"{index}.{layer['type']}."
+        if layer["type"] == "standardise":
+            layer |= {field: arrays[prefix + field].tobytes() for field in ("mean", "deviation", "fill")}
+    model = msgspec.convert(spec, Sequential)
+    row = np.concatenate([arrays[part.name].reshape(-1) for part in model.layout.parts])
+    return model, row, header["metadata"]

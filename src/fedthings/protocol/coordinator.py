@@ -1,0 +1,388 @@
+"""The round logic: events in, commands out. No clock, no socket, no array (law 1).
+
+Synchronous, over-selected, semi-synchronous and asynchronous training are this one machine and the
+five numbers of a `Pace`. A federation is a row of phases; a phase is a run of versions.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from math import inf
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from fedthings.errors import SpecError
+from fedthings.protocol.events import (
+    Advance,
+    Arrived,
+    Assign,
+    Cancelled,
+    CheckedIn,
+    Command,
+    Declined,
+    Discard,
+    Event,
+    Finish,
+    Joined,
+    Keep,
+    Left,
+    Paused,
+    Rest,
+    Resumed,
+    Stepped,
+    Ticket,
+    Woke,
+)
+from fedthings.protocol.roster import Roster
+
+
+class Pace(Struct, frozen=True, forbid_unknown_fields=True):
+    """When a version is made.
+
+    `goal` reports make a version; `concurrency` devices work at once (more than `goal` is over-selection);
+    a device has `patience` seconds; a report may lag `staleness` versions (0 is synchronous); with fewer
+    than `quorum` reports at the deadline the version is tried again.
+    """
+
+    goal: int = 10
+    concurrency: int = 0
+    patience: float = 60.0
+    staleness: int = 0
+    quorum: int = 1
+
+    def __post_init__(self) -> None:
+        if self.concurrency == 0:
+            msgspec.structs.force_setattr(self, "concurrency", self.goal)
+        for name, low in (("goal", 1), ("concurrency", 1), ("staleness", 0), ("quorum", 1)):
+            if getattr(self, name) < low:
+                raise SpecError(f"pace.{name} is {getattr(self, name)}: it must be at least {low}")
+        if not 0 < self.patience < inf:
+            raise SpecError(f"pace.patience is {self.patience}: give the seconds a device has, above 0")
+        if self.quorum > self.goal:
+            raise SpecError(f"pace.quorum is {self.quorum}, above pace.goal {self.goal}: it could never be met")
+        if self.concurrency < self.goal and self.staleness == 0:
+            raise SpecError(
+                f"pace.concurrency is {self.concurrency}, below pace.goal {self.goal}: "
+                "a synchronous version needs as many devices at work as reports"
+            )
+
+
+class Plan(NamedTuple):
+    """One phase as the coordinator sees it: `versions` to make at `pace`; `everyone` asks all, up to `most`."""
+
+    pace: Pace
+    versions: int
+    everyone: bool = False
+    most: int = 1 << 31
+
+
+class Wait(NamedTuple):
+    """What is waited for, and until when at the latest (seconds of federation time; law 11)."""
+
+    reason: str
+    until: float
+
+
+class Coordinator:
+    """`on(event, now)` gives the commands; `Woke` is due at `alarm` at the latest."""
+
+    def __init__(self, plans: Sequence[Plan], seed: int = 0, devices: int = 0) -> None:
+        self.plans = tuple(plans)
+        self.seed = seed
+        self.devices = devices
+        self.phase = self.version = 0
+        self.kept = 0  # reports toward the version being made
+        self.goal = 0  # reports that make it
+        self.stepping = self.paused = self.done = False
+        self.present: set[str] = set()
+        self.idle = Roster()
+        self.spent: set[str] = set()  # present, and not asked again before the next version
+        self.tasks: dict[str, tuple[Ticket, float]] = {}  # device -> what it works on, deadline
+        self.last: dict[str, Ticket] = {}  # device -> the last of its tickets that was kept
+        self._due: deque[tuple[float, Ticket]] = deque()
+        self._attempts: dict[str, int] = {}  # of the version being made
+        self._draws = 0
+        self._waiting = inf  # since when devices are waited for
+        self._fewer = 0  # devices that had to do, once too few came within the patience
+        self._handlers: dict[type, Callable[[Any, float, list[Command]], None]] = {
+            Joined: self._joined,
+            Left: self._left,
+            CheckedIn: self._checked_in,
+            Declined: self._declined,
+            Arrived: self._arrived,
+            Stepped: self._stepped,
+            Woke: self._woke,
+            Paused: self._paused,
+            Resumed: self._resumed,
+            Cancelled: self._cancelled,
+        }
+
+    @property
+    def plan(self) -> Plan:
+        """The running phase."""
+        return self.plans[self.phase]
+
+    @property
+    def alarm(self) -> float:
+        """When `Woke` must be delivered at the latest, in seconds of federation time; inf if never."""
+        due = self._due
+        while due and not self.open(due[0][1]):
+            due.popleft()
+        deadline = due[0][0] if due else inf
+        return min(deadline, inf if self.paused else self._waiting + self.plan.pace.patience)
+
+    @property
+    def waits(self) -> list[Wait]:
+        """Everything that is waited for, each with its deadline."""
+        if self.done:
+            return []
+        waits = [Wait("the operator: the federation is paused", inf)] if self.paused else []
+        if self.tasks:
+            text = f"reports: {self.kept} of {self.goal} are in, {len(self.tasks)} devices at work"
+            waits.append(Wait(text, max(deadline for _, deadline in self.tasks.values())))
+        if self._waiting < inf:
+            text = f"devices: {len(self.idle)} of {self._enough()} are there"
+            waits.append(Wait(text, self._waiting + self.plan.pace.patience))
+        return waits
+
+    def open(self, ticket: Ticket) -> bool:
+        """Return whether its device still works on `ticket`."""
+        entry = self.tasks.get(ticket.device)
+        return entry is not None and entry[0] == ticket
+
+    def on(self, event: Event, now: float) -> list[Command]:
+        """Take one event at `now` seconds of federation time; return what is to be done, in order."""
+        out: list[Command] = []
+        if self.done:
+            if isinstance(event, Arrived):
+                out.append(Discard(event.ticket, "late"))
+            return out
+        self._handlers[type(event)](event, now, out)
+        return out
+
+    # ------------------------------------------------------------ presence
+
+    def _joined(self, event: Joined | CheckedIn, now: float, out: list[Command]) -> None:
+        self.present.add(event.device)
+        if event.device in self.tasks:  # it has started anew, or has missed what it was told
+            ticket, deadline = self.tasks[event.device]
+            out.append(Assign(ticket, deadline, self.last.get(event.device)))
+            return
+        self._release(event.device)
+        self._fill(now, out)
+
+    def _left(self, event: Left, now: float, out: list[Command]) -> None:
+        self.present.discard(event.device)
+        self.idle.discard(event.device)
+
+    def _checked_in(self, event: CheckedIn, now: float, out: list[Command]) -> None:
+        self._joined(event, now, out)
+        if event.device not in self.tasks:
+            out.append(Rest(event.device, "paused" if self.paused else "not needed now"))
+
+    # ------------------------------------------------------------- answers
+
+    def _declined(self, event: Declined, now: float, out: list[Command]) -> None:
+        if not self.open(event.ticket):
+            return
+        self._close(event.ticket)
+        out.append(Discard(event.ticket, event.reason))
+        self._fill(now, out)
+        self._check(now, out)
+
+    def _arrived(self, event: Arrived, now: float, out: list[Command]) -> None:
+        ticket = event.ticket
+        lag = self.version + self.stepping - ticket.version
+        if not self.open(ticket):
+            out.append(Discard(ticket, "late"))
+            return
+        self._close(ticket)
+        if lag > self.plan.pace.staleness:
+            out.append(Discard(ticket, "stale"))
+        else:
+            self.kept += 1
+            self.last[ticket.device] = ticket
+            out.append(Keep(ticket, lag))
+        if self.plan.pace.staleness:
+            self.spent.discard(ticket.device)
+            self._release(ticket.device)
+        self._check(now, out)
+        if self.plan.pace.staleness:
+            self._fill(now, out)
+
+    def _woke(self, event: Woke, now: float, out: list[Command]) -> None:
+        while self._due and self._due[0][0] <= now:
+            ticket = self._due.popleft()[1]
+            if self.open(ticket):
+                self._close(ticket)
+                out.append(Discard(ticket, "deadline"))
+        self._check(now, out)
+        if now >= self._waiting + self.plan.pace.patience and not self.paused:
+            self._waiting = now
+            self._renew()
+            self._fewer = len(self.idle)
+            self._fill(now, out)
+        elif self.plan.pace.staleness:
+            self._fill(now, out)
+
+    # ------------------------------------------------------------ versions
+
+    def _stepped(self, event: Stepped, now: float, out: list[Command]) -> None:
+        self.stepping = False
+        self.version = event.version
+        self._attempts.clear()
+        self._draws = 0
+        last = event.stop or self.version >= self.plan.versions
+        if last or not self.plan.pace.staleness:  # nothing older will be folded: free the stragglers
+            self._drop("late", out)
+        if last:
+            self.kept = 0
+            if self.phase + 1 == len(self.plans):
+                self._finish("done", out)
+                return
+            self.phase, self.version = self.phase + 1, 0
+        self._renew()
+        self._fill(now, out)
+
+    def _paused(self, event: Paused, now: float, out: list[Command]) -> None:
+        self.paused = True
+
+    def _resumed(self, event: Resumed, now: float, out: list[Command]) -> None:
+        self.paused = False
+        self._waiting = inf
+        self._fill(now, out)
+
+    def _cancelled(self, event: Cancelled, now: float, out: list[Command]) -> None:
+        self._drop("cancelled", out)
+        self._finish("cancelled", out)
+
+    # --------------------------------------------------------------- parts
+
+    def _close(self, ticket: Ticket) -> None:
+        del self.tasks[ticket.device]
+        if ticket.device in self.present:
+            self.spent.add(ticket.device)
+
+    def _release(self, device: str) -> None:
+        """Let `device` be drawn, if it is there and free."""
+        if device in self.present and device not in self.tasks and device not in self.spent:
+            self.idle.add(device)
+
+    def _renew(self) -> None:
+        """Let those be asked again who declined or were late; who has reported waits for the next version."""
+        spent, self.spent = self.spent, set()
+        for device in spent:
+            last = self.last.get(device)
+            if last is not None and last[:2] == (self.phase, self.version) and not self.plan.pace.staleness:
+                self.spent.add(device)
+            else:
+                self._release(device)
+
+    def _drop(self, reason: str, out: list[Command]) -> None:
+        for ticket, _ in list(self.tasks.values()):
+            self._close(ticket)
+            out.append(Discard(ticket, reason))
+
+    def _finish(self, reason: str, out: list[Command]) -> None:
+        self.done = True
+        self._waiting = inf
+        out.append(Finish(reason))
+
+    def _enough(self) -> int:
+        """Return how many devices must be free before a synchronous version starts."""
+        enough = max(self.plan.pace.concurrency, self.devices if self.plan.everyone or self.version == 0 else 0)
+        return min(enough, max(self._fewer, len(self.present))) if self._fewer else enough
+
+    def _check(self, now: float, out: list[Command]) -> None:
+        """Advance when the goal is met, or when nobody is left to wait for and there is a quorum."""
+        if self.stepping or not self.goal:
+            return
+        over = not self.tasks and not self.plan.pace.staleness
+        if self.kept >= self.goal or (over and self.kept >= min(self.plan.pace.quorum, self.goal)):
+            self.stepping = True
+            self.kept = self.goal = 0
+            self._waiting = inf
+            out.append(Advance(self.phase, self.version + 1))
+        elif over:
+            self.goal = 0  # below the quorum: try again, with whoever is there
+            self._renew()
+            self._fill(now, out)
+
+    def _fill(self, now: float, out: list[Command]) -> None:
+        """Give work to free devices, as many as the pace lets work at once.
+
+        A synchronous version starts when enough devices are free, so that a race of joins decides nothing;
+        when the patience is over it starts with those there are, and later ones do not wait again.
+        """
+        if self.stepping or self.paused:
+            return
+        pace = self.plan.pace
+        synchronous = pace.staleness == 0
+        if synchronous and not self.goal and len(self.idle) + self.kept < self._enough():
+            self._waiting = min(self._waiting, now)
+            return
+        if not self.goal:
+            self.goal = min(len(self.idle), self.plan.most) + self.kept if self.plan.everyone else pace.goal
+        most = self.goal if self.plan.everyone else pace.concurrency
+        taken = self.kept if synchronous else 0
+        while len(self.tasks) + taken < most and self.idle:
+            self._assign(self.idle.draw(self._random()), now, out)
+        # With everyone asked who could be, a lack of devices is waited out; a running task is its own alarm.
+        self._waiting = inf if self.tasks else min(self._waiting, now)
+
+    def _assign(self, device: str, now: float, out: list[Command]) -> None:
+        attempt = self._attempts.get(device, 0)
+        self._attempts[device] = attempt + 1
+        ticket = Ticket(self.phase, self.version, device, attempt)
+        deadline = now + self.plan.pace.patience
+        self.tasks[device] = (ticket, deadline)
+        self._due.append((deadline, ticket))
+        out.append(Assign(ticket, deadline, self.last.get(device)))
+
+    def _random(self) -> int:
+        """Return 64 bits keyed by seed, phase, version and how many were drawn before (law 1)."""
+        key = b"%d/%d/%d/%d" % (self.seed, self.phase, self.version, self._draws)
+        self._draws += 1
+        return int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
+
+    # ------------------------------------------------------------- durable
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the state as plain data; `restore` goes on from it exactly."""
+        return {
+            "phase": self.phase,
+            "version": self.version,
+            "kept": self.kept,
+            "goal": self.goal,
+            "flags": [self.stepping, self.paused, self.done],
+            "present": sorted(self.present),
+            "spent": sorted(self.spent),
+            "tasks": [[list(t), deadline] for t, deadline in self.tasks.values()],
+            "last": [list(t) for t in self.last.values()],
+            "due": [[deadline, list(t)] for deadline, t in self._due],
+            "attempts": self._attempts,
+            "draws": self._draws,
+            "waiting": self._waiting,
+            "fewer": self._fewer,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up the state that `snapshot` returned."""
+        self.phase, self.version = state["phase"], state["version"]
+        self.kept, self.goal = state["kept"], state["goal"]
+        self.stepping, self.paused, self.done = state["flags"]
+        self.present = set(state["present"])
+        self.spent = set(state["spent"])
+        self.tasks = {t[2]: (Ticket(*t), deadline) for t, deadline in state["tasks"]}
+        self.last = {t[2]: Ticket(*t) for t in state["last"]}
+        self._due = deque((deadline, Ticket(*t)) for deadline, t in state["due"])
+        self._attempts = dict(state["attempts"])
+        self._draws = state["draws"]
+        self._waiting, self._fewer = state["waiting"], state["fewer"]
+        self.idle = Roster()
+        for device in state["present"]:
+            self._release(device)

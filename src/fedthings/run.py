@@ -1,0 +1,144 @@
+"""A finished or running federation on disk and in the hand: history, summary, model, picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import threadpoolctl
+
+from fedthings.engine import BEST, Engine
+from fedthings.errors import StoreError
+from fedthings.federation import Federation, decode, dumps, encode
+from fedthings.history import Line
+from fedthings.learn import save
+from fedthings.learn.model import Sequential, outputs
+from fedthings.vector import Array, Vector
+
+HISTORY, SUMMARY, MODEL, BEST_MODEL, FEDERATION = (
+    "history.jsonl",
+    "summary.json",
+    "model.safetensors",
+    "best.safetensors",
+    "federation.toml",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a federation gives: `history` a line a version, `summary`, and the last model with its scaling."""
+
+    federation: Federation
+    history: list[Line]
+    summary: dict[str, Any]
+    model: Sequential
+    row: Vector
+    best: Vector | None = None
+
+    def predict(self, X: Array) -> Array:
+        """Return the outputs `(n, ...)` of the last model for samples `X` `(n, *shape)`."""
+        return outputs(self.model, self.row, X)
+
+    def save(self, directory: str | Path) -> None:
+        """Write the run directory. Raises StoreError where it holds another federation's run."""
+        directory = prepare(directory, self.federation)
+        (directory / HISTORY).unlink(missing_ok=True)
+        append(directory, self.history)
+        finish(directory, self)
+
+    def plot(self, path: str | Path) -> None:
+        """Draw metrics and loss over versions into a picture file."""
+        from fedthings.plot import curve
+
+        curve(self.history, Path(path), title=self.federation.name)
+
+
+def result(engine: Engine, history: Sequence[Line], facts: Mapping[str, Any]) -> Run:
+    """Return the run that `engine` has ended with; `facts` are what only the driver knows."""
+    last = dict(history[-1]) if history else {}
+    summary = {
+        **last,
+        "rounds": engine.trained,
+        "seed": engine.federation.seed,
+        "best": engine.best,
+        "engine": environment(),
+        **facts,
+    }
+    return Run(
+        engine.federation,
+        list(history),
+        summary,
+        engine.spec.task.model,
+        np.array(engine.rows[engine.trained]),
+        np.array(engine.rows[BEST]) if BEST in engine.rows else None,
+    )
+
+
+def environment() -> dict[str, str]:
+    """Return what decides the bits of a result: library, build of the BLAS, instruction set (law 2)."""
+    blas: dict[str, Any] = next((i for i in threadpoolctl.threadpool_info() if i["user_api"] == "blas"), {})
+    return {
+        "library": f"numpy {np.__version__}",
+        "build": f"{blas.get('internal_api', 'none')} {blas.get('version', '')}".strip(),
+        "instructions": str(blas.get("architecture", "generic")),
+    }
+
+
+# ------------------------------------------------------------------- directory
+
+
+def prepare(directory: str | Path, federation: Federation) -> Path:
+    """Make the run directory and write federation.toml. Raises StoreError where it is another federation's."""
+    directory = Path(directory)
+    text = dumps(federation)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = directory / FEDERATION
+        if file.exists() and file.read_text() != text:
+            raise StoreError(f"{directory} holds another federation's run: name another directory, or remove it")
+        file.write_text(text)
+    except OSError as error:
+        raise StoreError(f"{directory} cannot be used as a run directory: {error.strerror}") from None
+    return directory
+
+
+def append(directory: Path, lines: Sequence[Line]) -> None:
+    """Add `lines` to history.jsonl."""
+    with (directory / HISTORY).open("a") as file:
+        write_lines(file, lines)
+
+
+def write_lines(file: TextIO, lines: Sequence[Line]) -> None:
+    """Write one JSON object a line."""
+    file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+def finish(directory: Path, run: Run) -> None:
+    """Write the models and the summary of a run that has ended."""
+    notes = {"version": str(run.summary["rounds"])}
+    save.save(directory / MODEL, run.model, run.row, notes)
+    if run.best is not None and run.summary["best"]:
+        save.save(directory / BEST_MODEL, run.model, run.best, {"version": str(run.summary["best"]["version"])})
+    partial = directory / (SUMMARY + ".part")
+    partial.write_text(json.dumps(run.summary, indent=2) + "\n")
+    partial.replace(directory / SUMMARY)
+
+
+def read(directory: str | Path) -> Run:
+    """Read a run directory back. Raises StoreError where it is none."""
+    import tomllib
+
+    directory = Path(directory)
+    try:
+        federation = decode(tomllib.loads((directory / FEDERATION).read_text()), Federation)
+        history = [json.loads(line) for line in (directory / HISTORY).read_text().splitlines()]
+        summary = json.loads((directory / SUMMARY).read_text())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{directory} is not the directory of a finished run: {error}") from None
+    model, row, _ = save.load(directory / MODEL)
+    best = save.load(directory / BEST_MODEL)[1] if (directory / BEST_MODEL).exists() else None
+    return Run(federation, history, summary, model, row, best)

@@ -1,0 +1,86 @@
+"""What devices pull: the task and the models that open assignments name, and their retained chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from fedthings.engine import Engine
+from fedthings.federation import encode
+from fedthings.messages import Offer, Want, Work
+from fedthings.transport.chunks import CHUNK, Source
+from fedthings.transport.transport import Transport
+from fedthings.wire import pack_body
+
+RETAINED = 64
+"""Chunks: a body of at most so many is kept at the broker too, which then does the fan-out."""
+
+
+class Bodies:
+    """The sources of one service. Large bodies lie in `directory`; what lies at the broker is in `published`."""
+
+    def __init__(self, directory: Path, transport: Transport, chunk: int = CHUNK) -> None:
+        self._directory = directory
+        self._transport = transport
+        self._chunk = chunk
+        self._sources: dict[tuple[str, int, int], Source] = {}  # (what, phase, version)
+        self.published: dict[bytes, int] = {}  # digest -> chunks
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def task(self, engine: Engine) -> Offer:
+        """Return the offer of the running phase's task."""
+        key = ("task", engine.phase, 0)
+        if key not in self._sources:
+            self._add(key, pack_body(Work(engine.phase, encode(engine.spec))))
+        return self._offer(key)
+
+    def model(self, engine: Engine, version: int) -> Offer:
+        """Return the offer of the model that the running phase's devices receive as `version`."""
+        key = ("model", engine.phase, version)
+        if key not in self._sources:
+            self._add(key, pack_body(engine.body(version)))
+        return self._offer(key)
+
+    def find(self, want: Want) -> Source | None:
+        """Return the source of the body that `want` names, if it is still to be had."""
+        return next((s for s in self._sources.values() if s.digest == want.digest), None)
+
+    def keep_only(self, phase: int, versions: Iterable[int]) -> None:
+        """Forget models that no open task and no newest version needs, at the broker too."""
+        wanted = {("model", phase, version) for version in versions} | {("task", phase, 0)}
+        for key in [key for key in self._sources if key not in wanted]:
+            source = self._sources.pop(key)
+            self._clear(source.digest)
+            if isinstance(source.body, Path):
+                source.body.unlink(missing_ok=True)
+
+    def publish(self) -> None:
+        """Keep all chunks at the broker, which may have lost its store; clear what an earlier process left."""
+        live = {source.digest for source in self._sources.values()}
+        for digest in [digest for digest in self.published if digest not in live]:
+            self._clear(digest)
+        for source in self._sources.values():
+            self._retain(source)
+
+    def _offer(self, key: tuple[str, int, int]) -> Offer:
+        source = self._sources[key]
+        return source.offer(key[0], retained=source.digest in self.published)
+
+    def _add(self, key: tuple[str, int, int], body: bytes) -> None:
+        kept: bytes | Path = body
+        if len(body) > RETAINED * self._chunk:
+            kept = self._directory / f"{key[0]}-{key[1]}-{key[2]}.cbor"
+            kept.write_bytes(body)
+        self._sources[key] = Source(kept, self._chunk)
+        self._retain(self._sources[key])
+
+    def _retain(self, source: Source) -> None:
+        if source.count <= RETAINED:
+            self.published[source.digest] = source.count
+            for index in range(source.count):
+                self._transport.publish_blob(source.digest, index, source.chunk(index).data)
+
+    def _clear(self, digest: bytes) -> None:
+        count = self.published.pop(digest, 0)
+        if count:
+            self._transport.clear_blob(digest, count)

@@ -1,0 +1,217 @@
+"""The embedded broker: mosquitto where it is installed, else amqtt, as a child that dies with its parent.
+
+The child is `broker_process`, which holds the other end of a pipe; when the pipe ends, however that
+comes about, the broker ends. Port and passwords stay in the directory, so that a restart finds the fleet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+from fedthings.errors import StoreError, TransportError
+from fedthings.server.access import Access
+from fedthings.transport.topics import COORDINATOR, ROOT, check_root
+
+Kind = Literal["mosquitto", "amqtt"]
+_READY = 15.0  # seconds until the broker must listen
+_FREED = 3.0  # seconds that the broker of a killed parent may still hold the port
+
+
+class Broker:
+    """A running broker; make one with `Broker.start`. A context manager that stops it."""
+
+    def __init__(self, access: Access, kind: Kind, process: subprocess.Popen[bytes]) -> None:
+        self.access = access
+        self.kind = kind
+        self._process = process
+
+    @classmethod
+    def start(
+        cls,
+        directory: str | Path,
+        port: int = 0,
+        passwords: Mapping[str, str] | None = None,
+        prefer: Kind | None = None,
+        *,
+        host: str = "",
+        root: str = "",
+    ) -> Broker:
+        """Start a broker, and wait until it listens.
+
+        `port` 0 is the one in `directory/broker.json`, or a free one, and `host` "" and `root` "" the ones
+        there, or 127.0.0.1 and "ft". `passwords` are added to those there; "" is made up, and the
+        coordinator always has one. Raises TransportError where the port is taken, StoreError, SpecError.
+        """
+        directory = Path(directory).absolute()
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make {directory}: {error.strerror}") from error
+        access = Access(directory)
+        again = access.port != 0 and port in (0, access.port)
+        access.host = host or access.host
+        access.root = check_root(root or access.root or ROOT)
+        access.admit({COORDINATOR: "", **(passwords or {})})
+        access.port = port or access.port or _free(access.host)
+        _wait_free(access.host, access.port, _FREED if again else 0.0)
+        access.write()
+        kind = _choose(prefer)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fedthings.server.broker_process", kind, str(os.getpid()), str(directory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C ends the coordinator first, and the broker with it
+        )
+        broker = cls(access, kind, process)
+        try:
+            broker._wait_ready()
+        except BaseException:
+            broker.stop()
+            raise
+        return broker
+
+    @property
+    def port(self) -> int:
+        """The TCP port."""
+        return self.access.port
+
+    @property
+    def alive(self) -> bool:
+        """Whether the broker's process runs."""
+        return self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The id of the process that holds the broker."""
+        return self._process.pid
+
+    def url(self, name: str = COORDINATOR, host: str = "") -> str:
+        """Return the URL with which `name` links, password included; `host` as it is called from there.
+
+        Raises KeyError where `name` has no password.
+        """
+        own = "127.0.0.1" if self.access.host in ("0.0.0.0", "::") else self.access.host
+        shown = host or own
+        shown = f"[{shown}]" if ":" in shown else shown
+        return f"mqtt://{quote(name)}:{quote(self.access.passwords[name], safe='')}@{shown}:{self.port}"
+
+    def admit(self, passwords: Mapping[str, str]) -> None:
+        """Let these users in from now on; a password "" is made up (see `url`)."""
+        self.access.admit(passwords)
+        self.access.write()
+        self._tell(b"reload\n")
+
+    def dismiss(self, name: str) -> None:
+        """Let this user in no longer."""
+        self.access.passwords.pop(name, None)
+        self.access.write()
+        self._tell(b"reload\n")
+
+    def reload(self) -> None:
+        """Take what another process has written into `broker.json`."""
+        place = self.access.host, self.access.port, self.access.root
+        self.access.read()
+        self.access.host, self.access.port, self.access.root = place
+        self.access.write()
+        self._tell(b"reload\n")
+
+    def stop(self) -> None:
+        """End the broker; returns when its port is free, within some seconds."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()  # mosquitto dies with it (PR_SET_PDEATHSIG)
+            self._process.wait(5)
+
+    def __enter__(self) -> Broker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _tell(self, line: bytes) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+        except (OSError, ValueError):
+            raise TransportError(f"the broker has ended: see {self.access.directory / 'broker.log'}") from None
+
+    def _wait_ready(self) -> None:
+        """Return when the broker listens. Only the start waits like this: nobody can tell us."""
+        end = time.monotonic() + _READY
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.access.host, self.access.host)
+        log = self.access.directory / "broker.log"
+        while time.monotonic() < end:
+            if not self.alive:
+                raise TransportError(f"the {self.kind} broker did not start: see {log}")
+            with contextlib.suppress(OSError), socket.create_connection((host, self.port), 1.0):
+                return
+            time.sleep(0.02)
+        raise TransportError(f"the {self.kind} broker does not listen after {_READY:g} seconds: see {log}")
+
+
+def mosquitto() -> str | None:
+    """Return the path of mosquitto, or None; Debian puts it where only root's PATH looks."""
+    return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+
+
+def _choose(prefer: Kind | None) -> Kind:
+    """Return which broker there is. Raises TransportError with what to install."""
+    if prefer != "amqtt" and mosquitto():
+        return "mosquitto"
+    if prefer != "mosquitto" and find_spec("amqtt"):
+        return "amqtt"
+    remedy = "install mosquitto, or `pip install fedthings[server]`, or name another with --broker URL"
+    raise TransportError(f"there is no {prefer or 'MQTT'} broker here: {remedy}")
+
+
+def _free(host: str) -> int:
+    with _bound(host, 0) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_free(host: str, port: int, patience: float) -> None:
+    """Return when `port` can be bound. Raises TransportError after `patience` seconds."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            _bound(host, port).close()
+            return
+        except PermissionError:
+            raise TransportError(f"port {port} needs rights that you lack: name one above 1023") from None
+        except socket.gaierror:
+            raise TransportError(f"host {host!r} is none of this machine's: use 127.0.0.1 or 0.0.0.0") from None
+        except OSError as error:
+            if time.monotonic() > end:
+                remedy = "stop what listens there, or name another with --port"
+                raise TransportError(f"port {port} is taken on {host} ({error.strerror}): {remedy}") from None
+            time.sleep(0.05)
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    probe = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+    except OSError:
+        probe.close()
+        raise
+    return probe

@@ -1,0 +1,476 @@
+"""The service: one coordinator and one engine behind a transport. It is told what arrives and what time it is.
+
+Each event is journaled before it is acted on; a report is spooled before its receipt; the state between two
+versions is a checkpoint. Killed at any point, it ends in the model that would have been (law 8).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections import Counter
+from collections.abc import Callable, Mapping
+from math import inf
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from fedthings import run
+from fedthings.engine import Engine
+from fedthings.errors import StoreError, WireError
+from fedthings.federation import Federation, plans
+from fedthings.history import Line
+from fedthings.messages import (
+    Announce,
+    Ask,
+    Assignment,
+    Bye,
+    Chunk,
+    Decline,
+    Envelope,
+    Farewell,
+    Hello,
+    Offer,
+    Pause,
+    Receipt,
+    Refusal,
+    Report,
+    Status,
+    Want,
+)
+from fedthings.protocol import events
+from fedthings.protocol.coordinator import Coordinator
+from fedthings.protocol.events import Command, Event, Ticket
+from fedthings.server.bodies import Bodies
+from fedthings.server.models import Models
+from fedthings.server.store import Store, Usage
+from fedthings.trace import traced
+from fedthings.transport.chunks import Assembly
+from fedthings.transport.topics import OPERATOR
+from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport
+from fedthings.vector import Array, Vector
+from fedthings.wire import unpack_body
+
+log = logging.getLogger("fedthings.server")
+
+SLACK = 4096
+"""Bytes that a report may be larger than the schema says: ticket and names."""
+
+
+class Service:
+    """`receive` an arrival, `wake` at `alarm`; `done` when the federation has ended.
+
+    `directory` is the run directory; `allowed` says who may join; a restart in the same directory goes on.
+    Raises StoreError where the directory is another federation's or cannot be written.
+    """
+
+    def __init__(
+        self,
+        federation: Federation,
+        rounds: int,
+        directory: Path,
+        transport: Transport,
+        *,
+        init: Vector | None = None,
+        test: tuple[Array, Array] | None = None,
+        stop: Mapping[str, float] | None = None,
+        allowed: Callable[[str], bool] = lambda name: True,
+        on_version: Callable[[Line], None] | None = None,
+        on_event: Callable[[], None] | None = None,
+        fsync: bool = False,
+        trace: TextIO | None = None,
+        chunk: int = 64 * 1024,
+    ) -> None:
+        self.directory = run.prepare(directory, federation)
+        self.transport, self.allowed, self.trace = transport, allowed, trace
+        self.on_version, self.on_event, self.fsync = on_version, on_event, fsync
+        self.store = Store(directory, fsync)
+        self.boot = secrets.token_hex(8)
+        self.engine = Engine(federation, rounds, init, test, stop, Models(directory / "models", fsync))
+        self.coordinator = Coordinator(plans(federation, rounds), federation.seed, federation.devices)
+        self.bodies = Bodies(directory / "bodies", transport, chunk)
+        self.spool = directory / "spool"
+        self.spool.mkdir(exist_ok=True)
+        self.rounds = rounds
+        self.reason = ""
+        self.refusals: Counter[str] = Counter()
+        self.history: list[Line] = []
+        self._fresh: list[Line] = []  # lines that the next checkpoint writes
+        self._usage: dict[str, list[int]] = {}
+        self._uploads: dict[str, tuple[Ticket, Assembly]] = {}
+        self._reports: dict[Ticket, Report] = {}  # read for checking, about to be kept
+        self._folded: list[Ticket] = []  # spooled until the checkpoint
+        self._outbox: list[tuple[str, Envelope]] = []
+        self._replaying = False
+        self.now = 0.0
+        self._restore()
+
+    @property
+    def done(self) -> bool:
+        """Whether the federation has ended."""
+        return self.coordinator.done
+
+    @property
+    def alarm(self) -> float:
+        """When `wake` is due at the latest, in seconds of federation time."""
+        return self.coordinator.alarm
+
+    # ------------------------------------------------------------- arrivals
+
+    def receive(self, arrival: Arrival, now: float) -> None:
+        """Take one arrival at `now` seconds of federation time."""
+        if isinstance(arrival, Linked):
+            self.bodies.publish()
+            self.announce()
+        elif isinstance(arrival, Refused):
+            self._refuse(arrival.sender, arrival.error)
+        elif isinstance(arrival, Delivery):
+            try:
+                self._take(arrival.sender, arrival.message, arrival.federation, now)
+            except WireError as error:
+                self._refuse(arrival.sender, error)
+        self._flush()
+        if self.on_event is not None:
+            self.on_event()
+
+    def wake(self, now: float) -> None:
+        """Let the alarm ring."""
+        if now >= self.alarm:
+            self._on(events.Woke(), now)
+            self._flush()
+
+    def announce(self) -> None:
+        """Say who coordinates and what is going on; retained at the broker."""
+        coordinator = self.coordinator
+        state = "finished" if coordinator.done else "paused" if coordinator.paused else "running"
+        name = self.engine.federation.name
+        self.transport.announce(Announce(self.boot, name, state, coordinator.phase, coordinator.version))
+
+    def _take(self, sender: str, message: Envelope, federation: str, now: float) -> None:
+        if sender.startswith(OPERATOR):
+            if isinstance(message, Ask):
+                self._asked(sender, message.verb, now)
+            return
+        if not self.allowed(sender):
+            raise WireError("unknown device", f"{sender} is not on the list: add it with `fedthings devices add`")
+        if isinstance(message, Bye):
+            self._on(events.Left(sender), now)
+            return
+        if federation != self.transport.federation:
+            raise WireError("another federation", federation)
+        match message:
+            case Hello():
+                self._hello(sender, now)
+            case Decline(ticket=ticket, reason=reason):
+                self._own(sender, ticket)
+                self._on(events.Declined(ticket, reason[:64]), now)
+            case Offer():
+                self._offered(sender, message, now)
+            case Chunk():
+                self._chunk(sender, message, now)
+            case Want():
+                self._wanted(sender, message)
+            case _:
+                raise WireError("unexpected", f"a device does not send {type(message).__name__}")
+
+    def _hello(self, sender: str, now: float) -> None:
+        if self.done:
+            self._farewell(sender)
+        elif sender in self.coordinator.present:
+            self._on(events.CheckedIn(sender), now)
+        else:
+            self._on(events.Joined(sender), now)
+
+    def _own(self, sender: str, ticket: Ticket) -> None:
+        if ticket.device != sender:
+            raise WireError("not your ticket", f"{ticket.device}'s, sent by {sender}")
+
+    def _refuse(self, sender: str, error: WireError) -> None:
+        self.refusals[error.reason] += 1
+        log.warning("refused a message from %s: %s", sender, error)
+        if sender:
+            self._send(sender, Refusal(error.reason, str(error)[:200]))
+
+    # -------------------------------------------------------------- reports
+
+    def _offered(self, sender: str, offer: Offer, now: float) -> None:
+        ticket = offer.ticket
+        if offer.what != "report" or ticket is None:
+            raise WireError("malformed", "a device offers reports, with their ticket")
+        self._own(sender, ticket)
+        if self.coordinator.last.get(sender) == ticket:
+            self._send(sender, Receipt(ticket, True))  # kept already; the receipt was lost
+            return
+        if not self.coordinator.open(ticket):
+            self._send(sender, Receipt(ticket, False, "late"))
+            return
+        before = self._uploads.get(sender)
+        if before is not None and before[0] == ticket and before[1].offer.digest == offer.digest:
+            assembly = before[1]
+            assembly.retry()
+        else:
+            self._forget(sender)
+            limit = self.engine.report_bytes(ticket) + SLACK
+            try:
+                assembly = Assembly(offer, limit, self._spooled(ticket))
+            except WireError as error:
+                self._send(sender, Receipt(ticket, False, error.reason))
+                self._on(events.Declined(ticket, error.reason), now)
+                raise
+            self._uploads[sender] = (ticket, assembly)
+        self._proceed(sender, now)
+
+    def _chunk(self, sender: str, chunk: Chunk, now: float) -> None:
+        upload = self._uploads.get(sender)
+        if upload is None or upload[1].offer.digest != chunk.digest:
+            return  # of an upload that ended, or that began before a restart: Hello follows
+        upload[1].add(chunk)
+        self._proceed(sender, now)
+
+    def _proceed(self, sender: str, now: float) -> None:
+        ticket, assembly = self._uploads[sender]
+        if not assembly.done:
+            indexes = assembly.wants()
+            if indexes:
+                self._send(sender, Want(assembly.offer.digest, indexes))
+            return
+        del self._uploads[sender]
+        if self.fsync:
+            _sync(self._spooled(ticket))
+        try:
+            self._reports[ticket] = self._read(ticket)
+        except WireError as error:
+            self._spooled(ticket).unlink(missing_ok=True)
+            self._send(sender, Receipt(ticket, False, error.reason))
+            self._on(events.Declined(ticket, error.reason), now)
+            raise
+        self._on(events.Arrived(ticket), now)
+
+    def _read(self, ticket: Ticket) -> Report:
+        """Return the spooled report of `ticket`. Raises WireError where it is not what was asked for."""
+        report = unpack_body(self._spooled(ticket).read_bytes(), Report)
+        if report.ticket != ticket:
+            raise WireError("malformed", "the report is of another ticket than its offer")
+        self.engine.expect(report)
+        return report
+
+    def _spooled(self, ticket: Ticket) -> Path:
+        return self.spool / f"{ticket.phase}-{ticket.version}-{ticket.device}-{ticket.attempt}.cbor"
+
+    def _forget(self, device: str) -> None:
+        upload = self._uploads.pop(device, None)
+        if upload is not None:
+            upload[1].discard()
+            for left in self.spool.glob(self._spooled(upload[0]).name + ".*"):
+                left.unlink(missing_ok=True)
+
+    def _wanted(self, sender: str, want: Want) -> None:
+        source = self.bodies.find(want)
+        if source is None:
+            raise WireError("not here", "the body that is wanted is not to be had any more; say Hello")
+        for chunk in source.answer(want):
+            self._send(sender, chunk)
+
+    # --------------------------------------------------------------- events
+
+    def _on(self, event: Event, now: float) -> None:
+        """Journal `event`, then act on it."""
+        self.now = now
+        self.store.journal(now, [type(event).__name__, *event])
+        self._act(event)
+
+    def _act(self, event: Event) -> None:
+        commands = self.coordinator.on(event, self.now)
+        self.engine.enter(self.coordinator.phase)
+        if self.trace is not None and not self._replaying:
+            self.trace.write(traced(self.now, event, commands))
+        if isinstance(event, events.Arrived):
+            size = self.engine.arrived(event.ticket)
+            self._used(event.ticket.device)[1] += size
+        for command in commands:
+            self.engine.obey(command)
+            self._obey(command)
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case events.Assign(ticket=ticket, deadline=deadline, kept=kept):
+                task, model = self.bodies.task(self.engine), self.bodies.model(self.engine, ticket.version)
+                self._used(ticket.device)[2] += self.engine.model_bytes
+                self._send(
+                    ticket.device, Assignment(ticket, task, model, max(0.0, deadline - self.now), kept)
+                )
+            case events.Rest(device=device, reason=reason):
+                self._send(device, Pause(reason))
+            case events.Keep(ticket=ticket, lag=lag):
+                self._keep(ticket, lag)
+            case events.Discard(ticket=ticket, reason=reason):
+                self._forget(ticket.device)
+                self._reports.pop(ticket, None)
+                self._spooled(ticket).unlink(missing_ok=True)
+                self._send(ticket.device, Receipt(ticket, False, reason))
+            case events.Advance():
+                self._advance()
+            case events.Finish(reason=reason):
+                self.reason = reason
+                self._add(self.engine.finish())
+
+    def _keep(self, ticket: Ticket, lag: int) -> None:
+        report = self._reports.pop(ticket, None) or self._read(ticket)
+        self.engine.keep(
+            {name: row[None] for name, row in report.arrays.items()},
+            np.asarray(report.weight),
+            {name: stats[None] for name, stats in report.metrics.items()},
+            [lag],
+        )
+        self._used(ticket.device)[0] += 1
+        self._folded.append(ticket)
+        self._send(ticket.device, Receipt(ticket, True))
+
+    def _advance(self) -> None:
+        made = self.engine.advance(self.now)
+        self._add(made.lines)
+        self._act(events.Stepped(self.engine.version, made.stop))
+        if not self.done:
+            open_versions = {ticket.version for ticket, _ in self.coordinator.tasks.values()}
+            self.bodies.keep_only(self.coordinator.phase, {*open_versions, self.coordinator.version})
+        self._checkpoint()
+
+    def _add(self, lines: list[Line]) -> None:
+        self._fresh += lines
+        self.history += lines
+        if self.on_version is not None:
+            for line in lines:
+                self.on_version(line)
+
+    # -------------------------------------------------------------- durable
+
+    def _checkpoint(self) -> None:
+        """Write the state down; only then are the reports that made it thrown away."""
+        state = {
+            "rounds": self.rounds,
+            "coordinator": self.coordinator.snapshot(),
+            "engine": self.engine.snapshot(),
+            "published": [[digest, count] for digest, count in self.bodies.published.items()],
+            "reason": self.reason,
+        }
+        usage = {device: Usage(*numbers) for device, numbers in self._usage.items()}
+        self.store.checkpoint(self.now, state, self._fresh, usage)
+        with (self.directory / run.HISTORY).open("a") as file:
+            run.write_lines(file, self._fresh)
+        self._fresh, self._usage = [], {}
+        for ticket in self._folded:
+            self._spooled(ticket).unlink(missing_ok=True)
+        self._folded = []
+
+    def _restore(self) -> None:
+        """Go on from the last checkpoint and the events after it, or write the first one."""
+        saved = self.store.saved()
+        self.history = self.store.history()
+        with (self.directory / run.HISTORY).open("w") as file:
+            run.write_lines(file, self.history)
+        if saved is None:
+            self._checkpoint()
+            return
+        if saved.state["rounds"] != self.rounds:
+            raise StoreError(
+                f"{self.directory} holds a run of {saved.state['rounds']} rounds, not {self.rounds}: "
+                "give the same number, or another directory"
+            )
+        self.now = saved.now
+        self.coordinator.restore(saved.state["coordinator"])
+        self.engine.restore(saved.state["engine"])
+        self.reason = saved.state["reason"]
+        self._replaying = True
+        for at, (kind, *fields) in saved.events:
+            self.now = at
+            self._act(_event(kind, fields))
+        self._replaying = False
+        self._outbox = []  # said before, or asked for again by the Hello of each device
+        for digest, count in saved.state["published"]:
+            self.bodies.published.setdefault(digest, count)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove from the spool what was kept in the checkpoint or will never be asked for."""
+        tickets = [ticket for ticket, _ in self.coordinator.tasks.values()] + self._folded
+        needed = {self._spooled(ticket).name for ticket in tickets}
+        for file in self.spool.iterdir():
+            if file.name.removesuffix(".part").removesuffix(".have") not in needed:
+                file.unlink()
+
+    # ------------------------------------------------------------- operator
+
+    def _asked(self, sender: str, verb: str, now: float) -> None:
+        match verb:
+            case "pause" if not self.done:
+                self._on(events.Paused(), now)
+            case "resume" if not self.done:
+                self._on(events.Resumed(), now)
+            case "cancel" if not self.done:
+                self._on(events.Cancelled(), now)
+                self._checkpoint()
+        if verb in ("pause", "resume", "cancel"):
+            self.announce()
+        self._send(sender, Status(self.status(now)))
+
+    def status(self, now: float) -> dict[str, Any]:
+        """Return what is going on and what is waited for, as plain data (law 11)."""
+        coordinator, engine = self.coordinator, self.engine
+        return {
+            "federation": engine.federation.name,
+            "phase": engine.spec.kind,
+            "version": engine.trained,
+            "state": "finished" if self.done else "paused" if coordinator.paused else "running",
+            "reason": self.reason,
+            "time": now,
+            "present": len(coordinator.present),
+            "at_work": sorted(coordinator.tasks),
+            "kept": coordinator.kept,
+            "goal": coordinator.goal,
+            "waiting": [
+                {"for": wait.reason, "seconds": None if wait.until == inf else max(0.0, wait.until - now)}
+                for wait in coordinator.waits
+            ],
+            "last": self.history[-1] if self.history else None,
+            "bytes_up": engine.tally.bytes_up,
+            "bytes_down": engine.tally.bytes_down,
+            "dropped": dict(engine.tally.dropped),
+            "refused": dict(self.refusals),
+        }
+
+    # ---------------------------------------------------------------- parts
+
+    def _used(self, device: str) -> list[int]:
+        return self._usage.setdefault(device, [0, 0, 0])
+
+    def _farewell(self, device: str) -> None:
+        engine = self.engine
+        kept = self.coordinator.last.get(device)
+        task, model = self.bodies.task(engine), self.bodies.model(engine, self.coordinator.version)
+        self._send(device, Farewell(self.reason, task, model, kept))
+
+    def _send(self, to: str, message: Envelope) -> None:
+        self._outbox.append((to, message))
+
+    def _flush(self) -> None:
+        outbox, self._outbox = self._outbox, []
+        for to, message in outbox:
+            self.transport.send(to, message)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self.store.close()
+
+
+def _event(kind: str, fields: list[Any]) -> Event:
+    """Return the event that the journal holds."""
+    values = [Ticket(*field) if isinstance(field, list) else field for field in fields]
+    event: Event = getattr(events, kind)(*values)
+    return event
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,204 @@
+"""The coordinator's durable state: journal, checkpoint, history and devices, in SQLite (WAL) or by URL.
+
+Each event is journaled before it is acted on, so that a restart replays what was going on (law 8).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from fedthings import checkpoint
+from fedthings.errors import StoreError
+from fedthings.history import Line
+
+META = sa.MetaData()
+JOURNAL = sa.Table(
+    "journal",
+    META,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("now", sa.Float, nullable=False),
+    sa.Column("event", sa.LargeBinary, nullable=False),
+)
+CHECKPOINT = sa.Table(
+    "checkpoint",
+    META,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("now", sa.Float, nullable=False),
+    sa.Column("state", sa.LargeBinary, nullable=False),
+)
+HISTORY = sa.Table(
+    "history",
+    META,
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("line", sa.Text, nullable=False),
+)
+DEVICES = sa.Table(
+    "devices",
+    META,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("password", sa.Text, nullable=False, default=""),
+    sa.Column("added", sa.Float, nullable=False),
+    sa.Column("seen", sa.Float),
+    sa.Column("reports", sa.Integer, nullable=False, default=0),
+    sa.Column("bytes_up", sa.BigInteger, nullable=False, default=0),
+    sa.Column("bytes_down", sa.BigInteger, nullable=False, default=0),
+)
+FILE = "state.sqlite"
+
+
+class Saved(NamedTuple):
+    """What a restart begins from: the last checkpoint, and the events journaled since."""
+
+    now: float
+    state: dict[str, Any]
+    events: list[tuple[float, list[Any]]]
+
+
+class Usage(NamedTuple):
+    """What one device has cost so far: reports kept, bytes of bodies up and down (law 12)."""
+
+    reports: int
+    bytes_up: int
+    bytes_down: int
+
+
+class Store:
+    """The state of one run directory. Raises StoreError where it cannot be opened or written.
+
+    `fsync`: every write is on the disk before it counts, which covers a loss of power too.
+    """
+
+    def __init__(self, directory: Path, fsync: bool = False, url: str | None = None) -> None:
+        self._engine = sa.create_engine(url or f"sqlite:///{directory / FILE}")
+        if self._engine.dialect.name == "sqlite":
+            sa.event.listen(self._engine, "connect", _pragmas(fsync))
+        with _told():
+            META.create_all(self._engine)
+            self._connection = self._engine.connect()
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._connection.close()
+        self._engine.dispose()
+
+    # ------------------------------------------------------------- the journal
+
+    def journal(self, now: float, event: Sequence[Any]) -> None:
+        """Write down `event`, plain data, at `now` seconds, before it is acted on."""
+        with self._writing():
+            self._connection.execute(JOURNAL.insert(), {"now": now, "event": checkpoint.pack(event)})
+
+    def checkpoint(
+        self, now: float, state: Mapping[str, Any], lines: Sequence[Line], usage: Mapping[str, Usage]
+    ) -> None:
+        """Make `state` the one that a restart begins from, with the history so far; the journal begins anew."""
+        with self._writing():
+            self._connection.execute(CHECKPOINT.delete())
+            self._connection.execute(
+                CHECKPOINT.insert(), {"id": 1, "now": now, "state": checkpoint.pack(dict(state))}
+            )
+            self._connection.execute(JOURNAL.delete())
+            if lines:
+                self._connection.execute(
+                    HISTORY.insert(),
+                    [{"version": line["version"], "line": json.dumps(line)} for line in lines],
+                )
+            if usage:
+                self._connection.execute(_USED, [{"device": name, **u._asdict()} for name, u in usage.items()])
+
+    def saved(self) -> Saved | None:
+        """Return what to begin from, or None in a new directory."""
+        with _told():
+            row = self._connection.execute(sa.select(CHECKPOINT.c.now, CHECKPOINT.c.state)).first()
+            rows = self._connection.execute(
+                sa.select(JOURNAL.c.now, JOURNAL.c.event).order_by(JOURNAL.c.number)
+            ).all()
+            self._connection.rollback()
+        if row is None:
+            return None
+        return Saved(row.now, checkpoint.unpack(row.state), [(r.now, checkpoint.unpack(r.event)) for r in rows])
+
+    def history(self) -> list[Line]:
+        """Return the lines of history that are complete."""
+        with _told():
+            rows = self._connection.execute(sa.select(HISTORY.c.line).order_by(HISTORY.c.version)).all()
+            self._connection.rollback()
+        return [json.loads(row.line) for row in rows]
+
+    # --------------------------------------------------------------- devices
+
+    def add_device(self, name: str, password: str) -> None:
+        """Let `name` join; `password` is kept as its hash. Raises StoreError where it is there already."""
+        try:
+            with self._writing():
+                self._connection.execute(
+                    DEVICES.insert(), {"name": name, "password": password, "added": time.time()}
+                )
+        except StoreError as error:
+            if isinstance(error.__cause__, sa.exc.IntegrityError):
+                raise StoreError(f"the device {name} is there already: remove it first") from None
+            raise
+
+    def remove_device(self, name: str) -> bool:
+        """Take `name` off the list; return whether it was on it."""
+        with self._writing():
+            return self._connection.execute(DEVICES.delete().where(DEVICES.c.name == name)).rowcount > 0
+
+    def devices(self) -> list[dict[str, Any]]:
+        """Return every device that may join, with what it has cost."""
+        with _told():
+            rows = self._connection.execute(sa.select(DEVICES).order_by(DEVICES.c.name)).mappings().all()
+            self._connection.rollback()
+        return [dict(row) for row in rows]
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with _told():
+            try:
+                yield
+                self._connection.commit()
+            except BaseException:
+                self._connection.rollback()
+                raise
+
+
+_USED = (
+    DEVICES.update()
+    .where(DEVICES.c.name == sa.bindparam("device"))
+    .values(
+        reports=DEVICES.c.reports + sa.bindparam("reports", type_=sa.Integer),
+        bytes_up=DEVICES.c.bytes_up + sa.bindparam("bytes_up", type_=sa.BigInteger),
+        bytes_down=DEVICES.c.bytes_down + sa.bindparam("bytes_down", type_=sa.BigInteger),
+    )
+)
+
+
+def _pragmas(fsync: bool) -> Any:
+    def connected(connection: Any, record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute(f"PRAGMA synchronous={'FULL' if fsync else 'NORMAL'}")
+        cursor.execute("PRAGMA busy_timeout=5000")
+        cursor.close()
+
+    return connected
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn a database's errors into ours."""
+    try:
+        yield
+    except sa.exc.SQLAlchemyError as error:
+        cause = str(getattr(error, "orig", None) or error)
+        raise StoreError(
+            f"the run's state cannot be kept: {cause}; make room or check the directory's rights, "
+            "then start again: nothing acknowledged is lost"
+        ) from error

@@ -1,0 +1,217 @@
+"""One MQTT connection with paho-mqtt, from connect to loss; `mqtt` makes a new one when it is lost.
+
+paho's own reconnection is not used: it has no jitter, cannot be woken, and sends again what its owner has
+given up. Nothing here knows what a message is.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+
+from fedthings.errors import SpecError
+
+QUEUE = 256 << 20
+"""Bytes that may wait for the broker's acknowledgement; what is beyond is dropped, and said to be."""
+
+
+class Address(NamedTuple):
+    """Where a broker is: a `mqtt://user:password@host:port` URL in its parts."""
+
+    host: str
+    port: int
+    user: str | None
+    password: str | None
+    tls: bool
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """Return the parts of `url` (mqtt:// or mqtts://). Raises SpecError."""
+        usual = "use mqtt://user:password@host:1883 or mqtts://"
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise SpecError(f"the broker's URL is not one ({error}): {usual}") from None
+        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path.strip("/"):
+            shown = f"{parts.scheme}://{parts.hostname or ''}"  # never the password
+            raise SpecError(f"the broker's URL is {shown!r}: {usual}")
+        tls = parts.scheme == "mqtts"
+        user = None if parts.username is None else unquote(parts.username)
+        password = None if parts.password is None else unquote(parts.password)
+        return cls(parts.hostname, port or (8883 if tls else 1883), user, password, tls)
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class Link:
+    """One connection, run by one thread, in which `stands()` and `came(topic, payload)` are called.
+
+    `publish`, `subscribe`, `unsubscribe`, `leave` and `cut` may be called from any thread, one at a time.
+    `reads` is subscribed to before `stands()`; `will` is (topic, payload); `timeout`, `keepalive` in seconds.
+    """
+
+    def __init__(
+        self,
+        broker: Address,
+        name: str,
+        *,
+        reads: Iterable[str],
+        will: tuple[str, bytes] | None,
+        stands: Callable[[], None],
+        came: Callable[[str, bytes], None],
+        keepalive: int,
+        timeout: float,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        self.reason = "the link is lost"
+        self._broker = broker
+        self._reads = list(reads)
+        self._stands = stands
+        self._came = came
+        self._keepalive = keepalive
+        self._timeout = timeout
+        self._stood: float | None = None
+        self._waiting: deque[tuple[paho.MQTTMessageInfo, int]] = deque()
+        self._bytes = 0
+        # A second client of this name replaces the first at the broker: a link that only this end knows to be
+        # lost thus ends, with its will, before the new one says Hello.
+        self._client = client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=name,
+            clean_session=True,
+            protocol=paho.MQTTv311,
+            reconnect_on_failure=False,
+        )
+        client.suppress_exceptions = True
+        client.connect_timeout = timeout
+        client.max_inflight_messages = 64
+        client.max_queued_messages = 32768  # packet ids end at 65535
+        if broker.user is not None:
+            client.username_pw_set(broker.user, broker.password)
+        if tls is not None:
+            client.tls_set_context(tls)
+        if will is not None:
+            client.will_set(*will, qos=1)
+        client.on_socket_open = _no_delay
+        # Set, so that publishing only queues: else the calling thread would write to the socket itself.
+        client.on_socket_register_write = _nothing
+        client.on_connect = self._connected
+        client.on_subscribe = self._subscribed
+        client.on_message = self._message
+
+    def run(self) -> float:
+        """Connect, and stay until the link is lost; return for how many seconds it stood (0: never)."""
+        begun = time.monotonic()
+        try:
+            self._client.connect(self._broker.host, self._broker.port, self._keepalive)
+            while self._client.loop(self._patience(begun)) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                if self._stood is None and time.monotonic() - begun > self._timeout:
+                    self.reason = f"no answer within {self._timeout:g} seconds; is it an MQTT broker?"
+                    break
+        except (OSError, ValueError) as error:
+            self.reason = _remedy(error)
+        finally:
+            self._client.reinitialise()  # closes all sockets; the garbage collector would come late
+        return 0.0 if self._stood is None else time.monotonic() - self._stood
+
+    def publish(self, topic: str, data: bytes, retain: bool) -> bool:
+        """Queue `data` for the broker, QoS 1; False where too much waits already, or the link is gone."""
+        while self._waiting and self._waiting[0][0].is_published():
+            self._bytes -= self._waiting.popleft()[1]
+        if self._bytes + len(data) > QUEUE:
+            return False
+        info = self._client.publish(topic, data, qos=1, retain=retain)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            return False
+        self._waiting.append((info, len(data)))
+        self._bytes += len(data)
+        return True
+
+    def subscribe(self, names: Iterable[str]) -> bool:
+        """Read these topics too, QoS 1."""
+        return self._client.subscribe([(topic, 1) for topic in names])[0] == MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def unsubscribe(self, names: Iterable[str]) -> None:
+        """Read these topics no longer."""
+        self._client.unsubscribe(list(names))
+
+    def leave(self, patience: float) -> None:
+        """Wait up to `patience` seconds until all is acknowledged, then DISCONNECT: no will is sent then."""
+        end = time.monotonic() + patience
+        for info, _ in list(self._waiting):
+            with suppress(RuntimeError):
+                info.wait_for_publish(max(0.0, end - time.monotonic()))
+        self._client.disconnect()
+
+    def cut(self) -> None:
+        """End the connection now, from whatever thread; `run` then cleans up and returns."""
+        connection: Any = self._client.socket()
+        with suppress(OSError, AttributeError):
+            connection.shutdown(socket.SHUT_RDWR)
+
+    def _patience(self, begun: float) -> float:
+        """Return how long the loop may sleep: until the answer is due, or an eighth of the keep-alive."""
+        if self._stood is None:
+            return max(0.01, begun + self._timeout - time.monotonic())
+        return self._keepalive / 8
+
+    # ------------------------------------------------------------- called by paho
+
+    def _connected(self, client: Any, data: Any, flags: Any, code: Any, properties: Any) -> None:
+        if not code.is_failure:
+            client.subscribe([(topic, 1) for topic in self._reads])
+        elif code.value in (0x86, 0x87):  # bad user name or password; not authorised
+            user = self._broker.user
+            who = f"the user `{user}` or the password" if user else "a client without user and password"
+            self.reason = f"it refuses {who}: ask whoever runs the coordinator for the join URL"
+        else:
+            self.reason = f"it refuses: {code}"
+
+    def _subscribed(self, client: Any, data: Any, mid: int, codes: Any, properties: Any) -> None:
+        if self._stood is not None:
+            return
+        if any(code.is_failure for code in codes):
+            self.reason = "it does not let this user read its topics: check the broker's access rules"
+            self.cut()
+            return
+        self._stood = time.monotonic()
+        self._stands()
+
+    def _message(self, client: Any, data: Any, message: paho.MQTTMessage) -> None:
+        with suppress(UnicodeDecodeError):  # of a topic that is none
+            self._came(message.topic, bytes(message.payload))
+
+
+def _no_delay(client: Any, data: Any, opened: Any) -> None:
+    # Without it the second of two small messages waits for the first's acknowledgement (Nagle, 40 ms).
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _nothing(client: Any, data: Any, opened: Any) -> None:
+    pass
+
+
+def _remedy(error: Exception) -> str:
+    """Return what went wrong when connecting, and what to do."""
+    if isinstance(error, socket.gaierror):
+        return "there is no host of this name: check the URL, or the network's name server"
+    if isinstance(error, ConnectionRefusedError):
+        return "nothing listens there; is the broker running, and the port right?"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({error.verify_message}): check host name and authority"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed ({error.reason}); does this port speak mqtts?"
+    if isinstance(error, TimeoutError):
+        return "no answer; is the host up, and does a firewall let the port through?"
+    return str(error) or type(error).__name__

@@ -1,0 +1,156 @@
+"""A transport in memory: one hub, its coordinator and its devices, no threads and no clock.
+
+Everything goes through `wire`. With `post` a driver in virtual time decides when each arrival is delivered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fedthings.errors import WireError
+from fedthings.messages import Announce, Bye, Chunk, Envelope
+from fedthings.transport.topics import COORDINATOR, OPERATOR
+from fedthings.transport.transport import Arrival, Delivery, Inbox, Linked, Refused, Unlinked
+from fedthings.wire import pack, unpack
+
+
+class Hub:
+    """What a broker is to the others: it hands on what is sent, and keeps announcements and chunks.
+
+    `post(address, arrival)` is called for everything that is on its way; it must call
+    `deliver(address, arrival)`, now (the default) or later, or never.
+    """
+
+    def __init__(self, post: Callable[[str, Arrival], None] | None = None) -> None:
+        self._post = post or self.deliver
+        self._ends: dict[str, MemoryTransport] = {}
+        self._announced: dict[str, bytes] = {}
+        self._blobs: dict[tuple[bytes, int], bytes] = {}
+
+    def coordinator(self, federation: str) -> MemoryTransport:
+        """Return the coordinator's end, linked."""
+        return self._join(COORDINATOR, federation)
+
+    def device(self, name: str, federation: str = "") -> MemoryTransport:
+        """Return the end of the device `name`, linked; a second one with this name replaces the first."""
+        return self._join(name, federation)
+
+    def operator(self, client: str, federation: str = "") -> MemoryTransport:
+        """Return the end of the operator `client`, linked."""
+        return self._join(OPERATOR + client, federation)
+
+    def deliver(self, address: str, arrival: Arrival) -> None:
+        """Put `arrival` into the inbox of `address`; it is lost where the link is down."""
+        end = self._ends.get(address)
+        if end is not None and (end.linked or isinstance(arrival, Unlinked)):
+            end.inbox.put(arrival)
+
+    def inject(self, sender: str, to: str, data: bytes) -> None:
+        """Hand on `data` as it is: what a faulty or malicious end may send."""
+        end = self._ends.get(to)
+        if end is None or not end.linked:
+            return
+        end.bytes_received += len(data)
+        try:
+            federation, message = unpack(data)
+        except WireError as error:
+            self._post(to, Refused(sender, error))
+        else:
+            self._post(to, Delivery(sender, message, federation))
+
+    def unlink(self, address: str, reason: str = "the link is lost") -> None:
+        """Cut the link of `address`; a device's will is delivered."""
+        end = self._ends[address]
+        if end.linked:
+            end.linked = False
+            self._post(address, Unlinked(reason))
+            if address != COORDINATOR and not address.startswith(OPERATOR):
+                self.inject(address, COORDINATOR, pack(Bye(), end.federation))
+
+    def link(self, address: str) -> None:
+        """Mend the link of `address`; a device gets what is announced."""
+        end = self._ends[address]
+        end.linked = True
+        self._post(address, Linked())
+        if address != COORDINATOR:
+            for data in self._announced.values():
+                self.inject(COORDINATOR, address, data)
+
+    def forget(self) -> None:
+        """Lose what is kept, as a broker does that starts anew without a store."""
+        self._announced.clear()
+        self._blobs.clear()
+
+    def _join(self, address: str, federation: str) -> MemoryTransport:
+        self._ends[address] = end = MemoryTransport(self, address, federation)
+        self.link(address)
+        return end
+
+    def _announce(self, federation: str, data: bytes) -> None:
+        self._announced[federation] = data
+        for address in list(self._ends):
+            if address != COORDINATOR:
+                self.inject(COORDINATOR, address, data)
+
+
+class MemoryTransport:
+    """One end at a `Hub`; see `transport.Transport` for what its methods promise."""
+
+    def __init__(self, hub: Hub, address: str, federation: str) -> None:
+        self.address = address
+        self.federation = federation
+        self.inbox = Inbox()
+        self.linked = False
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self._hub = hub
+
+    def send(self, to: str, message: Envelope) -> bool:
+        """Send to the address `to`; a device that is not there misses it."""
+        data = self._pack(message)
+        if data:
+            self._hub.inject(self.address, to, data)
+        return bool(data)
+
+    def announce(self, message: Announce) -> bool:
+        """Keep `message` for every device, now and later."""
+        data = self._pack(message)
+        if data:
+            self._hub._announce(self.federation, data)
+        return bool(data)
+
+    def publish_blob(self, digest: bytes, index: int, data: bytes) -> bool:
+        """Keep a chunk at the hub."""
+        packed = self._pack(Chunk(digest, index, data))
+        if packed:
+            self._hub._blobs[digest, index] = packed
+        return bool(packed)
+
+    def clear_blob(self, digest: bytes, count: int) -> bool:
+        """Take the chunks of a body away."""
+        if self.linked:
+            for index in range(count):
+                self._hub._blobs.pop((digest, index), None)
+        return self.linked
+
+    def want_blob(self, digest: bytes, indexes: tuple[int, ...]) -> bool:
+        """Fetch these chunks; one that is not there never comes."""
+        if self.linked:
+            for index in indexes:
+                if packed := self._hub._blobs.get((digest, index)):
+                    self._hub.inject(COORDINATOR, self.address, packed)
+        return self.linked
+
+    def close(self) -> None:
+        """Leave; a device says Bye first."""
+        if self.linked and self.address != COORDINATOR and not self.address.startswith(OPERATOR):
+            self.send(COORDINATOR, Bye())
+        self.linked = False
+
+    def _pack(self, message: Envelope) -> bytes:
+        """Return `message` packed and counted, or nothing where the link is down."""
+        data = pack(message, self.federation)
+        if not self.linked:
+            return b""
+        self.bytes_sent += len(data)
+        return data

@@ -1,0 +1,70 @@
+"""Law 2: the service's trace is the simulator's, command by command, and so is the model, bit for bit."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from virtual import Virtual
+
+import fedthings as ft
+from fedthings.simulate.world import Steady, Uneven
+from fedthings.vector import keyed
+
+SLOW = Uneven(median=3.0, spread=1.0, lost=0.1, seed=5)
+
+
+def fleet(devices: int = 9) -> ft.Fleet:
+    rng = keyed("law 2")
+    X = rng.normal(0, 1, (400, 6)).astype(np.float32)
+    X[rng.random(X.shape) < 0.05] = np.nan
+    y = (np.nan_to_num(X[:, 0]) > 0).astype(np.int64) + (np.nan_to_num(X[:, 1]) > 0.5)
+    device = ft.partition.dirichlet(y, devices, 0.5, 1)
+    return ft.Fleet.from_arrays(X, y, device, split=(rng.random(400) < 0.2).astype(int))
+
+
+def federation(pace: ft.Pace, **more) -> ft.Federation:
+    settings = {"strategy": ft.fedavg(), "devices": 9, **more}
+    recipe = ft.Recipe(lr=0.1, batch=8, epochs=2, **settings.pop("recipe", {}))
+    task = ft.Task(model=ft.mlp(6, 8, 3), loss="cross_entropy", normalise="fleet", recipe=recipe)
+    return ft.Federation(task, pace=pace, seed=11, **settings)
+
+
+CASES = {
+    "synchronous": (ft.Pace(goal=9), {}, Steady()),
+    "over-selected": (ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2), {}, SLOW),
+    "buffered": (ft.Pace(goal=3, concurrency=6, patience=20.0, staleness=4), {}, SLOW),
+    "asynchronous mixing": (
+        ft.Pace(goal=1, concurrency=5, patience=20.0, staleness=6),
+        {"strategy": ft.mixing(0.6, schedule=ft.polynomial(0.5))},
+        SLOW,
+    ),
+    "own share kept, clipped": (
+        ft.Pace(goal=5, concurrency=7, patience=9.0, quorum=2),
+        {"recipe": {"keep": 0.3}, "stages": (ft.clip(0.5),), "strategy": ft.fedadam()},
+        SLOW,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_trace_history_and_model_are_those_of_the_simulator(name, tmp_path):
+    pace, settings, world = CASES[name]
+    spec, things = federation(pace, **settings), fleet()
+    simulated = ft.simulate(spec, things, 8, out=tmp_path / "simulated", world=world, trace=True)
+    with (tmp_path / "trace.jsonl").open("w") as trace:
+        served = Virtual(spec, things, 8, tmp_path / "served", world, trace=trace).run()
+    want = (tmp_path / "simulated" / "trace.jsonl").read_text().splitlines()
+    have = (tmp_path / "trace.jsonl").read_text().splitlines()
+    for a, b in zip(want, have, strict=False):
+        assert json.loads(a) == json.loads(b)
+    assert len(want) == len(have) > 30
+    assert np.array_equal(simulated.row, served.row)
+    assert simulated.history == served.history
+    assert len(simulated.history) == 8
+    assert simulated.model == served.model
+    if name != "synchronous":
+        assert any("discard" in line for line in want)
+    same = ("rounds", "best", "reason", "seconds", "bytes_up", "bytes_down", "engine")
+    assert {k: simulated.summary[k] for k in same} == {k: served.summary[k] for k in same}

@@ -1,0 +1,48 @@
+"""The roster: a uniform draw that depends on the set of devices alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedthings.protocol.roster import Roster
+
+NAMES = st.lists(st.integers(0, 5000).map(str), unique=True, min_size=1, max_size=60)
+
+
+def _roster(names: list[str]) -> Roster:
+    roster = Roster()
+    for name in names:
+        roster.add(name)
+    return roster
+
+
+@given(NAMES, st.randoms(), st.integers(0, 2**64 - 1))
+def test_a_draw_is_free_of_the_order_of_joining(names, random, number):
+    shuffled = list(names)
+    random.shuffle(shuffled)
+    assert _roster(names).draw(number) == _roster(shuffled).draw(number)
+
+
+@given(NAMES)
+def test_every_rank_falls_on_another_device(names):
+    assert {_roster(names).draw(rank) for rank in range(len(names))} == set(names)
+    assert sorted(_roster(names)) == sorted(names)
+
+
+def test_adding_twice_and_discarding_the_absent_change_nothing():
+    roster = _roster(["a", "b"])
+    roster.add("a")
+    roster.discard("c")
+    assert len(roster) == 2
+    roster.discard("a")
+    assert "a" not in roster
+    assert list(roster) == ["b"]
+
+
+def test_draws_are_uniform():
+    counts = Counter(_roster([str(i) for i in range(10)]).draw(n * 0x9E3779B97F4A7C15 >> 7) for n in range(5000))
+    assert len(counts) == 10
+    assert all(400 < count < 600 for count in counts.values())

@@ -1,0 +1,110 @@
+"""A whole fleet in one process and in virtual time: the real service and real agents on the in-memory transport."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from itertools import count
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from fedthings import run
+from fedthings.device.agent import Agent
+from fedthings.federation import Federation
+from fedthings.learn.fleet import Fleet
+from fedthings.messages import Offer
+from fedthings.run import Run
+from fedthings.server.service import Service
+from fedthings.simulate.world import Steady, World
+from fedthings.transport.memory import Hub
+from fedthings.transport.topics import COORDINATOR
+from fedthings.transport.transport import Arrival, Delivery
+
+NAME = "fed"
+
+
+class Virtual:
+    """Everything is delivered at once, but a report arrives when the world says so."""
+
+    def __init__(
+        self,
+        federation: Federation,
+        fleet: Fleet,
+        rounds: int,
+        directory: Path,
+        world: World | None = None,
+        **options: Any,
+    ) -> None:
+        self.federation, self.fleet, self.rounds, self.world = federation, fleet, rounds, world or Steady()
+        self.directory, self.options = directory, options
+        self.now = 0.0
+        self.order = count()
+        self.mail: deque[tuple[str, Arrival]] = deque()
+        self.agenda: list[tuple[float, int, str, Arrival]] = []
+        self.hub = Hub(post=self.post)
+        self.service = self.serve()
+        self.agents: dict[str, Agent] = {}
+        for name in fleet.names:
+            self.join(name)
+
+    def serve(self) -> Service:
+        """Start the service, or start it again in the same directory."""
+        transport = self.hub.coordinator(NAME)
+        self.service = Service(self.federation, self.rounds, self.directory, transport, **self.options)
+        return self.service
+
+    def join(self, name: str) -> Agent:
+        """Start a device's agent, or start it again with its directory."""
+        transport = self.hub.device(name)
+        directory = self.directory / "devices" / name
+        self.agents[name] = Agent(name, self.fleet.shard(name), transport, directory)
+        return self.agents[name]
+
+    def post(self, address: str, arrival: Arrival) -> None:
+        """Send on its way: reports as the world says, everything else at once."""
+        message = arrival.message if isinstance(arrival, Delivery) else None
+        if isinstance(message, Offer) and message.ticket is not None:
+            size = self.service.engine.report_bytes(message.ticket)
+            at = self.world.arrival(message.ticket, self.now, size)
+            if at is not None:
+                heapq.heappush(self.agenda, (at, next(self.order), address, arrival))
+        else:
+            self.mail.append((address, arrival))
+
+    def step(self) -> bool:
+        """Let the next thing happen; False when nothing can happen any more."""
+        if self.mail:
+            address, arrival = self.mail.popleft()
+        elif self.agenda and self.agenda[0][0] <= self.service.alarm:
+            self.now, _, address, arrival = heapq.heappop(self.agenda)
+        elif self.service.alarm < inf:
+            self.now = self.service.alarm
+            self.service.wake(self.now)
+            return True
+        else:
+            return False
+        self.hub.deliver(address, arrival)
+        self.drain()
+        return True
+
+    def drain(self) -> None:
+        """Let everyone read what is in the inbox."""
+        for owner in (self.service, *self.agents.values()):
+            while (arrival := owner.transport.inbox.get(0)) is not None:
+                owner.receive(arrival, self.now)
+
+    def run(self) -> Run:
+        """Run to the end."""
+        while not self.service.done and self.step():
+            pass
+        return self.result()
+
+    def result(self) -> Run:
+        """Return the run as it stands, and let go of the files."""
+        service = self.service
+        out = run.result(
+            service.engine, service.history, {"devices": len(self.fleet), "seconds": self.now, "reason": service.reason}
+        )
+        service.close()
+        return out
