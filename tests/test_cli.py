@@ -1,6 +1,7 @@
 """The command line: what commands print, how they end, and that asking for help costs little."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -150,9 +151,7 @@ def test_check_names_every_device_that_does_not_fit(
     assert "1 problem in" in err
 
 
-def test_check_notes_a_fleet_that_is_too_small(
-    fed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_notes_a_fleet_that_is_too_small(fed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = told(capsys, "check", fed, "--data", blobs(tmp_path / "two.npz", devices=2))
     assert code == 0
     assert "pace.concurrency is 3, but the fleet has 2 devices" in out
@@ -260,6 +259,29 @@ def test_simulate_then_look_and_take_the_model_out(
 def test_seed_goes_before_the_federations(fed: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, printed, _ = told(capsys, "simulate", fed, "--fleet", data, "--rounds", 1, "--seed", 5, "--json")
     assert json.loads(printed.splitlines()[-1])["seed"] == 5
+
+
+def test_ctrl_c_leaves_a_run_to_go_on_with(
+    fed: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run that was stopped and taken up again ends in the same model as one that was not."""
+    rounds = 300
+    arguments = ["simulate", fed, "--fleet", data, "--rounds", rounds, "--out"]
+    command = [sys.executable, "-m", "fedthings", *map(str, arguments), str(tmp_path / "stopped")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        history = tmp_path / "stopped" / "history.jsonl"
+        while process.poll() is None and not (history.exists() and history.stat().st_size):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "the same command goes on with the run" in err
+    assert "Traceback" not in err
+    assert 0 < len(history.read_text().splitlines()) < rounds
+    for name in ("stopped", "whole"):
+        assert told(capsys, *arguments, tmp_path / name)[0] == 0
+    stopped, whole = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("stopped", "whole"))
+    assert stopped == whole
 
 
 def test_unfinished_run_is_listed_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,12 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     m.Want: st.builds(m.Want, digests, st.lists(numbers, max_size=5).map(tuple)),
     m.Chunk: st.builds(m.Chunk, digests, numbers, st.binary(max_size=64)),
     m.Announce: st.builds(
-        m.Announce, texts, texts, st.sampled_from(["waiting", "running", "paused", "finished"]), numbers, numbers
+        m.Announce,
+        texts,
+        texts,
+        st.sampled_from(["waiting", "running", "paused", "finished"]),
+        numbers,
+        numbers,
     ),
     m.Assignment: st.builds(m.Assignment, tickets, offers, offers, floats, st.none() | tickets),
     m.Pause: st.builds(m.Pause, texts),
@@ -148,7 +153,13 @@ def test_arrays_are_typed_byte_strings_and_views() -> None:
 @pytest.mark.parametrize(("tag", "dtype"), [(81, ">f4"), (82, ">f8"), (75, ">i8"), (66, ">u4"), (74, ">i4")])
 def test_big_endian_arrays_are_read(tag: int, dtype: str) -> None:
     values = np.array([1, 2, 300], dtype)
-    raw = {"v": 1, "t": "model", "phase": 0, "version": 0, "arrays": {"x": cbor2.CBORTag(tag, values.tobytes())}}
+    raw = {
+        "v": 1,
+        "t": "model",
+        "phase": 0,
+        "version": 0,
+        "arrays": {"x": cbor2.CBORTag(tag, values.tobytes())},
+    }
     row = wire.unpack_body(cbor2.dumps(raw), m.Model).arrays["x"]
     assert row.dtype.isnative and row.tolist() == [1, 2, 300]
 
@@ -224,7 +235,12 @@ def test_a_lying_header_allocates_nothing() -> None:
     import tracemalloc
 
     tracemalloc.start()
-    for data in (b"\x9a\x10\x00\x00\x00", b"\x5a\x40\x00\x00\x00", b"\xba\x10\x00\x00\x00", b"\x7a\x40\x00\x00\x00"):
+    for data in (
+        b"\x9a\x10\x00\x00\x00",
+        b"\x5a\x40\x00\x00\x00",
+        b"\xba\x10\x00\x00\x00",
+        b"\x7a\x40\x00\x00\x00",
+    ):
         with pytest.raises(WireError):
             wire.unpack_body(data, m.Model)
     peak = tracemalloc.get_traced_memory()[1]
@@ -252,7 +268,10 @@ def test_a_number_that_is_none_is_refused() -> None:
 # ------------------------------------------------------------------------ fuzz
 
 GOOD = [
-    wire.pack(m.Assignment(TICKET, m.Offer("task", b"d" * 32, 9, 1, 9), m.Offer("model", b"e" * 32, 9, 1, 9), 1.5, TICKET), "f"),
+    wire.pack(
+        m.Assignment(TICKET, m.Offer("task", b"d" * 32, 9, 1, 9), m.Offer("model", b"e" * 32, 9, 1, 9), 1.5, TICKET),
+        "f",
+    ),
     wire.pack(m.Status({"devices": [{"name": "a", "loss": 0.1}], "n": None}), "f"),
     wire.pack_body(m.Report(TICKET, {"x": np.arange(9, dtype="f4")}, np.array([3]), {"loss": np.array([1, 2])})),
 ]
@@ -279,7 +298,11 @@ def test_random_cbor_raises_only_wire_errors(value: Any) -> None:
 
 
 @settings(max_examples=500, deadline=None)
-@given(st.sampled_from(GOOD), st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=4), st.data())
+@given(
+    st.sampled_from(GOOD),
+    st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=4),
+    st.data(),
+)
 def test_damaged_messages_raise_only_wire_errors(good: bytes, flips: list[tuple[int, int]], data: Any) -> None:
     damaged = bytearray(good)
     for at, value in flips:

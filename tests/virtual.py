@@ -18,7 +18,6 @@ from fedthings.run import Run
 from fedthings.server.service import Service
 from fedthings.simulate.world import Steady, World
 from fedthings.transport.memory import Hub
-from fedthings.transport.topics import COORDINATOR
 from fedthings.transport.transport import Arrival, Delivery
 
 NAME = "fed"
@@ -104,7 +103,9 @@ class Virtual:
         """Return the run as it stands, and let go of the files."""
         service = self.service
         out = run.result(
-            service.engine, service.history, {"devices": len(self.fleet), "seconds": self.now, "reason": service.reason}
+            service.engine,
+            service.history,
+            {"devices": len(self.fleet), "seconds": self.now, "reason": service.reason},
         )
         service.close()
         return out

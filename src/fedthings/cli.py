@@ -22,7 +22,10 @@ COMMANDS = {
     "A running federation": ("status", "pause", "resume", "cancel", "devices"),
     "Results": ("runs", "models", "export", "predict"),
 }
-"""The commands in the order of `--help`; each is `fedthings.commands.NAME:command`."""
+"""The commands in the order of `--help`; each is `fedthings.commands.NAME:command`, or as in `HOMES`."""
+
+HOMES = dict.fromkeys(("status", "pause", "resume", "cancel"), "control")
+"""Commands that share a module, in which they have their own names."""
 
 INTERRUPTED = 130
 
@@ -36,7 +39,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in self.list_commands(ctx):
             return None
-        found = import_module(f"fedthings.commands.{name}").command
+        module = import_module(f"fedthings.commands.{HOMES.get(name, name)}")
+        found = getattr(module, name if name in HOMES else "command")
         assert isinstance(found, click.Command)
         return found
 
@@ -57,7 +61,7 @@ class Commands(click.Group):
 
 
 def _there(name: str) -> bool:
-    return find_spec(f"fedthings.commands.{name}") is not None
+    return find_spec(f"fedthings.commands.{HOMES.get(name, name)}") is not None
 
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -66,9 +66,7 @@ class Engine:
     ) -> None:
         self.federation = federation
         self.phases = list(phases(federation))
-        self.reports = [
-            plan.pace.goal if not plan.everyone else 1 << 20 for plan in plans(federation, rounds)
-        ]
+        self.reports = [plan.pace.goal if not plan.everyone else 1 << 20 for plan in plans(federation, rounds)]
         self.phase = self.version = 0
         self.rows = rows if rows is not None else {}
         self.test = test
@@ -77,7 +75,9 @@ class Engine:
         self.pending: Line | None = None  # the newest version's line, not yet measured
         model = federation.task.model
         if init is not None and init.shape != (model.layout.dim,):
-            raise SpecError(f"the warm start has {init.size} parameters, the model {model.layout.dim}: use its own file")
+            raise SpecError(
+                f"the warm start has {init.size} parameters, the model {model.layout.dim}: use its own file"
+            )
         if 0 not in self.rows:
             self.rows[0] = model.init(federation.seed) if init is None else init.astype(np.float32)
         self.trained = 0  # the newest trained version; `version` counts within the phase

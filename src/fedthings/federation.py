@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from fedthings.errors import SpecError, nearest
+from fedthings.errors import FedthingsError, SpecError, nearest
 from fedthings.learn.learner import Learner
 from fedthings.learn.local import evaluator, trainer
 from fedthings.learn.metrics import nothing
@@ -149,7 +149,12 @@ def load(path: str | Path) -> Federation:
     if not path.is_file():
         raise SpecError(f"there is no file {path}: name a TOML or a Python file that holds a federation")
     if path.suffix == ".py":
-        found = runpy.run_path(str(path), run_name="federation").get("federation")
+        try:
+            found = runpy.run_path(str(path), run_name="federation").get("federation")
+        except FedthingsError:
+            raise
+        except Exception as error:
+            raise SpecError(f"{path} cannot be run: {type(error).__name__}: {error}") from None
         if not isinstance(found, Federation):
             raise SpecError(f"{path} defines no `federation = ft.Federation(...)` at its top level")
         return found

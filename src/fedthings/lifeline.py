@@ -19,15 +19,15 @@ _PR_SET_PDEATHSIG = 1  # prctl(2), Linux
 
 
 class Ending:
-    """Ctrl-C and SIGTERM as a note: `with Ending(inbox.wake) as ending: ... while not ending`.
+    """Ctrl-C and SIGTERM as a note: `with Ending() as ending: ending.attach(inbox.wake); while not ending: ...`.
 
-    `number` is the signal that came, 0 before; a second one is a KeyboardInterrupt at once. To be entered
-    in the main thread; elsewhere whoever is there deals with signals.
+    `number` is the signal that came, 0 before. A second one, or one that comes before `attach`, ends the
+    program at once. To be entered in the main thread; elsewhere whoever is there deals with signals.
     """
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(self) -> None:
         self.number = 0
-        self._wake = wake
+        self._wake: Callable[[], None] | None = None
         self._before: dict[int, Any] = {}
 
     def __bool__(self) -> bool:
@@ -35,8 +35,12 @@ class Ending:
 
     @property
     def code(self) -> int:
-        """The exit code that says which signal it was, as shells have it: 130 for Ctrl-C."""
+        """The exit code that says which signal it was, as shells have it: 130 for Ctrl-C; 0 for none."""
         return 128 + self.number if self.number else 0
+
+    def attach(self, wake: Callable[[], None]) -> None:
+        """From now on there is a loop to end in order: `wake` makes it look at the note."""
+        self._wake = wake
 
     def __enter__(self) -> Self:
         try:
@@ -53,8 +57,8 @@ class Ending:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: object) -> None:
-        if self.number:
-            raise KeyboardInterrupt
+        if self.number or self._wake is None:
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
         self.number = number
         self._wake()
 

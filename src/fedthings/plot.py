@@ -29,7 +29,13 @@ def curve(history: Sequence[Line], path: Path, title: str = "") -> None:
         worst = _column(history, "worst_decile", name)
         left.plot(versions, worst, color=color, linewidth=1, linestyle=":", label="  worst tenth of the devices")
         if any("test" in line for line in history):
-            left.plot(versions, _column(history, "test", name), color=color, linestyle="--", label="  central test set")
+            left.plot(
+                versions,
+                _column(history, "test", name),
+                color=color,
+                linestyle="--",
+                label="  central test set",
+            )
     right.plot(versions, [line["loss"] for line in history], color=LINES[0], label="training loss")
     right.plot(versions, _column(history, "metrics", "loss"), color=LINES[1], label="test loss on the devices")
     for axes, what in ((left, "metric"), (right, "loss")):

@@ -13,7 +13,7 @@ import threadpoolctl
 
 from fedthings.engine import BEST, Engine
 from fedthings.errors import StoreError
-from fedthings.federation import Federation, decode, dumps, encode
+from fedthings.federation import Federation, decode, dumps
 from fedthings.history import Line
 from fedthings.learn import save
 from fedthings.learn.model import Sequential, outputs

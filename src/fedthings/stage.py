@@ -50,9 +50,7 @@ def chain(stages: Sequence[Stage]) -> Stage:
     def init(schema: Schema) -> State:
         return [stage.init(schema) for stage in stages]
 
-    def encode(
-        payload: Payload, states: Sequence[State], keys: Sequence[Key]
-    ) -> tuple[Payload, Sequence[State]]:
+    def encode(payload: Payload, states: Sequence[State], keys: Sequence[Key]) -> tuple[Payload, Sequence[State]]:
         columns = []
         for i, stage in enumerate(stages):
             payload, column = stage.encode(payload, [state[i] for state in states], keys)

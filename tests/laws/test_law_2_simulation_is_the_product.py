@@ -6,11 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from virtual import Virtual
 
 import fedthings as ft
 from fedthings.simulate.world import Steady, Uneven
 from fedthings.vector import keyed
+from virtual import Virtual
 
 SLOW = Uneven(median=3.0, spread=1.0, lost=0.1, seed=5)
 

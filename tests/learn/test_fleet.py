@@ -105,9 +105,7 @@ def test_a_million_devices_are_quick_and_small() -> None:
 def test_npz_and_csv_give_the_same_fleet(tmp_path: Path) -> None:
     npz = Fleet.from_npz(saved(tmp_path / "a.npz", X=X, y=Y, device=DEVICE, split=SPLIT, extra=Y))
     rows = (f"{a},{d},{b},{s},{t}" for (a, b), t, d, s in zip(X, Y, DEVICE, SPLIT, strict=True))
-    csv = Fleet.from_csv(
-        lines(tmp_path / "a.csv", "left,unit,right,split,kind", *rows), target="kind", device="unit"
-    )
+    csv = Fleet.from_csv(lines(tmp_path / "a.csv", "left,unit,right,split,kind", *rows), target="kind", device="unit")
     assert npz.names == csv.names
     for name in npz.names:
         for one, other in zip(npz.shard(name), csv.shard(name), strict=True):
@@ -134,9 +132,7 @@ def test_csv_empty_cells_are_nan_and_text_columns_are_left_out(tmp_path: Path) -
 
 def test_csv_longer_than_one_piece(tmp_path: Path) -> None:
     n = 20_000
-    fleet = Fleet.from_csv(
-        lines(tmp_path / "a.csv", "v,y,device", *(f"{i},{i % 3},{i % 2}" for i in range(n)))
-    )
+    fleet = Fleet.from_csv(lines(tmp_path / "a.csv", "v,y,device", *(f"{i},{i % 3},{i % 2}" for i in range(n))))
     np.testing.assert_array_equal(fleet.shard("device-1").X[:, 0], np.arange(1, n, 2))
 
 
@@ -286,9 +282,7 @@ def test_digits_are_uneven_and_every_device_has_both_parts(devices: int) -> None
     np.testing.assert_array_equal(fleet.test_sizes, total // 5)
     if devices == 10:
         assert total.max() > 2 * total.min()
-        shares = np.stack(
-            [np.bincount(fleet.shard(n).y, minlength=10) / len(fleet.shard(n).y) for n in fleet.names]
-        )
+        shares = np.stack([np.bincount(fleet.shard(n).y, minlength=10) / len(fleet.shard(n).y) for n in fleet.names])
         assert shares.max() > 0.25
     shard = fleet.shard(fleet.names[0])
     assert (shard.X.min(), shard.X.max()) == (0, 1)

@@ -18,9 +18,7 @@ SHOWN = 10
 
 @click.command()
 @click.argument("fed", type=click.Path())
-@click.option(
-    "--data", required=True, type=click.Path(), help="The fleet: npz with X, y, device, split; or CSV."
-)
+@click.option("--data", required=True, type=click.Path(), help="The fleet: npz with X, y, device, split; or CSV.")
 @target
 @device
 @as_json
@@ -123,8 +121,7 @@ def _show(facts: dict[str, Any], problems: list[str], notes: list[str]) -> None:
     sends = ", ".join(f"{quantity(size)} to {phase}" for phase, size in facts["report_bytes"].items())
     lines = {
         "model": f"{facts['parameters']:,} parameters",
-        "fleet": f"{facts['devices']:,} devices with {facts['train']:,} training "
-        f"and {facts['test']:,} test samples",
+        "fleet": f"{facts['devices']:,} devices with {facts['train']:,} training and {facts['test']:,} test samples",
         "each device": f"{least:,} to {most:,} training samples (median {middle:,}) of {shape} features",
         "each report": sends,
         "each version": f"{quantity(facts['report_bytes']['train'] * facts['reports_a_version'])} "

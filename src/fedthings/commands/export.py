@@ -13,9 +13,7 @@ from fedthings.commands.predict import held
 
 @click.command()
 @click.argument("run", type=click.Path())
-@click.option(
-    "--to", "kind", type=click.Choice(["safetensors", "npz"]), default="safetensors", show_default=True
-)
+@click.option("--to", "kind", type=click.Choice(["safetensors", "npz"]), default="safetensors", show_default=True)
 @click.option("--out", required=True, type=click.Path(dir_okay=False), help="The file to write.")
 @click.option("--best", is_flag=True, help="The best version instead of the last.")
 @as_json

@@ -12,9 +12,7 @@ from fedthings.commands.runs import described_best, history, read_json
 
 @click.command()
 @click.argument("run", type=click.Path())
-@click.option(
-    "--last", default=20, show_default=True, type=click.IntRange(1), help="How many versions to list."
-)
+@click.option("--last", default=20, show_default=True, type=click.IntRange(1), help="How many versions to list.")
 @as_json
 @example("fedthings models runs/wisdm --last 5")
 def command(run: str, last: int, as_json: bool) -> None:

@@ -16,12 +16,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option(
-    "--state", required=True, type=click.Path(), help="The device's state or run directory, or a model file."
-)
-@click.option(
-    "--data", required=True, type=click.Path(), help="Samples: npz with X, or CSV; y is not needed."
-)
+@click.option("--state", required=True, type=click.Path(), help="The device's state or run directory, or a model file.")
+@click.option("--data", required=True, type=click.Path(), help="Samples: npz with X, or CSV; y is not needed.")
 @click.option("--out", type=click.Path(dir_okay=False), help="A CSV file.  [default: standard output]")
 @as_json
 @example("fedthings predict --state ~/.fedthings/kitchen --data today.csv --out answers.csv")
@@ -58,9 +54,7 @@ def held(state: str) -> Path:
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():
-        raise StoreError(
-            f"there is no model {path}: name the directory of a device that has trained, or of a run"
-        )
+        raise StoreError(f"there is no model {path}: name the directory of a device that has trained, or of a run")
     return path
 
 

@@ -26,9 +26,7 @@ def command(directory: str, as_json: bool) -> None:
     top = Path(directory)
     if not top.is_dir():
         raise StoreError(f"there is no directory {top}: name one that holds run directories")
-    found = [
-        described(path) for path in (top, *sorted(top.iterdir())) if (path / "federation.toml").is_file()
-    ]
+    found = [described(path) for path in (top, *sorted(top.iterdir())) if (path / "federation.toml").is_file()]
     found.sort(key=lambda entry: str(entry["date"]), reverse=True)
     if as_json:
         show_json({"runs": found})
@@ -86,6 +84,4 @@ def described_best(best: dict[str, Any] | None) -> str:
     if not best:
         return "-"
     measured = {**best.get("metrics", {}), **(best.get("test") or {})}
-    return (
-        ", ".join(f"{name} {value:.4f}" for name, value in measured.items()) + f" (version {best['version']})"
-    )
+    return ", ".join(f"{name} {value:.4f}" for name, value in measured.items()) + f" (version {best['version']})"

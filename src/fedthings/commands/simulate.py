@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from fedthings.vector import Array
 
 
-def targets(
-    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
-) -> dict[str, float] | None:
+def targets(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, float] | None:
     """Read metric=value pairs."""
     found = {}
     for value in values:
@@ -36,15 +34,11 @@ def targets(
     help="The data: npz with X, y, device, split; or CSV.",
 )
 @click.option("--rounds", default=30, show_default=True, type=click.IntRange(1), help="Versions to make.")
-@click.option(
-    "--out", type=click.Path(file_okay=False), help="Run directory; Ctrl-C leaves a run to go on with."
-)
+@click.option("--out", type=click.Path(file_okay=False), help="Run directory; Ctrl-C leaves a run to go on with.")
 @click.option("--test", type=click.Path(), help="A central test set: npz with X and y, or CSV.")
 @click.option("--seed", type=click.IntRange(0), help="Instead of the federation's seed.")
 @click.option("--init", type=click.Path(), help="A model.safetensors to begin with.")
-@click.option(
-    "--stop", multiple=True, callback=targets, metavar="METRIC=VALUE", help="End when this is reached."
-)
+@click.option("--stop", multiple=True, callback=targets, metavar="METRIC=VALUE", help="End when this is reached.")
 @target
 @device
 @as_json
@@ -83,18 +77,30 @@ def command(
         federation = replace(federation, seed=seed)
     fleet = Fleet.read(data, target, device)
     row = None if init is None else save.load(init)[1]
-    central = None if test is None else _central(test, target, fleet.classes)
-    with Progress(rounds) as progress:
-        run = simulate(
-            federation, fleet, rounds, test=central, init=row, stop=stop, on_version=progress.show, out=out
-        )
+    central = None if test is None else central_set(test, target, fleet.classes)
+    try:
+        with Progress(rounds) as progress:
+            run = simulate(
+                federation,
+                fleet,
+                rounds,
+                test=central,
+                init=row,
+                stop=stop,
+                on_version=progress.show,
+                out=out,
+            )
+    except KeyboardInterrupt:
+        if out is not None:
+            click.echo(f"stopped: the same command goes on with the run in {out}", err=True)
+        raise
     if as_json:
         show_json(run.summary)
     else:
         show_summary(run.summary, out)
 
 
-def _central(path: str, target: str | None, classes: tuple[str, ...]) -> tuple[Array, Array]:
+def central_set(path: str, target: str | None, classes: tuple[str, ...]) -> tuple[Array, Array]:
     """Return the samples of a central test set: those of split 1, or all where there are none."""
     from fedthings.learn.tables import read
 

@@ -65,13 +65,14 @@ class Shelf:
         if self.directory is None:
             return
         with _told(self.directory):
+            # The state first: killed in between, the report is still there and commits it once more.
+            if self.pending is None or not (self.directory / STATE).exists():
+                _replace(self.directory / STATE, checkpoint.pack([self.scope, self.state]))
             if self.pending is None:
                 (self.directory / REPORT).unlink(missing_ok=True)
             else:
                 pending = [list(self.pending.ticket), self.pending.report, self.pending.state]
                 _replace(self.directory / REPORT, checkpoint.pack([self.scope, *pending]))
-            if self.pending is None or not (self.directory / STATE).exists():
-                _replace(self.directory / STATE, checkpoint.pack([self.scope, self.state]))
 
     def _load(self, directory: Path) -> None:
         if not (directory / STATE).exists():

@@ -49,8 +49,7 @@ class Fleet:
         if len(empty):
             more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
             raise DataError(
-                f"{self.names[empty[0]]}{more} has no training samples: "
-                "give it some (split 0) or leave it out"
+                f"{self.names[empty[0]]}{more} has no training samples: give it some (split 0) or leave it out"
             )
 
     @classmethod

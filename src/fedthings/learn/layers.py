@@ -117,7 +117,7 @@ class Conv2d(_Conv, frozen=True):
         return 2
 
 
-class _Pool(Element, frozen=True):
+class _Pool(Element, frozen=True, omit_defaults=True):
     """One number for each window of `size` on each spatial axis; what does not fit is left out."""
 
     size: int

@@ -97,9 +97,7 @@ def evaluator(task: Task) -> Learner:
     return Learner(lambda: None, alone(many), many)
 
 
-def training(
-    task: Task, mu: float
-) -> Callable[[Array, Array, Sequence[Shard], Sequence[Key], Sequence[float]], Array]:
+def training(task: Task, mu: float) -> Callable[[Array, Array, Sequence[Shard], Sequence[Key], Sequence[float]], Array]:
     """Return the function that trains `theta` `(K, dim)` in place, for shards sorted by size.
 
     It takes what was received, `(dim,)` or `(K, dim)`, theta, shards, keys and efforts, and returns `(K, 2)`:

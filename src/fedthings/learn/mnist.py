@@ -22,9 +22,7 @@ def mnist(folder: str | Path) -> tuple[Array, Array, Array, Array]:
     X, y, test_X, test_y = (_read(Path(folder) / f"{name}-ubyte.gz") for name in NAMES)
     for images, labels in ((X, y), (test_X, test_y)):
         if len(images) != len(labels):
-            raise DataError(
-                f"{folder} has {len(images)} images but {len(labels)} labels: fetch the files again"
-            )
+            raise DataError(f"{folder} has {len(images)} images but {len(labels)} labels: fetch the files again")
     return _images(X), y.astype(np.int64), _images(test_X), test_y.astype(np.int64)
 
 

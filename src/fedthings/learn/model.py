@@ -111,8 +111,7 @@ class Sequential(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     def passes(self) -> tuple[Pass, ...]:
         """The mathematics of each layer."""
         return tuple(
-            build(layer, given, i)
-            for i, (layer, given) in enumerate(zip(self.layers, self.shapes, strict=False))
+            build(layer, given, i) for i, (layer, given) in enumerate(zip(self.layers, self.shapes, strict=False))
         )
 
     @cached_property

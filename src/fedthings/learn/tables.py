@@ -80,9 +80,7 @@ def plain(values: ArrayLike, what: str) -> Array:
     except ValueError as error:
         raise DataError(f"{what} is no array: {error}") from None
     if array.dtype.kind not in "biufUS" or array.ndim == 0:
-        raise DataError(
-            f"{what} holds {array.dtype} with the shape {array.shape}: give an array of numbers or text"
-        )
+        raise DataError(f"{what} holds {array.dtype} with the shape {array.shape}: give an array of numbers or text")
     return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
 
 

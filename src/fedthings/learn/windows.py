@@ -43,14 +43,11 @@ def convolution(layer: Conv1d | Conv2d, given: Shape) -> Pass:
             return None
         wide = tuple(n + size - 1 for n in padded)
         around = spread(dY.reshape(*samples, *out, filters), wide, apart)
-        inside = tuple(
-            slice(m.start, m.stop + size - 1) for m in middle
-        )  # zeros of the margin need no gradient
+        inside = tuple(slice(m.start, m.stop + size - 1) for m in middle)  # zeros of the margin need no gradient
         windows = unfold(around[:, :, *inside], size, 1, rank)
-        back = np.ascontiguousarray(w["weight"][flipped].swapaxes(-1, -2)).reshape(
-            -1, windows.shape[-1], channels
-        )
-        return (windows @ back).reshape(*samples, *given)
+        back = np.ascontiguousarray(w["weight"][flipped].swapaxes(-1, -2)).reshape(-1, windows.shape[-1], channels)
+        dX: Array = windows @ back
+        return dX.reshape(*samples, *given)
 
     return Pass(forward, backward)
 
@@ -73,10 +70,8 @@ def unfold(X: Array, size: int, stride: int, rank: int) -> Array:
 
 
 def max_pool(layer: MaxPool, given: Shape) -> Pass:
-    """Return the pass, one axis after the other; of equal numbers the first takes the gradient (as in PyTorch)."""
-    axes = [
-        cells(axis, layer.size, layer.step, n) for axis, n in reversed([*enumerate(layer.shape(given)[:-1])])
-    ]
+    """Return the pass, one axis after the other; of equal numbers the first has the gradient."""
+    axes = [cells(axis, layer.size, layer.step, n) for axis, n in reversed([*enumerate(layer.shape(given)[:-1])])]
 
     def forward(w: Weights, X: Array, draw: Draw) -> tuple[Array, Kept]:
         kept = []
@@ -104,9 +99,7 @@ def max_pool(layer: MaxPool, given: Shape) -> Pass:
 
 def avg_pool(layer: AvgPool, given: Shape) -> Pass:
     """Return the pass of the mean over each window, one axis after the other."""
-    axes = [
-        cells(axis, layer.size, layer.step, n) for axis, n in reversed([*enumerate(layer.shape(given)[:-1])])
-    ]
+    axes = [cells(axis, layer.size, layer.step, n) for axis, n in reversed([*enumerate(layer.shape(given)[:-1])])]
     count = layer.size ** len(axes)
 
     def forward(w: Weights, X: Array, draw: Draw) -> tuple[Array, Kept]:

@@ -24,9 +24,7 @@ class Clip(Struct, frozen=True, tag="clip", forbid_unknown_fields=True):
 def build(spec: Clip) -> Stage:
     """Return the stage; it encodes on the device and has nothing to undo. No bytes are added."""
 
-    def encode(
-        payload: Payload, states: Sequence[State], keys: Sequence[Key]
-    ) -> tuple[Payload, Sequence[State]]:
+    def encode(payload: Payload, states: Sequence[State], keys: Sequence[Key]) -> tuple[Payload, Sequence[State]]:
         x = payload["x"]
         norm = np.sqrt(np.square(x, dtype=np.float64).sum(-1, keepdims=True))
         share = np.minimum(1.0, spec.bound / np.maximum(norm, 1e-30)).astype(x.dtype)

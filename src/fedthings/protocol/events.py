@@ -74,9 +74,7 @@ class Cancelled(NamedTuple):
     """The operator ends the federation with the model it has."""
 
 
-Event: TypeAlias = (
-    Joined | Left | CheckedIn | Declined | Arrived | Stepped | Woke | Paused | Resumed | Cancelled
-)
+Event: TypeAlias = Joined | Left | CheckedIn | Declined | Arrived | Stepped | Woke | Paused | Resumed | Cancelled
 
 # -------------------------------------------------------------- commands
 

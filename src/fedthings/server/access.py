@@ -23,9 +23,14 @@ from fedthings.wire import NAME
 ROUNDS = 1000
 """PBKDF2 iterations: generated passwords have 128 bits, and a broker hashes one each time a device links."""
 
+_HASH = "$7$"
+
 
 class Access:
-    """The broker's place and the passwords, kept in `directory/broker.json`; the CLI may edit it too."""
+    """The broker's place and the passwords, kept in `directory/broker.json`.
+
+    A password may stand there as its hash: who joins is known so, and only the coordinator's is not.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -61,7 +66,10 @@ class Access:
         """Write all three files anew, readable by their owner only. Raises StoreError."""
         known = {"host": self.host, "port": self.port, "root": self.root, "passwords": self.passwords}
         private(self.directory / "broker.json", json.dumps(known, indent=1) + "\n")
-        lines = [f"{user}:{hashed(password)}\n" for user, password in sorted(self.passwords.items())]
+        lines = [
+            f"{user}:{word if word.startswith(_HASH) else hashed(word)}\n"
+            for user, word in sorted(self.passwords.items())
+        ]
         private(self.hashes, "".join(lines))
         private(self.rules, "".join(f"user {user}\n{self._rules(user)}\n" for user in sorted(self.passwords)))
 
@@ -90,7 +98,7 @@ def hashed(password: str, salt: bytes | None = None) -> str:
     """Return `$7$rounds$salt$hash`, PBKDF2 (RFC 8018) with HMAC-SHA-512, as mosquitto_passwd(1) writes it."""
     salt = salt or secrets.token_bytes(12)
     key = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, ROUNDS, 64)
-    return f"$7${ROUNDS}${base64.b64encode(salt).decode()}${base64.b64encode(key).decode()}"
+    return f"{_HASH}{ROUNDS}${base64.b64encode(salt).decode()}${base64.b64encode(key).decode()}"
 
 
 def matches(password: str, line: str) -> bool:

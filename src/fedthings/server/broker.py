@@ -92,6 +92,10 @@ class Broker:
         """Whether the broker's process runs."""
         return self._process.poll() is None
 
+    def wait(self) -> None:
+        """Return when the broker has ended; from any thread."""
+        self._process.wait()
+
     @property
     def pid(self) -> int:
         """The id of the process that holds the broker."""

@@ -298,9 +298,7 @@ class Service:
             case events.Assign(ticket=ticket, deadline=deadline, kept=kept):
                 task, model = self.bodies.task(self.engine), self.bodies.model(self.engine, ticket.version)
                 self._used(ticket.device)[2] += self.engine.model_bytes
-                self._send(
-                    ticket.device, Assignment(ticket, task, model, max(0.0, deadline - self.now), kept)
-                )
+                self._send(ticket.device, Assignment(ticket, task, model, max(0.0, deadline - self.now), kept))
             case events.Rest(device=device, reason=reason):
                 self._send(device, Pause(reason))
             case events.Keep(ticket=ticket, lag=lag):

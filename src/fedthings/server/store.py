@@ -101,9 +101,7 @@ class Store:
         """Make `state` the one that a restart begins from, with the history so far; the journal begins anew."""
         with self._writing():
             self._connection.execute(CHECKPOINT.delete())
-            self._connection.execute(
-                CHECKPOINT.insert(), {"id": 1, "now": now, "state": checkpoint.pack(dict(state))}
-            )
+            self._connection.execute(CHECKPOINT.insert(), {"id": 1, "now": now, "state": checkpoint.pack(dict(state))})
             self._connection.execute(JOURNAL.delete())
             if lines:
                 self._connection.execute(
@@ -117,9 +115,7 @@ class Store:
         """Return what to begin from, or None in a new directory."""
         with _told():
             row = self._connection.execute(sa.select(CHECKPOINT.c.now, CHECKPOINT.c.state)).first()
-            rows = self._connection.execute(
-                sa.select(JOURNAL.c.now, JOURNAL.c.event).order_by(JOURNAL.c.number)
-            ).all()
+            rows = self._connection.execute(sa.select(JOURNAL.c.now, JOURNAL.c.event).order_by(JOURNAL.c.number)).all()
             self._connection.rollback()
         if row is None:
             return None
@@ -138,9 +134,7 @@ class Store:
         """Let `name` join; `password` is kept as its hash. Raises StoreError where it is there already."""
         try:
             with self._writing():
-                self._connection.execute(
-                    DEVICES.insert(), {"name": name, "password": password, "added": time.time()}
-                )
+                self._connection.execute(DEVICES.insert(), {"name": name, "password": password, "added": time.time()})
         except StoreError as error:
             if isinstance(error.__cause__, sa.exc.IntegrityError):
                 raise StoreError(f"the device {name} is there already: remove it first") from None

@@ -67,7 +67,9 @@ def simulate(
     if rounds < 1:
         raise SpecError(f"rounds is {rounds}: it must be at least 1")
     if federation.devices > len(fleet):
-        raise SpecError(f"devices is {federation.devices}, the fleet has {len(fleet)}: the first version would never start")
+        raise SpecError(
+            f"devices is {federation.devices}, the fleet has {len(fleet)}: the first version would never start"
+        )
     for name in fleet.names[:: max(1, len(fleet) // 1000)]:  # of a huge fleet, a thousand tell enough
         check(fleet.shard(name), federation.task, name)
     with threadpoolctl.threadpool_limits(1):
@@ -120,7 +122,12 @@ class Simulator:
                     if out is not None:
                         self._leave(out)
                     raise KeyboardInterrupt
-        facts = {"devices": len(self.fleet), "seconds": self.now, "wall_seconds": time.perf_counter() - began, "reason": self.reason}
+        facts = {
+            "devices": len(self.fleet),
+            "seconds": self.now,
+            "wall_seconds": time.perf_counter() - began,
+            "reason": self.reason,
+        }
         result = run.result(self.engine, self.history, facts)
         if out is not None:
             run.finish(out, result)
@@ -209,7 +216,9 @@ class Simulator:
             return
         state = checkpoint.unpack((out / CHECKPOINT).read_bytes())
         if state["rounds"] != self.rounds:
-            raise StoreError(f"{out} was left after a run of {state['rounds']} rounds, not {self.rounds}: give the same number")
+            raise StoreError(
+                f"{out} was left after a run of {state['rounds']} rounds, not {self.rounds}: give the same number"
+            )
         self.now = state["now"]
         self.history = [json.loads(line) for line in (out / run.HISTORY).read_text().splitlines()]
         self.coordinator.restore(state["coordinator"])
@@ -249,4 +258,3 @@ def _interruptible() -> Iterator[list[bool]]:
         yield noted
     finally:
         signal.signal(signal.SIGINT, before)
-

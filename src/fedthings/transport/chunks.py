@@ -47,9 +47,7 @@ class Source:
             raise ValueError("an empty body cannot be offered")
         self.count = -(-self.size // chunk)
 
-    def offer(
-        self, what: str, ticket: Ticket | None = None, *, retained: bool = False, first: bool = False
-    ) -> Offer:
+    def offer(self, what: str, ticket: Ticket | None = None, *, retained: bool = False, first: bool = False) -> Offer:
         """Return the Offer of this body; `first` puts chunk 0 into it, which saves a round trip."""
         data = self.chunk(0).data if first else None
         return Offer(what, self.digest, self.size, self.count, self.chunk_size, retained, ticket, data)
@@ -224,7 +222,9 @@ class _File:
         self._n = 0
         with _told(path):
             self.ready = path.is_file() and path.stat().st_size == offer.size and self._right(path)
-            if not self.ready:
+            if self.ready:  # killed just after it was sealed, the note may be left
+                self._note.unlink(missing_ok=True)
+            else:
                 self._resume()
 
     def _resume(self) -> None:
@@ -290,6 +290,4 @@ def _told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(
-            f"cannot keep {path}: {error.strerror}; is the disk full, the folder writable?"
-        ) from error
+        raise StoreError(f"cannot keep {path}: {error.strerror}; is the disk full, the folder writable?") from error

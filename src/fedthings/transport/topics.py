@@ -68,7 +68,5 @@ def _topic(root: str, *levels: str) -> str:
             raise SpecError(f"{level!r} cannot be part of a topic: use 1 to 64 of A-Z a-z 0-9 . _ -")
     topic = "/".join((root, *levels))
     if len(topic) > 128 or topic.count("/") > 5:
-        raise SpecError(
-            f"the topic {topic!r} is over 128 bytes or 6 levels: use a shorter root than {root!r}"
-        )
+        raise SpecError(f"the topic {topic!r} is over 128 bytes or 6 levels: use a shorter root than {root!r}")
     return topic

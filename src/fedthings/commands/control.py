@@ -1,0 +1,124 @@
+"""`fedthings status`, `pause`, `resume`, `cancel`: a running federation, asked over MQTT as its operator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fedthings.commands import as_json, example, quantity, show_json, text
+
+run = click.argument("run", required=False, type=click.Path())
+broker = click.option("--broker", metavar="URL", help="Instead of the run directory: mqtt://coordinator:PASSWORD@HOST.")
+root = click.option("--root", metavar="NAME", help="The first level of the topics.  [default: ft]")
+
+
+@click.command()
+@run
+@broker
+@root
+@as_json
+@example("fedthings status runs/wisdm", "fedthings status --broker mqtt://coordinator:secret@hub.local")
+def status(run: str | None, broker: str | None, root: str | None, as_json: bool) -> None:
+    """Tell what a federation does and what it waits for.
+
+    RUN is a run directory, or else the one in runs/ that was served last. Where no coordinator
+    answers, it is what the directory's state tells.
+    """
+    from fedthings.errors import TransportError
+    from fedthings.server.ask import ask, remembered
+
+    where = directory(run, broker)
+    try:
+        facts = ask("status", where, broker or "", root or "")
+    except TransportError as error:
+        if where is None:
+            raise
+        click.echo(f"{error}", err=True)
+        facts = remembered(where)
+    show_json(facts) if as_json else show(facts)
+
+
+def order(verb: str, done: str, help: str) -> click.Command:
+    """Return the command that sends `verb` to a coordinator; `done` is what it says then."""
+
+    def command(run: str | None, broker: str | None, root: str | None, as_json: bool) -> None:
+        from fedthings.server.ask import ask
+
+        facts = ask(verb, directory(run, broker), broker or "", root or "")
+        if as_json:
+            show_json(facts)
+            return
+        click.echo(done)
+        show(facts)
+
+    command.__doc__ = f"{help}\n\nRUN is a run directory, or else the one in runs/ that was served last."
+    shown = example(f"fedthings {verb} runs/wisdm")(command)
+    return click.command(verb)(run(broker(root(as_json(shown)))))
+
+
+pause = order(
+    "pause",
+    "paused: what is under way is finished, and nothing new given out until `fedthings resume`",
+    "Give out no new work until `fedthings resume`.",
+)
+resume = order("resume", "running again", "Go on after a pause.")
+cancel = order("cancel", "ended with the model there is", "End a federation now, with the model there is.")
+
+
+def directory(run: str | None, broker: str | None) -> Path | None:
+    """Return the run directory to ask about; None where only a broker is named. Raises StoreError."""
+    from fedthings.errors import StoreError
+    from fedthings.server.place import newest
+
+    if run is not None:
+        if not Path(run).is_dir():
+            raise StoreError(f"there is no run directory {run}: name the one that `fedthings serve` prints")
+        return Path(run)
+    if broker:
+        return None
+    found = newest()
+    if found is None:
+        raise StoreError("no run in runs/ was ever served: name a run directory, or --broker URL")
+    return found
+
+
+def show(facts: dict[str, Any]) -> None:
+    """Print a status as a page for people."""
+    for title, said in page(facts):
+        click.echo(f"{title:12}{said}")
+
+
+def page(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines of a status, each with its title."""
+    ended = f" ({facts['reason']})" if facts.get("reason") else ""
+    rounds = f" of {facts['rounds']}" if facts.get("rounds") else ""
+    lines = [
+        ("federation", f"{facts['federation']}: {facts['state']}{ended}, {facts['time']:.0f} s"),
+        ("phase", f"{facts['phase']}, version {facts['version']}{rounds}"),
+    ]
+    lines += [("waits for", _wait(wait)) for wait in facts["waiting"]]
+    if facts["state"] in ("running", "paused"):
+        lines.append(("devices", f"{facts['present']} present, {len(facts['at_work'])} at work{_some(facts)}"))
+        lines.append(("reports", f"{facts['kept']} of {facts['goal']} in for the next version"))
+    last = facts.get("last")
+    if last:
+        measured = ", ".join(f"{name} {text(value)}" for name, value in (last.get("test") or last["metrics"]).items())
+        lines.append((f"version {last['version']}", f"{measured or 'not measured'}; {last['updates']} reports"))
+        lines.append(("", f"{quantity(last['bytes_up'])} up, {quantity(last['bytes_down'])} down"))
+    for title, key in (("left out", "dropped"), ("refused", "refused")):
+        if facts.get(key):
+            lines.append((title, ", ".join(f"{n} {reason}" for reason, n in facts[key].items())))
+    return lines
+
+
+def _wait(wait: dict[str, Any]) -> str:
+    left = wait["seconds"]
+    return wait["for"] + (f" (at most {left:.0f} s more)" if left is not None else "")
+
+
+def _some(facts: dict[str, Any]) -> str:
+    names = facts["at_work"]
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return f": {', '.join(names[:6])}{more}" if names else ""

@@ -1,0 +1,112 @@
+"""`fedthings devices`: who may join a federation, and what each has cost."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from fedthings.commands import as_json, example, quantity, show_json, show_table
+
+
+@click.group()
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False),
+    help="The run directory.  [default: the one in runs/ that was served last]",
+)
+@click.pass_context
+def command(context: click.Context, out: str | None) -> None:
+    """Let devices in, put them out, list them.
+
+    \b
+    Examples:
+      fedthings devices --out runs/wisdm add kitchen hall
+      fedthings devices --out runs/wisdm list
+    """
+    from fedthings.commands.control import directory
+
+    context.obj = Path(out) if out else directory(None, None)
+
+
+@command.command()
+@click.argument("names", nargs=-1, required=True)
+@click.option("--show", is_flag=True, help="Print the passwords instead of writing them to files.")
+@as_json
+@click.pass_obj
+@example("fedthings devices --out runs/wisdm add kitchen hall")
+def add(out: Path, names: tuple[str, ...], show: bool, as_json: bool) -> None:
+    """Let NAMES join, each with a new password.
+
+    The coordinator keeps only a hash; the password is written once, to passwords/NAME in the run
+    directory, for you to carry to the device.
+    """
+    from fedthings.server import devices
+
+    passwords = devices.add(out, names)
+    files = {} if show else devices.hand_out(out, passwords)
+    told = _tell(out)
+    if as_json:
+        shown = [
+            {"name": name, **({"password": word} if show else {"file": str(files[name])})}
+            for name, word in passwords.items()
+        ]
+        show_json({"added": shown, "running": told})
+        return
+    for name, word in passwords.items():
+        click.echo(f"{name}  {word}" if show else f"{name}  password in {files[name]}")
+    if not show:
+        click.echo("Carry each file to its device, for `fedthings join --password-file FILE`; then delete it here.")
+
+
+@command.command()
+@click.argument("names", nargs=-1, required=True)
+@as_json
+@click.pass_obj
+@example("fedthings devices --out runs/wisdm remove kitchen")
+def remove(out: Path, names: tuple[str, ...], as_json: bool) -> None:
+    """Let NAMES join no longer; a running federation goes on without them."""
+    from fedthings.server import devices
+
+    devices.remove(out, names)
+    told = _tell(out)
+    if as_json:
+        show_json({"removed": list(names), "running": told})
+    else:
+        click.echo(f"{', '.join(names)} may join no longer")
+
+
+@command.command(name="list")
+@as_json
+@click.pass_obj
+@example("fedthings devices --out runs/wisdm list")
+def list_(out: Path, as_json: bool) -> None:
+    """List who may join, with reports kept and bytes sent and received."""
+    from fedthings.server import devices
+
+    listed = devices.listed(out)
+    if as_json:
+        show_json({"devices": [{k: v for k, v in device.items() if k != "password"} for device in listed]})
+    elif not listed:
+        click.echo(f"nobody is on the list of {out}: `fedthings devices --out {out} add NAME` lets a device in")
+    else:
+        rows = [
+            [device["name"], device["reports"], quantity(device["bytes_up"]), quantity(device["bytes_down"])]
+            for device in listed
+        ]
+        show_table(("device", "reports", "up", "down"), rows)
+
+
+def _tell(out: Path) -> bool:
+    """Make a running coordinator read the list again; return whether one runs."""
+    from fedthings.errors import FedthingsError
+    from fedthings.server.ask import ask
+    from fedthings.server.place import read
+
+    if read(out) is None:
+        return False
+    with suppress(FedthingsError):  # none runs: the next one begins with the list as it is
+        ask("reload", out)
+        return True
+    return False

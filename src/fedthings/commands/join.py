@@ -1,0 +1,121 @@
+"""`fedthings join`: the device agent. It imports no more than a device needs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fedthings.commands import as_json, example, show_json, target
+
+if TYPE_CHECKING:
+    from fedthings.device.rules import Rules
+
+PASSWORD = "FEDTHINGS_PASSWORD"
+
+
+@click.command()
+@click.option("--broker", required=True, metavar="URL", help="mqtt://HOST:PORT or mqtts://HOST:PORT.")
+@click.option("--name", required=True, help="This device's name, as the coordinator knows it.")
+@click.option("--data", required=True, type=click.Path(), help="Its own rows: npz with X, y, split; or CSV.")
+@click.option(
+    "--password-file",
+    type=click.Path(),
+    help=f"A file that holds the password.  [default: the environment's {PASSWORD}]",
+)
+@target
+@click.option("--classes", metavar="A,B,...", help="Names of text labels, in the federation's order.")
+@click.option(
+    "--state",
+    type=click.Path(file_okay=False),
+    help="Where it keeps its state and the model.  [default: ~/.fedthings/NAME]",
+)
+@click.option("--effort", type=click.FloatRange(0.01, 1), help="Its share of the local work, where it may.")
+@click.option("--rules", "rules_file", type=click.Path(), help="The owner's rules: a TOML file.")
+@click.option("--federation", metavar="NAME", help="Take part in this one only.")
+@click.option("--once", is_flag=True, help="End with the federation instead of waiting for the next.")
+@click.option("--root", default="ft", show_default=True, help="The first level of the topics.")
+@click.option("--parent", type=int, hidden=True, help="End when this process dies.")
+@as_json
+@example("fedthings join --broker mqtt://hub.local:1883 --name kitchen --data kitchen.npz --password-file kitchen.key")
+def command(
+    broker: str,
+    name: str,
+    data: str,
+    password_file: str | None,
+    target: str | None,
+    classes: str | None,
+    state: str | None,
+    effort: float | None,
+    rules_file: str | None,
+    federation: str | None,
+    once: bool,
+    root: str,
+    parent: int | None,
+    as_json: bool,
+) -> int:
+    """Take part in a federation with this device's own data.
+
+    The data stays here: what is sent are reports. The newest model is kept for `fedthings predict`.
+    """
+    # Before numpy is there: small arrays are fastest on one thread, and its number decides the bits.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from fedthings.lifeline import Ending, die_with
+
+    if parent is not None:
+        die_with(parent)
+    from msgspec.structs import replace
+
+    from fedthings.device.join import join, with_password
+    from fedthings.learn.fleet import Fleet
+
+    url = with_password(broker, name, _password(password_file))
+    rules = _rules(rules_file)
+    if effort is not None:
+        rules = replace(rules, effort=effort)
+    if federation is not None:
+        rules = replace(rules, federations=(federation,))
+    shard = Fleet.one(data, name, target, tuple(classes.split(",")) if classes else ())
+    directory = Path(state).expanduser() if state else Path.home() / ".fedthings" / name
+    with Ending() as ending:
+        did = join(name, shard, url, directory, ending, rules=rules, once=once, root=root, on_news=_say)
+    if as_json:
+        show_json({"device": name, **did._asdict()})
+    return ending.code
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _password(file: str | None) -> str:
+    """Return the password in `file`, or in the environment, or "". Raises DataError."""
+    if file is None:
+        return os.environ.get(PASSWORD, "")
+    from fedthings.errors import DataError
+
+    try:
+        return Path(file).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the password file {file} cannot be read: {error}") from None
+
+
+def _rules(file: str | None) -> Rules:
+    """Return the owner's rules in a TOML `file`, or those that refuse nothing. Raises SpecError."""
+    import tomllib
+
+    from fedthings.device.rules import Rules
+    from fedthings.errors import SpecError
+    from fedthings.federation import decode
+
+    if file is None:
+        return Rules()
+    try:
+        return decode(tomllib.loads(Path(file).read_text()), Rules)
+    except OSError as error:
+        raise SpecError(f"the rules {file} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, SpecError) as error:
+        raise SpecError(f"the rules {file}: {error}") from None

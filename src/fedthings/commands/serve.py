@@ -1,0 +1,146 @@
+"""`fedthings serve`: the coordinator, with a broker of its own unless one is named."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fedthings.commands import as_json, example, show_json, target
+from fedthings.commands.simulate import central_set, show_summary, targets
+
+if TYPE_CHECKING:
+    from fedthings.server.serve import Server
+
+
+@click.command()
+@click.argument("fed", type=click.Path())
+@click.option("--rounds", default=30, show_default=True, type=click.IntRange(1), help="Versions to make.")
+@click.option("--out", type=click.Path(file_okay=False), help="Run directory.  [default: runs/NAME]")
+@click.option("--broker", metavar="URL", help="An MQTT broker: mqtt://coordinator:PASSWORD@HOST:1883.")
+@click.option("--host", metavar="ADDRESS", help="Own broker: where it listens.  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(1, 65535), help="Own broker: its port.  [default: a free one]")
+@click.option("--root", metavar="NAME", help="The first level of the topics.  [default: ft]")
+@click.option("--fsync", is_flag=True, help="Survive a loss of power too: each write reaches the disk.")
+@click.option("--test", type=click.Path(), help="A central test set: npz with X and y, or CSV.")
+@click.option("--init", type=click.Path(), help="A model.safetensors to begin with.")
+@click.option("--stop", multiple=True, callback=targets, metavar="METRIC=VALUE", help="End when this is reached.")
+@click.option("--trace", is_flag=True, help="Write every event and command to trace.jsonl.")
+@click.option("--stay", is_flag=True, help="Stay after the end, for devices that come late.")
+@target
+@as_json
+@example(
+    "fedthings serve wisdm.toml --rounds 50 --host 0.0.0.0 --port 1883 --out runs/wisdm",
+    "fedthings serve wisdm.toml --broker mqtt://coordinator:secret@hub.local --stop accuracy=0.8",
+)
+def command(
+    fed: str,
+    rounds: int,
+    out: str | None,
+    broker: str | None,
+    host: str | None,
+    port: int | None,
+    root: str | None,
+    fsync: bool,
+    test: str | None,
+    init: str | None,
+    stop: dict[str, float] | None,
+    trace: bool,
+    stay: bool,
+    target: str | None,
+    as_json: bool,
+) -> int:
+    """Coordinate a federation of real devices.
+
+    FED is a TOML file, or a Python file that defines `federation`. Stopped in any way, the same
+    command goes on from the last report. Devices are let in with `fedthings devices add`.
+    """
+    # Before numpy is there: the same number of threads everywhere, since it decides the bits.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if broker and (host or port):
+        raise click.UsageError("--host and --port are for a broker of our own: leave them out with --broker")
+    from fedthings.federation import load
+    from fedthings.learn import save
+    from fedthings.lifeline import Ending
+    from fedthings.progress import Progress
+    from fedthings.server.serve import Server
+
+    federation = load(fed)
+    directory = Path(out) if out else Path("runs") / federation.name
+    with Ending() as ending, Progress(rounds) as progress:
+        server: Server | None = None
+
+        def version(line: dict[str, Any]) -> None:
+            progress.show(line, "" if server is None else _at_work(server))
+
+        def step() -> None:
+            if server is not None and not server.service.history:
+                progress.say("; ".join(wait.reason for wait in server.service.coordinator.waits) or "waiting")
+
+        with Server(
+            federation,
+            rounds,
+            directory,
+            broker=broker or "",
+            host=host or "",
+            port=port or 0,
+            root=root or "",
+            init=None if init is None else save.load(init)[1],
+            test=None if test is None else central_set(test, target, ()),
+            stop=stop,
+            fsync=fsync,
+            trace=trace,
+            on_version=version,
+            on_news=_say,
+            on_step=step,
+        ) as server:
+            _say(invitation(server))
+            ending.attach(server.wake)
+            result = server.run(ending, stay)
+    if result is None:
+        _say(f"stopped; nothing is lost. To go on: {again(fed, rounds, directory, broker)}")
+        return ending.code
+    if as_json:
+        show_json(result.summary)
+    else:
+        show_summary(result.summary, str(directory))
+    return 0
+
+
+def invitation(server: Server) -> str:
+    """Return where devices can join, without secrets."""
+    from fedthings.server.devices import PASSWORDS
+    from fedthings.transport.link import Address
+
+    address = Address.parse(server.url)
+    scheme = "mqtts" if address.tls else "mqtt"
+    root = f" --root {server.root}" if server.root != "ft" else ""
+    join = f"fedthings join --broker {scheme}://{address} --name NAME --data FILE --password-file NAME.key{root}"
+    lines = [f"{server.directory}: devices join with", f"  {join}"]
+    add = f"fedthings devices --out {server.directory} add NAME"
+    if server.names:
+        lines.append(f"{len(server.names)} devices may join; their passwords are in {server.directory / PASSWORDS}")
+    elif server.broker is not None:
+        lines.append(f"nobody may join yet: `{add}` lets a device in, now or later")
+    else:
+        lines.append(f"every device that the broker lets in may join; `{add}` makes it a list of names")
+    if server.broker is not None and server.broker.access.host in ("127.0.0.1", "::1", "localhost"):
+        lines.append("only from this machine: start with --host 0.0.0.0 for others")
+    return "\n".join(lines)
+
+
+def again(fed: str, rounds: int, directory: Path, broker: str | None) -> str:
+    """Return the command that goes on with a run; a password is left out."""
+    more = " --broker URL" if broker else ""
+    return f"fedthings serve {fed} --rounds {rounds} --out {directory}{more}"
+
+
+def _at_work(server: Server) -> str:
+    return f"{len(server.service.coordinator.tasks)} devices at work"
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)

@@ -1,0 +1,228 @@
+"""The coordinator's process: broker, transport, service and a clock, from the start to the last goodbye."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from math import inf
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from fedthings import run
+from fedthings.errors import StoreError
+from fedthings.federation import Federation
+from fedthings.history import Line
+from fedthings.lifeline import Ending, alone
+from fedthings.messages import Ask, Bye
+from fedthings.run import Run
+from fedthings.server import devices
+from fedthings.server.access import Access
+from fedthings.server.broker import Broker
+from fedthings.server.place import Place, identity
+from fedthings.server.service import Service
+from fedthings.transport.mqtt import MqttTransport
+from fedthings.transport.topics import COORDINATOR, ROOT
+from fedthings.transport.transport import Arrival, Delivery, Linked, Unlinked
+from fedthings.vector import Array, Vector
+
+log = logging.getLogger("fedthings.server")
+
+LINGER = 10.0
+"""Seconds that devices have at the end to fetch the last model and say Bye."""
+TRACE = "trace.jsonl"
+_LONGEST = 86400.0  # seconds of one wait; a queue takes no infinity
+
+
+class Server:
+    """One federation served in real time: `with Server(...) as server: result = server.run(ending)`.
+
+    `broker` is the URL of an MQTT broker, coordinator's password included; "" starts one in `directory`.
+    `on_news(text)` hears what a person should know, `on_step()` follows each arrival.
+    Raises StoreError, TransportError, SpecError.
+    """
+
+    def __init__(
+        self,
+        federation: Federation,
+        rounds: int,
+        directory: Path,
+        *,
+        broker: str = "",
+        host: str = "",
+        port: int = 0,
+        root: str = "",
+        init: Vector | None = None,
+        test: tuple[Array, Array] | None = None,
+        stop: Mapping[str, float] | None = None,
+        fsync: bool = False,
+        trace: bool = False,
+        on_version: Callable[[Line], None] | None = None,
+        on_news: Callable[[str], None] = lambda text: None,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.directory = run.prepare(directory, federation)
+        self.broker: Broker | None = None
+        self.on_news, self.on_step = on_news, on_step
+        self._linked_again = False
+        with ExitStack() as stack:
+            stack.enter_context(alone(self.directory, "the run directory"))
+            self.names = {device["name"]: device["password"] for device in devices.listed(self.directory)}
+            self._open = bool(broker) and not self.names  # a broker of one's own lets in whom it lets in
+            name = identity(self.directory, federation.name)
+            self.url = broker or self._start_broker(stack, host, port, root)
+            self.root = (root or ROOT) if self.broker is None else self.broker.access.root
+            self.transport = MqttTransport(self.url, COORDINATOR, name, root=self.root)
+            stack.callback(self.transport.close)
+            Place(name, self.url, self.root).write(self.directory)
+            lines = stack.enter_context((self.directory / TRACE).open("a", 1)) if trace else None
+            self.service = Service(
+                federation,
+                rounds,
+                self.directory,
+                self.transport,
+                init=init,
+                test=test,
+                stop=stop,
+                allowed=lambda name: self._open or name in self.names,
+                on_version=on_version,
+                fsync=fsync,
+                trace=lines,
+            )
+            stack.callback(self.service.close)
+            # Federation time stands still while no process serves it.
+            self._begun = time.monotonic() - self.service.now
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def now(self) -> float:
+        """Seconds of federation time."""
+        return time.monotonic() - self._begun
+
+    def wake(self) -> None:
+        """Make `run` look around; from any thread or signal handler."""
+        self.transport.inbox.wake()
+
+    # ------------------------------------------------------------------ running
+
+    def run(self, ending: Ending, stay: bool = False) -> Run | None:
+        """Serve to the end and return the run; None where `ending` came first: a new start goes on from there.
+
+        `stay`: go on after the end, for devices that come late, until `ending`.
+        """
+        service = self.service
+        while not service.done and not ending:
+            self._step(service.alarm)
+        if not service.done:
+            return None
+        with _written(self.directory):
+            service.announce()
+            facts = {
+                "devices": len(service.coordinator.last),
+                "seconds": service.now,
+                "reason": service.reason,
+            }
+            result = run.result(service.engine, service.history, facts)
+            run.finish(self.directory, result)
+        self._part(ending, stay)
+        return result
+
+    def _step(self, until: float) -> Arrival | None:
+        """Wait for the next arrival, `until` at the latest, and see to it."""
+        timeout = min(max(0.0, until - self.now), _LONGEST)
+        arrival = self.transport.inbox.get(timeout)
+        now = self.now
+        with _written(self.directory):
+            if arrival is not None:
+                self._look(arrival, now)
+                self.service.receive(arrival, now)
+            self.service.wake(now)
+        self.on_step()
+        return arrival
+
+    def _part(self, ending: Ending, stay: bool) -> None:
+        """Let the devices that are present fetch the last model: each says Bye when it has it."""
+        staying = set(self.service.coordinator.present)
+        end = self.now + LINGER
+        while not ending and (stay or (staying and self.now < end)):
+            arrival = self._step(inf if stay else end)
+            if isinstance(arrival, Delivery) and isinstance(arrival.message, Bye):
+                staying.discard(arrival.sender)
+        if staying and not stay and not ending:
+            self.on_news(f"{len(staying)} devices did not fetch the last model within {LINGER:g} seconds")
+        self.service.bodies.keep_only(-1, ())  # nothing may stay at a broker that is not ours
+
+    # ----------------------------------------------------------------- arrivals
+
+    def _look(self, arrival: Arrival, now: float) -> None:
+        """See to what is the process's own concern: the link, the broker, the list of devices."""
+        if isinstance(arrival, Unlinked):
+            self.on_news(f"no link to the broker: {arrival.reason}; waiting for it to come back")
+            self._linked_again = True
+        elif isinstance(arrival, Linked) and self._linked_again:
+            self.on_news("linked to the broker again")
+            self._linked_again = False
+        elif isinstance(arrival, Delivery) and isinstance(arrival.message, Ask):
+            if arrival.message.verb == "reload":
+                self._reload(now)
+        if self.broker is not None and not self.broker.alive:
+            self.on_news("the broker has died: starting it again")
+            self.broker = Broker.start(self.directory)
+            self._watch(self.broker)
+
+    def _reload(self, now: float) -> None:
+        """Read the list of devices again; one that was taken off it is gone."""
+        names = {device["name"]: device["password"] for device in self.service.store.devices()}
+        gone = self.names.keys() - names.keys()
+        for name in sorted(gone & self.service.coordinator.present):
+            self.service.receive(Delivery(name, Bye(), self.transport.federation), now)
+        self._open = self._open and not names
+        self.names = names
+        if self.broker is not None:
+            for name in gone:
+                self.broker.access.passwords.pop(name, None)
+            self.broker.admit(names)
+
+    # ------------------------------------------------------------------- broker
+
+    def _start_broker(self, stack: ExitStack, host: str, port: int, root: str) -> str:
+        access = Access(self.directory)
+        kept = {user: word for user, word in access.passwords.items() if user == COORDINATOR}
+        access.passwords = kept | self.names
+        access.write()
+        self.broker = Broker.start(self.directory, port, host=host, root=root)
+        stack.callback(lambda: self.broker and self.broker.stop())
+        self._watch(self.broker)
+        return self.broker.url()
+
+    def _watch(self, broker: Broker) -> None:
+        """Look around when `broker` ends; nothing polls."""
+
+        def wait() -> None:
+            broker.wait()
+            self.wake()
+
+        threading.Thread(target=wait, name="broker", daemon=True).start()
+
+
+@contextmanager
+def _written(directory: Path) -> Iterator[None]:
+    """Turn what a disk says into a StoreError with the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"the run directory {directory} cannot be written: {error.strerror}; make room or check its "
+            "rights, then start again: nothing acknowledged is lost"
+        ) from error

@@ -1,0 +1,70 @@
+"""A shard that does not fit its task is refused with the device, the value and the remedy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fedthings.errors import DataError
+from fedthings.learn.data import Shard, check
+from fedthings.learn.model import dense, impute, mlp, sequential, standardise
+from fedthings.learn.task import Task
+
+X = np.arange(12, dtype="f4").reshape(4, 3)
+CLASSES = Task(model=mlp(3, 4), loss="cross_entropy")
+BINARY = Task(model=mlp(3, 1), loss="binary_cross_entropy")
+VALUES = Task(model=mlp(3, 2), loss="mse")
+
+
+def shard(X: np.ndarray = X, y: object = (0, 1, 2, 3), test: bool = False) -> Shard:
+    """Put the arrays on the training side, or on the test side of a good training side."""
+    y = np.asarray(y)
+    if test:
+        return Shard(np.zeros((1, 3), "f4"), y[:1].clip(0, 1).round(), X, y)
+    return Shard(X, y, X[:0], y[:0])
+
+
+def wrong(value: float) -> np.ndarray:
+    array = X.copy()
+    array[2, 1] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("task", "shard", "words"),
+    [
+        (CLASSES, shard(X[:0], y=[]), "d7 has no training samples: give it some, or leave"),
+        (CLASSES, shard(X[:, :2]), r"d7: X has samples of shape \(2,\), the model takes \(3,\): reshape"),
+        (CLASSES, shard(X[:, :2], test=True), r"d7: test_X has samples of shape \(2,\)"),
+        (CLASSES, shard(X, y=[0, 1]), "d7: X has 4 samples and 2 targets"),
+        (CLASSES, shard(X.astype(str)), "d7: X is <U.*float32"),
+        (CLASSES, shard(wrong(np.inf)), r"d7: X has 1 of 12 .*sample 2, feature 1\) infinite"),
+        (CLASSES, shard(wrong(np.nan)), r"d7: X has 1 of 12 .*missing.*normalise=\"fleet\".*impute"),
+        (CLASSES, shard(y=[0, 1, 2, 4]), "d7: y has the label 4, the model has 4 outputs: labels go from 0 to 3"),
+        (CLASSES, shard(y=[0, 1, 2, 4], test=True), "d7: test_y has the label 4"),
+        (CLASSES, shard(y=[0, -1, 2, 3]), "d7: y has the label -1"),
+        (CLASSES, shard(y=[0, 1.5, 2, 3]), "d7: y has the label 1.5: cross_entropy takes whole"),
+        (CLASSES, shard(y=["a", "b", "a", "b"]), "d7: y is <U1: number the classes"),
+        (CLASSES, shard(y=np.zeros((4, 2))), r"d7: y has shape \(4, 2\): give one class number"),
+        (VALUES, shard(y=[0.5, 1, 2, 3]), "d7: y has 1 targets a sample, the model has 2 outputs"),
+        (VALUES, shard(y=np.zeros((4, 3))), "d7: y has 3 targets a sample.*give the last layer 3 units"),
+        (VALUES, shard(y=np.full((4, 2), np.nan)), "d7: y has 8 of 8 .*not finite"),
+        (BINARY, shard(y=[0, 1, 2, 1]), "d7: y has the label 2: binary_cross_entropy takes 0 and 1"),
+    ],
+)
+def test_refused(task: Task, shard: Shard, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        check(shard, task, "d7")
+
+
+def test_accepted() -> None:
+    check(shard(), CLASSES, "d7")
+    check(shard(y=[0.0, 1.0, 2.0, 3.0]), CLASSES, "d7")
+    check(shard(y=[0, 1, 1, 0], test=True), BINARY, "d7")
+    check(shard(y=np.ones((4, 1), "f4")), BINARY, "d7")
+    check(shard(y=np.ones((4, 2), "f4")), VALUES, "d7")
+    check(shard(y=["a"] * 4), Task(model=mlp(3, 3), loss="reconstruction"), "d7")
+    gaps = shard(wrong(np.nan))
+    for first in (impute(0.0), standardise([0, 0, 0], [1, 1, 1])):
+        check(gaps, Task(model=sequential(3, first, dense(4)), loss="cross_entropy"), "d7")
+    check(gaps, Task(model=mlp(3, 4), loss="cross_entropy", normalise="fleet"), "d7")

@@ -1,0 +1,222 @@
+"""Chunks in any order, lost, twice or damaged give the body or nothing; an offer that lies is refused."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedthings.errors import StoreError, WireError
+from fedthings.messages import Chunk, Offer, Want
+from fedthings.transport.chunks import LARGEST, Assembly, Source
+
+LIMIT = 1 << 20
+
+
+def pull(source: Source, assembly: Assembly) -> None:
+    """Let `assembly` want and get until it is done."""
+    while not assembly.done:
+        for chunk in source.answer(Want(source.digest, assembly.wants())):
+            assembly.add(chunk)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(min_size=1, max_size=300), st.integers(1, 40), st.integers(1, 8), st.booleans(), st.data())
+def test_any_order_duplication_and_loss_give_the_body(
+    body: bytes, size: int, window: int, first: bool, data: st.DataObject
+) -> None:
+    source = Source(body, size)
+    assembly = Assembly(source.offer("report", first=first), LIMIT, window=window)
+    asked: list[int] = []
+    rounds = 0
+    while not assembly.done:
+        wants = assembly.wants()
+        assert len(wants) <= window
+        asked += wants
+        if not asked:  # all that was asked for is lost: as after a deadline
+            assembly.retry()
+            rounds += 1
+            continue
+        picked = data.draw(st.permutations(asked)) if rounds < 3 else asked
+        for index in picked:
+            if rounds >= 3 or data.draw(st.booleans()):
+                chunk = source.chunk(index)
+                assert assembly.add(chunk)
+                assert not assembly.add(chunk)
+        asked = []
+    assert assembly.data == body
+    assert assembly.wants() == ()
+    assert assembly.missing == 0 and assembly.wrong == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.binary(min_size=1, max_size=200), st.integers(1, 30), st.data())
+def test_a_damaged_chunk_is_found_and_the_body_comes_after_all(body: bytes, size: int, data: st.DataObject) -> None:
+    source = Source(body, size)
+    assembly = Assembly(source.offer("model"), LIMIT)
+    bad = data.draw(st.integers(0, source.count - 1))
+    for index in range(source.count):
+        chunk = source.chunk(index)
+        if index == bad:
+            chunk = msgspec.structs.replace(chunk, data=bytes([chunk.data[0] ^ 1]) + chunk.data[1:])
+        assembly.add(chunk)
+    assert not assembly.done and assembly.wrong == 1 and assembly.missing == source.count
+    pull(source, assembly)
+    assert assembly.data == body
+
+
+def test_the_window_slides_when_half_of_it_has_come() -> None:
+    source = Source(bytes(range(100)), 1)
+    assembly = Assembly(source.offer("model"), LIMIT, window=8)
+    assert assembly.wants() == tuple(range(8))
+    assert assembly.wants() == ()
+    for index in range(3):
+        assembly.add(source.chunk(index))
+    assert assembly.wants() == ()
+    assembly.add(source.chunk(3))
+    assert assembly.wants() == (8, 9, 10, 11)
+    assembly.retry()
+    assert assembly.wants() == tuple(range(4, 12))
+
+
+def test_first_is_chunk_0() -> None:
+    assembly = Assembly(Source(b"small").offer("report", first=True), LIMIT)
+    assert assembly.done and assembly.data == b"small"
+    with pytest.raises(WireError):
+        Assembly(msgspec.structs.replace(Source(b"small").offer("report"), first=b"smal"), LIMIT)
+
+
+def test_a_file_is_offered_like_bytes(tmp_path: Path) -> None:
+    body = bytes(range(256)) * 50
+    path = tmp_path / "body"
+    path.write_bytes(body)
+    source, same = Source(path, 1000), Source(body, 1000)
+    assert source.offer("model") == same.offer("model")
+    assert [source.chunk(i) for i in range(source.count)] == [same.chunk(i) for i in range(same.count)]
+    assert source.digest == hashlib.sha256(body).digest()
+    for index in (-1, source.count):
+        with pytest.raises(WireError):
+            source.chunk(index)
+
+
+GOOD = Source(b"x" * 100, 10).offer("report")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"count": 9}, "malformed"),
+        ({"count": 11}, "malformed"),
+        ({"size": 101}, "malformed"),
+        ({"size": 0, "count": 0}, "malformed"),
+        ({"chunk": 0}, "malformed"),
+        ({"chunk": -10}, "malformed"),
+        ({"chunk": LARGEST + 1, "count": 1}, "malformed"),
+        ({"size": LIMIT + 1}, "too large"),
+        ({"size": 2**62, "count": 2**62, "chunk": 1}, "too large"),
+        ({"first": b"x" * 9}, "malformed"),
+    ],
+)
+def test_an_offer_that_lies_is_refused(change: dict[str, object], reason: str) -> None:
+    with pytest.raises(WireError) as refused:
+        Assembly(msgspec.structs.replace(GOOD, **change), LIMIT)
+    assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        Chunk(b"e" * 32, 0, b"x" * 10),
+        Chunk(GOOD.digest, 10, b"x" * 10),
+        Chunk(GOOD.digest, 0, b"x" * 9),
+        Chunk(GOOD.digest, 0, b"x" * 11),
+    ],
+)
+def test_a_chunk_of_something_else_is_refused(chunk: Chunk) -> None:
+    assembly = Assembly(GOOD, LIMIT)
+    with pytest.raises(WireError):
+        assembly.add(chunk)
+    assert assembly.missing == 10
+
+
+# --------------------------------------------------------------- files and resume
+
+
+def begun(path: Path, have: int, body: bytes = bytes(range(250)), size: int = 10) -> tuple[Source, Offer]:
+    """Leave behind what a process that was killed after `have` chunks leaves."""
+    source = Source(body, size)
+    offer = source.offer("report")
+    assembly = Assembly(offer, LIMIT, path)
+    for index in range(0, 2 * have, 2):
+        assembly.add(source.chunk(index))
+    return source, offer
+
+
+def test_a_restarted_process_goes_on_with_what_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "report"
+    source, offer = begun(path, 10)
+    assembly = Assembly(offer, LIMIT, path, window=100)
+    assert assembly.wants() == (1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 24)
+    assembly.retry()
+    pull(source, assembly)
+    assert assembly.data == path.read_bytes() == bytes(range(250))
+    assert [p.name for p in tmp_path.iterdir()] == ["report"]
+    again = Assembly(offer, LIMIT, path)
+    assert again.done and again.wants() == () and again.data == bytes(range(250))
+
+
+def test_a_file_of_another_offer_is_not_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "report"
+    begun(path, 10)
+    other = Source(bytes(250), 10)
+    assembly = Assembly(other.offer("report"), LIMIT, path)
+    assert assembly.missing == 25
+    pull(other, assembly)
+    assert path.read_bytes() == bytes(250)
+
+
+def test_a_partial_file_that_was_damaged_starts_over(tmp_path: Path) -> None:
+    path = tmp_path / "report"
+    source, offer = begun(path, 10)
+    part = tmp_path / "report.part"
+    part.write_bytes(b"?" + part.read_bytes()[1:])
+    assembly = Assembly(offer, LIMIT, path)
+    pull(source, assembly)
+    assert assembly.wrong == 1 and path.read_bytes() == bytes(range(250))
+
+
+def test_a_cut_note_starts_over(tmp_path: Path) -> None:
+    path = tmp_path / "report"
+    source, offer = begun(path, 10)
+    note = tmp_path / "report.have"
+    note.write_bytes(note.read_bytes()[:20])
+    assembly = Assembly(offer, LIMIT, path)
+    assert assembly.missing == 25
+    pull(source, assembly)
+    assert assembly.data == bytes(range(250))
+
+
+def test_killed_between_the_last_chunk_and_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "report"
+    source, offer = begun(path, 1, body=b"0123456789")  # done: take the file back to .part, all bits set
+    path.rename(tmp_path / "report.part")
+    head = offer.digest + offer.size.to_bytes(8, "big") + offer.chunk.to_bytes(8, "big")
+    (tmp_path / "report.have").write_bytes(head + b"\x01")
+    assert Assembly(offer, LIMIT, path).done
+    assert path.read_bytes() == b"0123456789" == source.body
+
+
+def test_discard_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "report"
+    _, offer = begun(path, 3)
+    Assembly(offer, LIMIT, path).discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no-folder"):
+        Assembly(GOOD, LIMIT, tmp_path / "no-folder" / "report")
