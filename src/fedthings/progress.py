@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from fedthings.commands import quantity
-
 EVERY = 3.0
 """Seconds between plain lines."""
 
@@ -81,3 +79,12 @@ def words(line: Mapping[str, Any], rounds: int, up: int, down: int, more: str = 
         parts.append("left out: " + ", ".join(f"{n} {reason}" for reason, n in line["dropped"].items()))
     parts.append(f"{quantity(up)} up, {quantity(down)} down")
     return "  ".join([*parts, more] if more else parts)
+
+
+def quantity(size: float) -> str:
+    """Return `size` in bytes as people read it."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"

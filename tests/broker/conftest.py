@@ -55,7 +55,7 @@ def until(end: MqttTransport, kind: type, seconds: float = 5.0, message: type = 
     stop = time.monotonic() + seconds
     while (left := stop - time.monotonic()) > 0:
         arrival = end.inbox.get(left)
-        if isinstance(arrival, kind) and isinstance(getattr(arrival, "message", None), message):
+        if arrival is not None and isinstance(arrival, kind) and isinstance(getattr(arrival, "message", None), message):
             return arrival
     pytest.fail(f"no {kind.__name__} {message.__name__} within {seconds} seconds")
 

@@ -170,3 +170,14 @@ def test_runs() -> None:
     assert found(5, 5, 3, 0, 0, 5) == [(0, 2, 5), (2, 3, 3), (5, 6, 5)]
     assert found(4) == [(0, 1, 4)]
     assert found(0, 0) == []
+
+
+def test_a_device_without_samples_changes_nothing_and_weighs_nothing() -> None:
+    task = Task(model=LINE, loss="mse")
+    shards, keys = [line([], []), line([1], [1])], [KEY, KEY._replace(device="b")]
+    fit, _ = trainer(task, weight="equal").many({"x": np.zeros(2)}, [None] * 2, shards, keys, [1.0] * 2)
+    assert fit.weight.tolist() == [0, 1]
+    assert fit.metrics["train"][0].tolist() == [0, 0]
+    assert not fit.report["x"][0].any() and fit.report["x"][1].all()
+    alone, _ = trainer(task).one({"x": np.zeros(2)}, None, shards[0], KEY, 1.0)
+    assert alone.weight == 0

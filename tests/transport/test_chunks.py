@@ -202,12 +202,24 @@ def test_a_cut_note_starts_over(tmp_path: Path) -> None:
 
 def test_killed_between_the_last_chunk_and_the_end(tmp_path: Path) -> None:
     path = tmp_path / "report"
-    source, offer = begun(path, 1, body=b"0123456789")  # done: take the file back to .part, all bits set
-    path.rename(tmp_path / "report.part")
+    source, offer = begun(path, 1, body=b"0123456789", size=5)
+    (tmp_path / "report.part").write_bytes(b"0123456789")
     head = offer.digest + offer.size.to_bytes(8, "big") + offer.chunk.to_bytes(8, "big")
-    (tmp_path / "report.have").write_bytes(head + b"\x01")
+    (tmp_path / "report.have").write_bytes(head + b"\x03")
     assert Assembly(offer, LIMIT, path).done
     assert path.read_bytes() == b"0123456789" == source.body
+
+
+def test_a_body_of_one_chunk_is_written_when_it_is_right(tmp_path: Path) -> None:
+    path = tmp_path / "report"
+    source = Source(b"0123456789")
+    assembly = Assembly(source.offer("report"), LIMIT, path)
+    assembly.add(Chunk(source.digest, 0, b"012345678?"))
+    assert assembly.wrong == 1 and not path.exists()
+    pull(source, assembly)
+    assert path.read_bytes() == b"0123456789" == assembly.data
+    assembly.discard()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_discard_leaves_nothing(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from fedthings.commands import as_json, example, quantity, show_json, text
+from fedthings.commands import as_json, example, show_json, text
+from fedthings.progress import quantity
 
 run = click.argument("run", required=False, type=click.Path())
 broker = click.option("--broker", metavar="URL", help="Instead of the run directory: mqtt://coordinator:PASSWORD@HOST.")
@@ -115,7 +116,7 @@ def page(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _wait(wait: dict[str, Any]) -> str:
     left = wait["seconds"]
-    return wait["for"] + (f" (at most {left:.0f} s more)" if left is not None else "")
+    return f"{wait['for']}" + (f" (at most {left:.0f} s more)" if left is not None else "")
 
 
 def _some(facts: dict[str, Any]) -> str:

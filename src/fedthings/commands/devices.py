@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from fedthings.commands import as_json, example, quantity, show_json, show_table
+from fedthings.commands import as_json, example, show_json, show_table
+from fedthings.progress import quantity
 
 
 @click.group()

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from fedthings.commands import as_json, example, quantity, show_json
+from fedthings.commands import as_json, example, show_json
 from fedthings.commands.predict import held
+from fedthings.progress import quantity
 
 
 @click.command()

@@ -37,6 +37,13 @@ PASSWORD = "FEDTHINGS_PASSWORD"
 @click.option("--federation", metavar="NAME", help="Take part in this one only.")
 @click.option("--once", is_flag=True, help="End with the federation instead of waiting for the next.")
 @click.option("--root", default="ft", show_default=True, help="The first level of the topics.")
+@click.option(
+    "--reconnect",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(0.1),
+    help="Longest wait in seconds before a lost link is tried again.",
+)
 @click.option("--parent", type=int, hidden=True, help="End when this process dies.")
 @as_json
 @example("fedthings join --broker mqtt://hub.local:1883 --name kitchen --data kitchen.npz --password-file kitchen.key")
@@ -53,6 +60,7 @@ def command(
     federation: str | None,
     once: bool,
     root: str,
+    reconnect: float,
     parent: int | None,
     as_json: bool,
 ) -> int:
@@ -81,7 +89,9 @@ def command(
     shard = Fleet.one(data, name, target, tuple(classes.split(",")) if classes else ())
     directory = Path(state).expanduser() if state else Path.home() / ".fedthings" / name
     with Ending() as ending:
-        did = join(name, shard, url, directory, ending, rules=rules, once=once, root=root, on_news=_say)
+        did = join(
+            name, shard, url, directory, ending, rules=rules, once=once, root=root, patience=reconnect, on_news=_say
+        )
     if as_json:
         show_json({"device": name, **did._asdict()})
     return ending.code

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from fedthings.commands import as_json, example, quantity, show_json, show_table
+from fedthings.commands import as_json, example, show_json, show_table
 from fedthings.commands.runs import described_best, history, read_json
+from fedthings.progress import quantity
 
 
 @click.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 @click.argument("fed", type=click.Path())
 @click.option("--rounds", default=30, show_default=True, type=click.IntRange(1), help="Versions to make.")
 @click.option("--out", type=click.Path(file_okay=False), help="Run directory.  [default: runs/NAME]")
-@click.option("--broker", metavar="URL", help="An MQTT broker: mqtt://coordinator:PASSWORD@HOST:1883.")
+@click.option(
+    "--broker",
+    metavar="URL|KIND",
+    help="An MQTT broker, mqtt://coordinator:PASSWORD@HOST:1883; or the kind of our own, mosquitto or amqtt.",
+)
 @click.option("--host", metavar="ADDRESS", help="Own broker: where it listens.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(1, 65535), help="Own broker: its port.  [default: a free one]")
 @click.option("--root", metavar="NAME", help="The first level of the topics.  [default: ft]")
@@ -70,17 +74,10 @@ def command(
 
     federation = load(fed)
     directory = Path(out) if out else Path("runs") / federation.name
-    with Ending() as ending, Progress(rounds) as progress:
-        server: Server | None = None
-
-        def version(line: dict[str, Any]) -> None:
-            progress.show(line, "" if server is None else _at_work(server))
-
-        def step() -> None:
-            if server is not None and not server.service.history:
-                progress.say("; ".join(wait.reason for wait in server.service.coordinator.waits) or "waiting")
-
-        with Server(
+    with (
+        Ending() as ending,
+        Progress(rounds) as progress,
+        Server(
             federation,
             rounds,
             directory,
@@ -93,15 +90,20 @@ def command(
             stop=stop,
             fsync=fsync,
             trace=trace,
-            on_version=version,
+            on_version=progress.show,
             on_news=_say,
-            on_step=step,
-        ) as server:
-            _say(invitation(server))
-            ending.attach(server.wake)
-            result = server.run(ending, stay)
+        ) as server,
+    ):
+        _say(invitation(server))
+        ending.attach(server.wake)
+
+        def step() -> None:
+            if not server.service.history:
+                progress.say("; ".join(wait.reason for wait in server.service.coordinator.waits))
+
+        result = server.run(ending, stay, step)
     if result is None:
-        _say(f"stopped; nothing is lost. To go on: {again(fed, rounds, directory, broker)}")
+        _say(f"stopped, nothing is lost: the same command goes on with the run in {directory}")
         return ending.code
     if as_json:
         show_json(result.summary)
@@ -112,13 +114,16 @@ def command(
 
 def invitation(server: Server) -> str:
     """Return where devices can join, without secrets."""
-    from fedthings.server.devices import PASSWORDS
-    from fedthings.transport.link import Address
+    import socket
 
-    address = Address.parse(server.url)
-    scheme = "mqtts" if address.tls else "mqtt"
+    from fedthings.server.devices import PASSWORDS
+
+    scheme = "mqtts" if server.address.tls else "mqtt"
+    host, own = str(server.address), server.broker.access.host if server.broker else ""
+    if own in ("0.0.0.0", "::"):  # others know this machine by its name
+        host = f"{socket.gethostname()}:{server.address.port}"
     root = f" --root {server.root}" if server.root != "ft" else ""
-    join = f"fedthings join --broker {scheme}://{address} --name NAME --data FILE --password-file NAME.key{root}"
+    join = f"fedthings join --broker {scheme}://{host} --name NAME --data FILE --password-file NAME.key{root}"
     lines = [f"{server.directory}: devices join with", f"  {join}"]
     add = f"fedthings devices --out {server.directory} add NAME"
     if server.names:
@@ -127,19 +132,9 @@ def invitation(server: Server) -> str:
         lines.append(f"nobody may join yet: `{add}` lets a device in, now or later")
     else:
         lines.append(f"every device that the broker lets in may join; `{add}` makes it a list of names")
-    if server.broker is not None and server.broker.access.host in ("127.0.0.1", "::1", "localhost"):
+    if own in ("127.0.0.1", "::1", "localhost"):
         lines.append("only from this machine: start with --host 0.0.0.0 for others")
     return "\n".join(lines)
-
-
-def again(fed: str, rounds: int, directory: Path, broker: str | None) -> str:
-    """Return the command that goes on with a run; a password is left out."""
-    more = " --broker URL" if broker else ""
-    return f"fedthings serve {fed} --rounds {rounds} --out {directory}{more}"
-
-
-def _at_work(server: Server) -> str:
-    return f"{len(server.service.coordinator.tasks)} devices at work"
 
 
 def _say(text: str) -> None:

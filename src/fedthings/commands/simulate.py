@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedthings.commands import as_json, device, example, quantity, show_json, target, text
+from fedthings.commands import as_json, device, example, show_json, target, text
+from fedthings.progress import quantity
 
 if TYPE_CHECKING:
     from fedthings.vector import Array

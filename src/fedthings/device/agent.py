@@ -40,7 +40,7 @@ from fedthings.protocol.events import Ticket
 from fedthings.transport.chunks import CHUNK, Assembly, Source
 from fedthings.transport.topics import COORDINATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport
-from fedthings.vector import Key, Vector
+from fedthings.vector import Key, Payload, Vector
 from fedthings.wire import pack_body, unpack_body
 
 log = logging.getLogger("fedthings.device")
@@ -191,12 +191,15 @@ class Agent:
             self._decline(job.ticket, refusal)
             return
         self.shelf.enter(f"{self.transport.federation}/{job.ticket.phase}")
-        pending = self.shelf.pending
+        pending, model = self.shelf.pending, None
         if pending is None or pending.ticket != job.ticket:
-            self._train(phase, job)
+            model = unpack_body(self._bodies[job.model.digest], Model).arrays
+            self._train(phase, job, model)
         assert self.shelf.pending is not None
         self._outgoing = Source(self.shelf.pending.report, self.chunk)
         self._offer(now)
+        if model is not None and phase.kind == "train":  # for predictions; the fleet does not wait for it
+            self._save(phase, model["x"], job.ticket.version)
 
     def _understood(self, job: Assignment) -> Phase:
         """Return the phase that the task body describes; checked against the device's data once."""
@@ -207,16 +210,13 @@ class Agent:
             self._phase = (job.task.digest, phase)
         return self._phase[1]
 
-    def _train(self, phase: Phase, job: Assignment) -> None:
+    def _train(self, phase: Phase, job: Assignment, model: Payload) -> None:
         ticket = job.ticket
-        model = unpack_body(self._bodies[job.model.digest], Model).arrays
         ours, chain = learner(phase), stage(phase)
         state = self.shelf.state or [ours.init(), chain.init(schema(phase))]
         key = Key(phase.seed, self.name, ticket.version, ticket.attempt)
         effort = self.rules.effort if phase.strategy.partial else 1.0
         self.on_news(f"{phase.kind} version {ticket.version}")
-        if phase.kind == "train":
-            self._save(phase, model["x"], ticket.version)
         fit, after = ours.one(model, state[0], self.shard, key, effort)
         rows = {name: row[None] for name, row in fit.report.items()}
         encoded, (encoded_state,) = chain.encode(rows, [state[1]], [key])

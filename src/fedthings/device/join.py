@@ -16,7 +16,7 @@ from fedthings.learn.data import Shard
 from fedthings.lifeline import Ending, alone
 from fedthings.messages import Announce, Bye
 from fedthings.transport.link import Address
-from fedthings.transport.mqtt import MqttTransport
+from fedthings.transport.mqtt import BACKOFF, MqttTransport
 from fedthings.transport.topics import COORDINATOR, ROOT
 from fedthings.transport.transport import Delivery, Linked, Unlinked
 
@@ -42,18 +42,21 @@ def join(
     rules: Rules | None = None,
     once: bool = False,
     root: str = ROOT,
+    patience: float = BACKOFF[1],
     on_news: Callable[[str], None] = lambda text: None,
 ) -> Attended:
     """Take part as `name` with the rows of `shard` until told to end, or to the federation's end if `once`.
 
     `url` is the broker's with this device's password; `directory` is where the device keeps its state and
-    the newest model. Raises TransportError where the first link fails, and StoreError.
+    the newest model; `patience` is the longest wait, in seconds, before a lost link is tried again.
+    Raises TransportError where the first link fails, and StoreError.
     """
     with ExitStack() as stack:
         stack.enter_context(alone(directory, "the device's directory"))
-        transport = MqttTransport(url, name, root=root)
+        transport = MqttTransport(url, name, root=root, backoff=(min(BACKOFF[0], patience), patience))
         stack.callback(transport.close)
         ending.attach(transport.inbox.wake)
+        on_news(f"{name} is linked to {transport.broker}")
         announced: dict[str, Delivery] = {}  # the last of each federation
         ended: set[str] = set()
         reports = 0

@@ -65,8 +65,10 @@ def unfold(X: Array, size: int, stride: int, rank: int) -> Array:
     """Return the windows of `X` `(K, B, *spatial, C)` as rows `(K, B * places, size**rank * C)`."""
     every = (slice(None, None, stride),) * rank
     windows = sliding_window_view(X, (size,) * rank, axis=tuple(range(2, 2 + rank)))[:, :, *every]
-    kernel_first = (*range(2 + rank), *range(3 + rank, 3 + 2 * rank), 2 + rank)
-    return windows.transpose(kernel_first).reshape(len(X), -1, size**rank * X.shape[-1])
+    places, kernel, width = range(1, 2 + rank), range(3 + rank, 3 + 2 * rank), size**rank * X.shape[-1]
+    if X.shape[-1] == 1:  # the longest runs in memory lie along the places: copy the rows as columns
+        return windows.transpose(0, *kernel, 2 + rank, *places).reshape(len(X), width, -1).swapaxes(-1, -2)
+    return windows.transpose(0, *places, *kernel, 2 + rank).reshape(len(X), -1, width)
 
 
 def max_pool(layer: MaxPool, given: Shape) -> Pass:

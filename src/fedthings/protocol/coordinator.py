@@ -147,7 +147,7 @@ class Coordinator:
         if self._waiting < inf:
             text = f"devices: {len(self.idle)} of {self._enough()} are there"
             waits.append(Wait(text, self._waiting + self.plan.pace.patience))
-        return waits
+        return waits or [Wait(f"devices: {len(self.idle)} of {self._enough()} are there", inf)]
 
     def open(self, ticket: Ticket) -> bool:
         """Return whether its device still works on `ticket`."""

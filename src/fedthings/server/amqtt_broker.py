@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from amqtt.broker import Broker
 from amqtt.contexts import Action, BaseContext
@@ -24,7 +26,7 @@ class Settings:
     root: str = ""
 
 
-class Passwords(BaseAuthPlugin):
+class Passwords(BaseAuthPlugin):  # type: ignore[misc]
     """Let in whom the file of hashes names; it is read again when it has changed."""
 
     Config = Settings
@@ -50,7 +52,7 @@ class Passwords(BaseAuthPlugin):
         return not session.will_flag or any(_covers(rule, session.will_topic) for rule in writes)
 
 
-class Rules(BaseTopicPlugin):
+class Rules(BaseTopicPlugin):  # type: ignore[misc]
     """Each user reads and writes only its own topics (access.topics_of)."""
 
     Config = Settings
@@ -70,6 +72,45 @@ def _covers(rule: str, topic: str) -> bool:
     return topic == rule or (rule.endswith("/#") and topic.startswith(rule[:-1]))
 
 
+class Steady(dict[str, Any]):
+    """Subscriptions that may change while they are gone through.
+
+    amqtt waits in the middle of that: a message then went to nobody ("changed size during iteration").
+    """
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self.keys()))
+
+    def items(self) -> Any:
+        """Return what there is now."""
+        return [(topic, list(sessions)) for topic, sessions in super().items()]
+
+
+class Quiet(Broker):  # type: ignore[misc]
+    """A broker that hands retained messages to those who asked for them, and forgets what nobody reads."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__(settings)
+        self._subscriptions = Steady()
+
+    def _del_subscription(self, a_filter: str, session: Session) -> int:
+        deleted: int = super()._del_subscription(a_filter, session)
+        if not self._subscriptions.get(a_filter, True):  # each model has topics of its own: they would pile up
+            del self._subscriptions[a_filter]
+        return deleted
+
+    async def _del_all_subscriptions(self, session: Session) -> None:
+        for topic in self._subscriptions:
+            self._del_subscription(topic, session)
+
+    async def _publish_retained_messages_for_subscription(
+        self, subscription: tuple[str, int], session: Session
+    ) -> None:
+        # amqtt calls this for everybody's subscriptions whenever anybody connects.
+        if any(known.client_id == session.client_id for known, _ in self._subscriptions.get(subscription[0], ())):
+            await super()._publish_retained_messages_for_subscription(subscription, session)
+
+
 def run(access: Access) -> None:
     """Serve until the process ends."""
     # amqtt tells a lot, at every level, and warns of its own past.
@@ -82,7 +123,7 @@ def run(access: Access) -> None:
 async def _serve(access: Access) -> None:
     settings = {"hashes": str(access.hashes), "root": access.root}
     host = f"[{access.host}]" if ":" in access.host else access.host
-    broker = Broker(
+    broker = Quiet(
         {
             "listeners": {"default": {"type": "tcp", "bind": f"{host}:{access.port}"}},
             "plugins": {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedthings.errors import StoreError, TransportError
-from fedthings.federation import phases
+from fedthings.federation import load, phases
 from fedthings.messages import Ask, Status
 from fedthings.run import FEDERATION
 from fedthings.server import place
@@ -53,9 +53,10 @@ def _answer(inbox: Inbox, federation: str) -> dict[str, Any] | None:
     end = time.monotonic() + PATIENCE
     while (left := end - time.monotonic()) > 0:
         arrival = inbox.get(left)
-        if isinstance(arrival, Delivery) and isinstance(arrival.message, Status):
-            if federation in ("", arrival.federation):
-                return dict(arrival.message.facts)
+        if not isinstance(arrival, Delivery) or federation not in ("", arrival.federation):
+            continue
+        if isinstance(arrival.message, Status):
+            return dict(arrival.message.facts)
     return None
 
 
@@ -70,8 +71,6 @@ def remembered(directory: Path) -> dict[str, Any]:
         store.close()
     if saved is None:
         raise StoreError(f"{directory} has devices, but was never served: start `fedthings serve`")
-    from fedthings.federation import load
-
     federation = load(directory / FEDERATION)
     coordinator = saved.state["coordinator"]
     done = coordinator["flags"][2]

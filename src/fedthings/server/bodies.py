@@ -14,6 +14,8 @@ from fedthings.wire import pack_body
 
 RETAINED = 64
 """Chunks: a body of at most so many is kept at the broker too, which then does the fan-out."""
+INLINE = 4096
+"""Bytes: a model of at most so many travels in the offer itself, which saves a round trip to the broker."""
 
 
 class Bodies:
@@ -59,12 +61,12 @@ class Bodies:
         live = {source.digest for source in self._sources.values()}
         for digest in [digest for digest in self.published if digest not in live]:
             self._clear(digest)
-        for source in self._sources.values():
-            self._retain(source)
+        for key in self._sources:
+            self._retain(key)
 
     def _offer(self, key: tuple[str, int, int]) -> Offer:
         source = self._sources[key]
-        return source.offer(key[0], retained=source.digest in self.published)
+        return source.offer(key[0], retained=source.digest in self.published, first=self._inline(key))
 
     def _add(self, key: tuple[str, int, int], body: bytes) -> None:
         kept: bytes | Path = body
@@ -72,10 +74,16 @@ class Bodies:
             kept = self._directory / f"{key[0]}-{key[1]}-{key[2]}.cbor"
             kept.write_bytes(body)
         self._sources[key] = Source(kept, self._chunk)
-        self._retain(self._sources[key])
+        self._retain(key)
 
-    def _retain(self, source: Source) -> None:
-        if source.count <= RETAINED:
+    def _inline(self, key: tuple[str, int, int]) -> bool:
+        """Return whether the offer holds the body: a task is fetched once, a model for each version."""
+        source = self._sources[key]
+        return key[0] == "model" and source.count == 1 and source.size <= INLINE
+
+    def _retain(self, key: tuple[str, int, int]) -> None:
+        source = self._sources[key]
+        if source.count <= RETAINED and not self._inline(key):
             self.published[source.digest] = source.count
             for index in range(source.count):
                 self._transport.publish_blob(source.digest, index, source.chunk(index).data)

@@ -24,6 +24,7 @@ from fedthings.server.access import Access
 from fedthings.transport.topics import COORDINATOR, ROOT, check_root
 
 Kind = Literal["mosquitto", "amqtt"]
+KINDS: tuple[Kind, ...] = ("mosquitto", "amqtt")
 _READY = 15.0  # seconds until the broker must listen
 _FREED = 3.0  # seconds that the broker of a killed parent may still hold the port
 
@@ -200,8 +201,6 @@ def _wait_free(host: str, port: int, patience: float) -> None:
             return
         except PermissionError:
             raise TransportError(f"port {port} needs rights that you lack: name one above 1023") from None
-        except socket.gaierror:
-            raise TransportError(f"host {host!r} is none of this machine's: use 127.0.0.1 or 0.0.0.0") from None
         except OSError as error:
             if time.monotonic() > end:
                 remedy = "stop what listens there, or name another with --port"
@@ -215,6 +214,9 @@ def _bound(host: str, port: int) -> socket.socket:
     try:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((host, port))
+    except socket.gaierror:
+        probe.close()
+        raise TransportError(f"host {host!r} is none of this machine's: use 127.0.0.1 or 0.0.0.0") from None
     except OSError:
         probe.close()
         raise

@@ -6,7 +6,6 @@ No password is on any command line or in `broker.log`.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -15,10 +14,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from fedthings.lifeline import death_signal, die_with
 from fedthings.server.access import Access
 from fedthings.server.broker import mosquitto
-
-_PR_SET_PDEATHSIG = 1  # prctl(2), Linux
 
 
 def main(kind: str, parent: int, directory: Path) -> int:
@@ -26,7 +24,7 @@ def main(kind: str, parent: int, directory: Path) -> int:
     log = os.open(directory / "broker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    _die_with(parent)
+    die_with(parent)
     access = Access(directory)
     if kind == "amqtt":
         from fedthings.server import amqtt_broker
@@ -45,7 +43,7 @@ def _mosquitto(access: Access) -> int:
     child = subprocess.Popen(
         [program, "-c", str(conf)],
         stdin=subprocess.DEVNULL,
-        preexec_fn=lambda: _death_signal(signal.SIGKILL),  # this process has one thread yet
+        preexec_fn=lambda: death_signal(signal.SIGKILL),  # this process has one thread yet
     )
     _watch(lambda: child.send_signal(signal.SIGHUP), child.terminate)
     return child.wait()
@@ -60,7 +58,7 @@ def configuration(access: Access) -> str:
         f"acl_file {access.rules}",
         "persistence false",
         "set_tcp_nodelay true",
-        "max_queued_messages 0",
+        "max_queued_messages 1000000",  # 0, for no limit, makes 2.0 cut whoever publishes what it may not
         "max_inflight_messages 64",
         "max_packet_size 2097152",
         "sys_interval 0",
@@ -84,23 +82,6 @@ def _watch(reload: Callable[[], None], end: Callable[[], None]) -> None:
         end()
 
     threading.Thread(target=read, daemon=True).start()
-
-
-def _die_with(parent: int) -> None:
-    """End when `parent` dies even though a fork of it still holds the pipe (Linux)."""
-
-    def orphaned(number: int, frame: object) -> None:
-        if os.getppid() != parent:  # the kernel also signals when only the thread that started us ends
-            os._exit(0)  # mosquitto gets SIGKILL with this; it keeps nothing on disk
-
-    signal.signal(signal.SIGUSR1, orphaned)
-    _death_signal(signal.SIGUSR1)
-    orphaned(0, None)
-
-
-def _death_signal(number: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 if __name__ == "__main__":

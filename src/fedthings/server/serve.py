@@ -21,9 +21,10 @@ from fedthings.messages import Ask, Bye
 from fedthings.run import Run
 from fedthings.server import devices
 from fedthings.server.access import Access
-from fedthings.server.broker import Broker
+from fedthings.server.broker import KINDS, Broker, Kind
 from fedthings.server.place import Place, identity
 from fedthings.server.service import Service
+from fedthings.transport.link import Address
 from fedthings.transport.mqtt import MqttTransport
 from fedthings.transport.topics import COORDINATOR, ROOT
 from fedthings.transport.transport import Arrival, Delivery, Linked, Unlinked
@@ -40,9 +41,9 @@ _LONGEST = 86400.0  # seconds of one wait; a queue takes no infinity
 class Server:
     """One federation served in real time: `with Server(...) as server: result = server.run(ending)`.
 
-    `broker` is the URL of an MQTT broker, coordinator's password included; "" starts one in `directory`.
-    `on_news(text)` hears what a person should know, `on_step()` follows each arrival.
-    Raises StoreError, TransportError, SpecError.
+    `broker` is the URL of an MQTT broker, coordinator's password included; "" starts one in `directory`,
+    "mosquitto" or "amqtt" that kind.
+    `on_news(text)` hears what a person should know. Raises StoreError, TransportError, SpecError.
     """
 
     def __init__(
@@ -62,18 +63,20 @@ class Server:
         trace: bool = False,
         on_version: Callable[[Line], None] | None = None,
         on_news: Callable[[str], None] = lambda text: None,
-        on_step: Callable[[], None] = lambda: None,
     ) -> None:
         self.directory = run.prepare(directory, federation)
         self.broker: Broker | None = None
-        self.on_news, self.on_step = on_news, on_step
+        self.on_news = on_news
+        self.on_step: Callable[[], None] = lambda: None
         self._linked_again = False
         with ExitStack() as stack:
             stack.enter_context(alone(self.directory, "the run directory"))
             self.names = {device["name"]: device["password"] for device in devices.listed(self.directory)}
-            self._open = bool(broker) and not self.names  # a broker of one's own lets in whom it lets in
+            self._kind: Kind | None = broker if broker in KINDS else None
+            url = "" if self._kind else broker
+            self._open = bool(url) and not self.names  # a broker of one's own lets in whom it lets in
             name = identity(self.directory, federation.name)
-            self.url = broker or self._start_broker(stack, host, port, root)
+            self.url = url or self._start_broker(stack, host, port, root)
             self.root = (root or ROOT) if self.broker is None else self.broker.access.root
             self.transport = MqttTransport(self.url, COORDINATOR, name, root=self.root)
             stack.callback(self.transport.close)
@@ -106,6 +109,11 @@ class Server:
         self._stack.close()
 
     @property
+    def address(self) -> Address:
+        """Where the broker is, without secrets as text."""
+        return Address.parse(self.url)
+
+    @property
     def now(self) -> float:
         """Seconds of federation time."""
         return time.monotonic() - self._begun
@@ -116,12 +124,13 @@ class Server:
 
     # ------------------------------------------------------------------ running
 
-    def run(self, ending: Ending, stay: bool = False) -> Run | None:
+    def run(self, ending: Ending, stay: bool = False, on_step: Callable[[], None] = lambda: None) -> Run | None:
         """Serve to the end and return the run; None where `ending` came first: a new start goes on from there.
 
-        `stay`: go on after the end, for devices that come late, until `ending`.
+        `stay`: go on after the end, for devices that come late, until `ending`. `on_step()` follows each arrival.
         """
-        service = self.service
+        service, self.on_step = self.service, on_step
+        ended_before = service.done and (self.directory / run.SUMMARY).exists()
         while not service.done and not ending:
             self._step(service.alarm)
         if not service.done:
@@ -135,7 +144,8 @@ class Server:
             }
             result = run.result(service.engine, service.history, facts)
             run.finish(self.directory, result)
-        self._part(ending, stay)
+        if stay or not ended_before:
+            self._part(ending, stay)
         return result
 
     def _step(self, until: float) -> Arrival | None:
@@ -160,8 +170,9 @@ class Server:
             if isinstance(arrival, Delivery) and isinstance(arrival.message, Bye):
                 staying.discard(arrival.sender)
         if staying and not stay and not ending:
-            self.on_news(f"{len(staying)} devices did not fetch the last model within {LINGER:g} seconds")
+            self.on_news(f"without the last model after {LINGER:g} seconds: {', '.join(sorted(staying))}")
         self.service.bodies.keep_only(-1, ())  # nothing may stay at a broker that is not ours
+        self.transport.retract()
 
     # ----------------------------------------------------------------- arrivals
 
@@ -173,12 +184,11 @@ class Server:
         elif isinstance(arrival, Linked) and self._linked_again:
             self.on_news("linked to the broker again")
             self._linked_again = False
-        elif isinstance(arrival, Delivery) and isinstance(arrival.message, Ask):
-            if arrival.message.verb == "reload":
-                self._reload(now)
+        elif isinstance(arrival, Delivery) and arrival.message == Ask("reload"):
+            self._reload(now)
         if self.broker is not None and not self.broker.alive:
             self.on_news("the broker has died: starting it again")
-            self.broker = Broker.start(self.directory)
+            self.broker = Broker.start(self.directory, prefer=self._kind)
             self._watch(self.broker)
 
     def _reload(self, now: float) -> None:
@@ -198,13 +208,17 @@ class Server:
 
     def _start_broker(self, stack: ExitStack, host: str, port: int, root: str) -> str:
         access = Access(self.directory)
-        kept = {user: word for user, word in access.passwords.items() if user == COORDINATOR}
-        access.passwords = kept | self.names
-        access.write()
-        self.broker = Broker.start(self.directory, port, host=host, root=root)
-        stack.callback(lambda: self.broker and self.broker.stop())
+        if access.passwords.keys() - self.names.keys() - {COORDINATOR}:  # taken off the list while nobody served
+            access.passwords = {user: word for user, word in access.passwords.items() if user == COORDINATOR}
+            access.write()
+        self.broker = Broker.start(self.directory, port, self.names, self._kind, host=host, root=root)
+        stack.callback(self._stop_broker)
         self._watch(self.broker)
         return self.broker.url()
+
+    def _stop_broker(self) -> None:
+        if self.broker is not None:
+            self.broker.stop()
 
     def _watch(self, broker: Broker) -> None:
         """Look around when `broker` ends; nothing polls."""

@@ -122,6 +122,7 @@ class Service:
     def receive(self, arrival: Arrival, now: float) -> None:
         """Take one arrival at `now` seconds of federation time."""
         if isinstance(arrival, Linked):
+            self.boot = secrets.token_hex(8)  # what was said before may be lost: every device says Hello again
             self.bodies.publish()
             self.announce()
         elif isinstance(arrival, Refused):

@@ -84,7 +84,7 @@ class Assembly:
         self.window = window
         self.wrong = 0
         self.path = path
-        self._store: _Memory | _File = _Memory() if path is None else _File(offer, path)
+        self._store: _Memory | _File = _store(offer, path)
         self._asked: set[int] = set()
         self._next = 0
         self._done = self._store.ready
@@ -167,6 +167,12 @@ def check(offer: Offer, limit: int) -> None:
         raise WireError("malformed", f"the first chunk has {len(offer.first)} bytes")
 
 
+def _store(offer: Offer, path: Path | None) -> _Memory | _File:
+    if path is None:
+        return _Memory()
+    return _Whole(path) if offer.count == 1 else _File(offer, path)
+
+
 def _length(offer: Offer, index: int) -> int:
     """Return how many bytes chunk `index` has: only the last is shorter."""
     return min(offer.chunk, offer.size - index * offer.chunk)
@@ -204,6 +210,29 @@ class _Memory:
 
     def remove(self) -> None:
         self.clear()
+
+
+class _Whole(_Memory):
+    """A body of one chunk: nothing to resume, so it is written once, when it is right."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._part = path.with_name(path.name + ".part")
+
+    def seal(self, digest: bytes) -> bool:
+        right = super().seal(digest)
+        if right:
+            with _told(self._path):
+                self._part.write_bytes(self._whole)
+                self._part.replace(self._path)
+        return right
+
+    def remove(self) -> None:
+        super().remove()
+        with _told(self._path):
+            for path in (self._path, self._part):
+                path.unlink(missing_ok=True)
 
 
 class _File:

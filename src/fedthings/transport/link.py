@@ -121,8 +121,6 @@ class Link:
                     break
         except (OSError, ValueError) as error:
             self.reason = _remedy(error)
-        finally:
-            self._client.reinitialise()  # closes all sockets; the garbage collector would come late
         return 0.0 if self._stood is None else time.monotonic() - self._stood
 
     def publish(self, topic: str, data: bytes, retain: bool) -> bool:
@@ -146,16 +144,23 @@ class Link:
         """Read these topics no longer."""
         self._client.unsubscribe(list(names))
 
-    def leave(self, patience: float) -> None:
-        """Wait up to `patience` seconds until all is acknowledged, then DISCONNECT: no will is sent then."""
+    def drain(self, patience: float) -> None:
+        """Wait until the broker has acknowledged all, at most `patience` seconds."""
         end = time.monotonic() + patience
         for info, _ in list(self._waiting):
             with suppress(RuntimeError):
                 info.wait_for_publish(max(0.0, end - time.monotonic()))
+
+    def leave(self) -> None:
+        """Send DISCONNECT: the broker then keeps the will to itself."""
         self._client.disconnect()
 
+    def free(self) -> None:
+        """Close all sockets, when `run` has returned and nothing else is called; the collector would come late."""
+        self._client.reinitialise()
+
     def cut(self) -> None:
-        """End the connection now, from whatever thread; `run` then cleans up and returns."""
+        """End the connection now, from whatever thread; `run` then returns."""
         connection: Any = self._client.socket()
         with suppress(OSError, AttributeError):
             connection.shutdown(socket.SHUT_RDWR)

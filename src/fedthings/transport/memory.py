@@ -119,6 +119,12 @@ class MemoryTransport:
             self._hub._announce(self.federation, data)
         return bool(data)
 
+    def retract(self) -> bool:
+        """Take the announcement away."""
+        if self.linked:
+            self._hub._announced.pop(self.federation, None)
+        return self.linked
+
     def publish_blob(self, digest: bytes, index: int, data: bytes) -> bool:
         """Keep a chunk at the hub."""
         packed = self._pack(Chunk(digest, index, data))

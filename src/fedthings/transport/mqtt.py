@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import ssl
 import threading
+from collections.abc import Callable
 
 from fedthings.errors import SpecError, TransportError, WireError
 from fedthings.messages import Announce, Bye, Chunk, Envelope
@@ -46,6 +47,7 @@ class MqttTransport:
         self.broker = Address.parse(url)
         self.address = address
         self.federation = federation
+        self._only = federation  # a device made without one hears of all, also when it takes part in one
         self.inbox = Inbox()
         self.bytes_sent = 0
         self.bytes_received = 0
@@ -88,6 +90,10 @@ class MqttTransport:
         """Keep `message` at the broker for every device, now and later."""
         return self._publish(topics.announce(self._root, self.federation), message, retain=True)
 
+    def retract(self) -> bool:
+        """Take the announcement away from the broker."""
+        return self._publish(topics.announce(self._root, self.federation), None, retain=True)
+
     def publish_blob(self, digest: bytes, index: int, data: bytes) -> bool:
         """Keep a chunk at the broker."""
         return self._publish(topics.blob(self._root, digest, index), Chunk(digest, index, data), retain=True)
@@ -114,10 +120,16 @@ class MqttTransport:
         if link is not None:
             if self._is_device:
                 self._publish(self._own, Bye())
-            link.leave(patience)
+            link.drain(patience)
+            self._end(link, Link.leave)
             self._thread.join(0.2)
-            link.cut()
+            self._end(link, Link.cut)
         self._thread.join(0.2)
+
+    def _end(self, link: Link, how: Callable[[Link], None]) -> None:
+        with self._lock:
+            if self._link is link:
+                how(link)
 
     # ------------------------------------------------------------ the network thread
 
@@ -131,6 +143,7 @@ class MqttTransport:
                 known, self._link = self._link is not None, None
                 self._wanted.clear()
                 self._held.clear()
+            link.free()
             if not self._closing.is_set() and (known or link.reason != self._reason):
                 self._reason = link.reason
                 self.inbox.put(Unlinked(link.reason))
@@ -174,6 +187,10 @@ class MqttTransport:
                     self._held = []
             if wanted is None or not payload:
                 return
+        elif not self._is_ours(topic):  # amqtt hands out what others have subscribed to
+            return
+        elif not payload and topic.startswith(f"{self._root}/announce/"):
+            return  # it was taken away
         self.bytes_received += len(payload)
         sender = topics.device_of(topic)
         try:
@@ -201,6 +218,9 @@ class MqttTransport:
     def _is_device(self) -> bool:
         return self.address != topics.COORDINATOR and not self.address.startswith(topics.OPERATOR)
 
+    def _is_ours(self, topic: str) -> bool:
+        return any(topic == own or (own.endswith("/+") and topic.startswith(own[:-1])) for own in self._reads())
+
     def _writes(self) -> str:
         """Return the topic that this end writes to; the coordinator writes to many."""
         if self.address.startswith(topics.OPERATOR):
@@ -213,4 +233,4 @@ class MqttTransport:
             return [topics.sent(self._root, "+"), topics.ask(self._root, "+")]
         own = topics.to(self._root, self.address)
         # Its own topic first: what the announcement makes a device ask for must find it listening.
-        return [own, topics.announce(self._root, self.federation or "+")] if self._is_device else [own]
+        return [own, topics.announce(self._root, self._only or "+")] if self._is_device else [own]

@@ -7,6 +7,7 @@ A transport promises little: what is sent may be lost with the link, or come twi
 from __future__ import annotations
 
 import queue
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
 from fedthings.errors import WireError
@@ -31,7 +32,8 @@ class Refused(NamedTuple):
     error: WireError
 
 
-class Linked(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Linked:
     """The link stands and all subscriptions are confirmed; what was under way before may be lost."""
 
 
@@ -41,7 +43,8 @@ class Unlinked(NamedTuple):
     reason: str
 
 
-class Woken(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Woken:
     """Nothing came; somebody wants the owner of the inbox to look around (`Inbox.wake`)."""
 
 
@@ -101,6 +104,9 @@ class Transport(Protocol):
 
     def announce(self, message: Announce) -> bool:
         """Coordinator: keep `message` at the broker for every device, now and later."""
+
+    def retract(self) -> bool:
+        """Coordinator: take the announcement away; a device that comes later looks for another federation."""
 
     def publish_blob(self, digest: bytes, index: int, data: bytes) -> bool:
         """Coordinator: keep a chunk at the broker."""

@@ -1,0 +1,124 @@
+"""A federation of real processes on this machine: `fedthings serve`, its broker, and `fedthings join` for each device."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import fedthings as ft
+from fedthings.federation import dumps
+from fedthings.server import devices
+
+PYTHON = [sys.executable, "-m", "fedthings"]
+ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
+class Processes:
+    """`with Processes(...) as world: world.start(); world.wait()`; every process is ended at the end."""
+
+    def __init__(
+        self, federation: ft.Federation, fleet: ft.Fleet, rounds: int, directory: Path, broker: str, *options: str
+    ) -> None:
+        self.directory, self.out = directory, directory / "run"
+        self.rounds, self.broker, self.options = rounds, broker, options
+        self.files: Mapping[str, Path] = fleet.write(directory / "data")
+        self.names = fleet.names
+        directory.mkdir(exist_ok=True)
+        (directory / "fed.toml").write_text(dumps(federation))
+        self.out.mkdir()
+        self.passwords = devices.add(self.out, fleet.names)
+        self.served: subprocess.Popen[bytes] | None = None
+        self.joined: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        mine = [process for process in (self.served, *self.joined.values()) if process is not None]
+        for process in mine:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+    def start(self) -> None:
+        """Start the coordinator, then every device."""
+        self.serve()
+        for name in self.names:
+            self.join(name)
+
+    def serve(self) -> subprocess.Popen[bytes]:
+        """Start the coordinator, or start it again, and wait until it can be joined."""
+        command = [*PYTHON, "serve", str(self.directory / "fed.toml"), "--rounds", str(self.rounds)]
+        command += ["--out", str(self.out), "--broker", self.broker, *self.options, "--json"]
+        log = (self.directory / "serve.log").open("ab")
+        out = (self.directory / "serve.out").open("wb")
+        self.served = subprocess.Popen(command, stdout=out, stderr=log, env=ENVIRONMENT)
+        log.close()
+        out.close()
+        end = time.monotonic() + 30
+        while not self._listens():
+            assert time.monotonic() < end and self.served.poll() is None, (self.directory / "serve.log").read_text()
+            time.sleep(0.02)
+        return self.served
+
+    def _listens(self) -> bool:
+        try:
+            port = json.loads((self.out / "broker.json").read_text())["port"]
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            return False
+        return True
+
+    def join(self, name: str) -> subprocess.Popen[bytes]:
+        """Start the device `name`, or start it again with its state."""
+        port = json.loads((self.out / "broker.json").read_text())["port"]
+        command = [*PYTHON, "join", "--broker", f"mqtt://127.0.0.1:{port}", "--name", name, "--once"]
+        command += ["--reconnect", "0.3"]
+        command += ["--data", str(self.files[name]), "--state", str(self.directory / "state" / name)]
+        log = (self.directory / f"{name}.log").open("ab")
+        environment = {**ENVIRONMENT, "FEDTHINGS_PASSWORD": self.passwords[name]}
+        self.joined[name] = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        log.close()
+        return self.joined[name]
+
+    def kill(self, who: subprocess.Popen[bytes]) -> None:
+        """kill -9."""
+        who.send_signal(signal.SIGKILL)
+        who.wait()
+
+    def broker_processes(self) -> list[psutil.Process]:
+        """Return the broker's processes: the wrapper, and mosquitto below it."""
+        assert self.served is not None
+        try:
+            return psutil.Process(self.served.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
+    def wait(self, seconds: float = 240.0) -> dict[str, Any]:
+        """Wait for the end and return the summary."""
+        assert self.served is not None
+        end = time.monotonic() + seconds
+        while (code := self.served.poll()) is None:
+            dead = [name for name, process in self.joined.items() if process.poll() not in (None, 0)]
+            assert not dead, f"{dead[0]}: {(self.directory / f'{dead[0]}.log').read_text()[-2000:]}"
+            assert time.monotonic() < end, (self.directory / "serve.log").read_text()[-2000:]
+            time.sleep(0.05)
+        assert code == 0, (self.directory / "serve.log").read_text()[-3000:]
+        for name, process in self.joined.items():
+            assert process.wait(30) == 0, f"{name}: {(self.directory / f'{name}.log').read_text()[-2000:]}"
+        return json.loads((self.directory / "serve.out").read_text().splitlines()[-1])
+
+    def versions(self) -> int:
+        """Return how many lines of history are on the disk."""
+        file = self.out / "history.jsonl"
+        return len(file.read_text().splitlines()) if file.exists() else 0
