@@ -39,7 +39,7 @@ def test_type_checkers_are_told_the_same_names() -> None:
         for alias in statement.names
     }
     assert told == set(ft.__all__)
-    assert {*ft._HOMES, "simulate"} == told
+    assert set(ft._HOMES) == told
 
 
 def test_import_takes_nothing_heavy() -> None:
@@ -48,15 +48,6 @@ def test_import_takes_nothing_heavy() -> None:
         "print(*(m for m in ('numpy', 'msgspec', 'paho', 'click', 'fedthings.errors') if m in sys.modules))"
     )
     assert heavy.strip() == ""
-
-
-def test_simulate_is_the_function_whatever_was_imported_first() -> None:
-    said = fresh(
-        "import fedthings.simulate.simulator, fedthings.simulate, fedthings as ft\n"
-        "from fedthings.simulate import simulator\n"
-        "print(ft.simulate is simulator.simulate)"
-    )
-    assert said.strip() == "True"
 
 
 def test_version_is_the_package_version() -> None:

@@ -16,7 +16,7 @@ from fedthings.learn.fleet import Fleet
 from fedthings.messages import Offer
 from fedthings.run import Run
 from fedthings.server.service import Service
-from fedthings.simulate.world import Steady, World
+from fedthings.simulation.world import Steady, World
 from fedthings.transport.memory import Hub
 from fedthings.transport.transport import Arrival, Delivery
 

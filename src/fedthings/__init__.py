@@ -5,9 +5,7 @@ The public names are found here when they are first asked for, so that `import f
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -56,7 +54,7 @@ if TYPE_CHECKING:
     from fedthings.privacy.clip import Clip as clip
     from fedthings.protocol.coordinator import Pace
     from fedthings.run import Run
-    from fedthings.simulate.simulator import simulate
+    from fedthings.simulation.simulator import simulate
     from fedthings.strategy import (
         Strategy,
         fedadagrad,
@@ -132,6 +130,7 @@ _MODULES = {
     "learn.task": "Task Recipe",
     "protocol.coordinator": "Pace",
     "run": "Run",
+    "simulation.simulator": "simulate",
     "strategy": "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad mixing",
 }
 _STEPS = "sgd momentum adam yogi adagrad constant polynomial hinge decay"
@@ -156,23 +155,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """This package: `fedthings.simulate` is the function, also once the package of that name is imported.
-
-    The import system sets the package as an attribute here; a property of the class goes before it.
-    """
-
-    @property
-    def simulate(self) -> Any:
-        from fedthings.simulate.simulator import simulate
-
-        return simulate
-
-    @simulate.setter
-    def simulate(self, package: ModuleType) -> None:
-        """Leave the function in its place."""
-
-
-sys.modules[__name__].__class__ = _Package

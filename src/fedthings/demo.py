@@ -228,7 +228,8 @@ def _look(processes: Processes, server: Server, view: View) -> None:
         log = server.directory / "devices" / name / "log"
         why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}: {last_line(log)}"
         seconds = server.service.engine.federation.pace.patience
-        view.news(f"{name} has ended ({why}): the others wait {seconds:g} s for it once, then go on without it")
+        waits = f"the others wait {seconds:g} s for its report and {seconds:g} s for its return, then go on"
+        view.news(f"{name} has ended ({why}): {waits}")
     if ended and not len(processes):
         name = ended[0][0]
         raise FedthingsError(

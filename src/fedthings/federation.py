@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 import runpy
 import tomllib
-from collections.abc import Mapping
+import traceback
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 
-from fedthings.errors import FedthingsError, SpecError, nearest
+from fedthings.errors import FedthingsError, SpecError
 from fedthings.learn.learner import Learner
 from fedthings.learn.local import evaluator, trainer
 from fedthings.learn.metrics import nothing
@@ -21,12 +21,12 @@ from fedthings.learn.normalise import standardised, statistician, statistics_sch
 from fedthings.learn.task import Task, within
 from fedthings.privacy import clip
 from fedthings.protocol.coordinator import Pace, Plan
+from fedthings.spelling import decode, sound
 from fedthings.stage import Field, Schema, Stage, chain
 from fedthings.strategy import Strategy
 from fedthings.vector import Array, Payload
 
 StageSpec: TypeAlias = clip.Clip
-T = TypeVar("T")
 
 
 class Federation(Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,6 +45,10 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
     devices: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("task", "strategy", "pace"):
+            sound(name, getattr(self, name))
+        for index, stage in enumerate(self.stages):
+            sound(f"stages[{index}]", stage)
         within("seed", self.seed, 0, 2**63 - 1)
         within("devices", self.devices, 0, 2**31)
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", self.name):
@@ -149,15 +153,7 @@ def load(path: str | Path) -> Federation:
     if not path.is_file():
         raise SpecError(f"there is no file {path}: name a TOML or a Python file that holds a federation")
     if path.suffix == ".py":
-        try:
-            found = runpy.run_path(str(path), run_name="federation").get("federation")
-        except FedthingsError:
-            raise
-        except Exception as error:
-            raise SpecError(f"{path} cannot be run: {type(error).__name__}: {error}") from None
-        if not isinstance(found, Federation):
-            raise SpecError(f"{path} defines no `federation = ft.Federation(...)` at its top level")
-        return found
+        return _run(path)
     try:
         content = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -168,11 +164,26 @@ def load(path: str | Path) -> Federation:
         raise SpecError(f"{path}: {error}") from None
 
 
+def _run(path: Path) -> Federation:
+    """Return the `federation` that a Python file defines."""
+    try:
+        found = runpy.run_path(str(path), run_name="federation").get("federation")
+    except FedthingsError as error:
+        raise SpecError(f"{path}: {error}") from None
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f" in line {lines[-1]}" if lines else ""
+        raise SpecError(f"{path} cannot be run: {type(error).__name__}{where}: {error}") from None
+    if not isinstance(found, Federation):
+        raise SpecError(f"{path} defines no `federation = ft.Federation(...)` at its top level")
+    return found
+
+
 def dumps(federation: Federation) -> str:
     """Return `federation` as TOML."""
     import tomli_w
 
-    return tomli_w.dumps(encode(federation))
+    return tomli_w.dumps(msgspec.to_builtins(federation))  # bytes as base64, which `load` reads back
 
 
 def encode(spec: Struct) -> dict[str, Any]:
@@ -180,37 +191,3 @@ def encode(spec: Struct) -> dict[str, Any]:
     data = msgspec.to_builtins(spec, builtin_types=(bytes,))
     assert isinstance(data, dict)
     return data
-
-
-def decode(data: Mapping[str, Any], kind: type[T]) -> T:
-    """Return the spec of type `kind` in `data`; a misspelt field is answered with the nearest valid one.
-
-    Raises SpecError.
-    """
-    try:
-        return msgspec.convert(data, kind)
-    except msgspec.ValidationError as error:
-        raise SpecError(explain(str(error), kind)) from None
-
-
-def explain(message: str, kind: type) -> str:
-    """Put msgspec's words into ours: the field's path, what is wrong, what would be right."""
-    path = match[1] if (match := re.search(r" - at `\$\.?([^`]*)`", message)) else ""
-    text = message.split(" - at `")[0]
-    unknown = re.search(r"unknown field `([^`]*)`", text)
-    if unknown:
-        owner = _owner(kind, path)
-        where = f"{path}.{unknown[1]}" if path else unknown[1]
-        fields = [f.name for f in msgspec.structs.fields(owner)] if owner else []
-        return f"unknown field `{where}`" + (f": {nearest(unknown[1], fields)}" if fields else "")
-    return f"{path}: {text}" if path else text
-
-
-def _owner(kind: Any, path: str) -> Any:
-    """Return the struct type at `path` below `kind`, or None where it is one of several."""
-    for name in filter(None, path.replace("[...]", "").split(".")):
-        if not (isinstance(kind, type) and issubclass(kind, Struct)):
-            return None
-        types = {f.name: f.type for f in msgspec.structs.fields(kind)}
-        kind = types.get(name)
-    return kind if isinstance(kind, type) and issubclass(kind, Struct) else None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from virtual import Virtual
-
 import fedthings as ft
 from fedthings.learn.digits import digits
 from fedthings.messages import Offer
-from fedthings.simulate.world import Uneven
+from fedthings.simulation.world import Uneven
 from fedthings.transport.transport import Delivery
+from virtual import Virtual
 
 WORLD = Uneven(median=2.0, spread=1.0, lost=0.2, seed=1)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fedthings as ft
-from fedthings.simulate.world import Steady, Uneven
+from fedthings.simulation.world import Steady, Uneven
 from fedthings.vector import keyed
 from virtual import Virtual
 

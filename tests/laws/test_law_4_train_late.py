@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from virtual import Virtual
 
 import fedthings as ft
-from fedthings.simulate.world import Uneven
+from fedthings.simulation.world import Uneven
 from fedthings.vector import keyed
+from virtual import Virtual
 
 PACE = ft.Pace(goal=4, concurrency=7, patience=6.0, quorum=2, staleness=3)
 
@@ -36,7 +36,7 @@ def test_late_is_eager(tmp_path):
 
 
 def test_only_kept_tasks_are_trained(monkeypatch):
-    from fedthings.simulate.cohort import Cohorts
+    from fedthings.simulation.cohort import Cohorts
 
     trained = []
     real = Cohorts.train

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from virtual import Virtual
 
 import fedthings
 import fedthings as ft
 from fedthings.errors import SpecError
 from fedthings.federation import Phase, decode, encode, phases
 from fedthings.learn.digits import digits
+from virtual import Virtual
 
 SOURCE = Path(fedthings.__path__[0])
 RUNS = {"eval", "exec", "compile", "__import__"}

@@ -6,16 +6,15 @@ import os
 import time
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
-from processes import Processes
 
 import fedthings as ft
 from fedthings.learn.digits import digits
 from fedthings.run import read
 from fedthings.server.broker import mosquitto
 from fedthings.vector import keyed
+from processes import Processes
 
 BROKERS = ("mosquitto", "amqtt")
 
@@ -29,9 +28,7 @@ def broker(request) -> str:
 
 def federation(devices: int, **recipe) -> ft.Federation:
     settings = {"lr": 0.3, "batch": 16, "keep": 0.2, **recipe}
-    task = ft.Task(
-        model=ft.mlp(64, 16, 10), loss="cross_entropy", normalise="fleet", recipe=ft.Recipe(**settings)
-    )
+    task = ft.Task(model=ft.mlp(64, 16, 10), loss="cross_entropy", normalise="fleet", recipe=ft.Recipe(**settings))
     return ft.Federation(task, ft.fedavgm(), ft.Pace(goal=devices, patience=600.0), seed=4, devices=devices)
 
 
@@ -126,4 +123,3 @@ def test_devices_are_killed(broker, tmp_path):
         world.wait(300)
         assert_the_same(world, simulated, tmp_path / "simulated")
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
-

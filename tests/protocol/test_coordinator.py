@@ -118,6 +118,16 @@ def test_too_few_devices_start_after_the_patience_and_later_versions_do_not_wait
     assert len(tickets(coordinator.on(Stepped(1), 11.0))) == 2
 
 
+def test_a_device_that_dies_costs_one_patience():
+    coordinator, out = started(Pace(goal=3, patience=10.0, quorum=2), 3)
+    first, second, third = tickets(out)
+    coordinator.on(Arrived(first), 1.0)
+    coordinator.on(Arrived(second), 1.0)
+    coordinator.on(Left(third.device), 2.0)
+    assert coordinator.on(Woke(), 10.0) == [Discard(third, "deadline"), Advance(0, 1)]
+    assert len(tickets(coordinator.on(Stepped(1), 10.0))) == 2  # at once: nobody is waited for again
+
+
 def test_a_fleet_that_vanishes_is_waited_for_with_a_deadline_and_goes_on_when_it_is_back():
     coordinator, out = started(Pace(goal=2, patience=10.0), 2)
     for t in tickets(out):

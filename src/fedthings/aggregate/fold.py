@@ -43,8 +43,9 @@ def refused(fields: Schema, payload: Payload, weight: Array) -> Array:
     """
     reasons = np.full(len(weight), "", dtype=object)
     for f in fields:
-        # One number a report tells both: NaN and infinity survive the maximum.
-        largest = np.abs(payload[f.name]).max(-1, initial=0.0) if f.dim else np.zeros(len(weight))
+        # One number a report tells both: NaN and infinity survive the maximum. No copy of the rows is made.
+        row = payload[f.name]
+        largest = np.maximum(row.max(-1, initial=0.0), -row.min(-1, initial=0.0))
         limit = WIDE_BOUND if f.dtype == "f8" else BOUND
         reasons[(largest > limit) & (reasons == "")] = "out of range"
         reasons[~np.isfinite(largest)] = "not finite"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +21,8 @@ def targets(context: click.Context, parameter: click.Parameter, values: tuple[st
         name, _, number = value.partition("=")
         try:
             found[name] = float(number)
+            if not isfinite(found[name]):
+                raise ValueError
         except ValueError:
             raise click.BadParameter(f"{value!r} is not like accuracy=0.97") from None
     return found or None
@@ -71,7 +74,7 @@ def command(
     from fedthings.learn import save
     from fedthings.learn.fleet import Fleet
     from fedthings.progress import Progress
-    from fedthings.simulate.simulator import simulate
+    from fedthings.simulation.simulator import simulate
 
     federation = load(fed)
     if seed is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Literal
 
 from msgspec import Struct
@@ -15,9 +16,9 @@ OPTIMIZERS = ("sgd", "momentum", "adam")
 
 
 def positive(field: str, value: float) -> None:
-    """Raise SpecError unless `value` is above 0."""
-    if not value > 0:
-        raise SpecError(f"{field} is {value}: it must be above 0")
+    """Raise SpecError unless `value` is above 0, and finite."""
+    if not 0 < value < inf:
+        raise SpecError(f"{field} is {value}: it must be above 0" + (", and finite" if value == inf else ""))
 
 
 def within(field: str, value: float, low: float, high: float) -> None:

@@ -220,6 +220,8 @@ class Coordinator:
             if self.open(ticket):
                 self._close(ticket)
                 out.append(Discard(ticket, "deadline"))
+                if ticket.device not in self.present:  # its patience is over: the next version does not wait too
+                    self._fewer = len(self.present)
         self._check(now, out)
         if now >= self._waiting + self.plan.pace.patience and not self.paused:
             self._waiting = now

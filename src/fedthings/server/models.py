@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
@@ -24,7 +25,9 @@ class Models(MutableMapping[int, Vector]):
 
     def __getitem__(self, version: int) -> Vector:
         try:
-            return np.memmap(self._path(version), np.float32, "r")
+            with self._path(version).open("rb") as file:
+                # What np.memmap gives, without its search for the file's real path: a third of the time.
+                return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.float32)
         except FileNotFoundError:
             raise KeyError(version) from None
 

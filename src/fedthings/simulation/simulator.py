@@ -37,8 +37,8 @@ from fedthings.protocol.events import (
     Woke,
 )
 from fedthings.run import Run
-from fedthings.simulate.cohort import Cohorts, Kept
-from fedthings.simulate.world import Steady, World
+from fedthings.simulation.cohort import Cohorts, Kept
+from fedthings.simulation.world import Steady, World
 from fedthings.trace import traced
 from fedthings.vector import Array, Vector
 
