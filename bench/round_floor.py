@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from processes import Processes, rows, table
-
 import fedthings as ft
+from processes import Processes, rows, table
 
 FLOWER = "6,100"
 CASES: list[tuple[str, Any, tuple[str, ...], int]] = [
@@ -34,7 +34,7 @@ def measure(broker: Any, flags: tuple[str, ...], versions: int) -> list[float]:
             for i, device in enumerate(fleet.names):
                 fleet.join(device, rows(directory / f"{device}.npz", 4, 2, seed=i))
             times = [line["time"] for line in fleet.wait()]
-    return [1000 * (b - a) for a, b in zip(times[9:], times[10:], strict=False)]
+    return [1000 * (b - a) for a, b in pairwise(times[9:])]
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--versions", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", help="cases whose name has this in it")
     options = parser.parse_args()
     lines = []
     for title, broker, flags, goal in CASES:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from processes import Processes, memory, rows, table, until
-
 import fedthings as ft
+from processes import Processes, memory, rows, table, until
 
 DEVICES = 10
 # megabytes of the model, its hidden units, versions, to reach, Flower 1.41's time and memory
@@ -36,7 +36,7 @@ def measure(broker: Any, hidden: int, versions: int) -> tuple[list[float], float
             until(lambda: len(fleet.history) >= versions or coordinator.poll() is not None, "the last version")
             peak = memory(coordinator.pid)["peak"]
             times = [line["time"] for line in fleet.wait()]
-    return sorted(b - a for a, b in zip(times[1:], times[2:], strict=False)), peak
+    return sorted(b - a for a, b in pairwise(times[1:])), peak
 
 
 def main() -> None:
@@ -56,15 +56,24 @@ def main() -> None:
             spans, peak = measure(options.broker, hidden, versions)
             found.append((spans[len(spans) // 2], spans[0], spans[-1], peak, load))
         found.sort()
-        median, low, high, peak, load = found[len(found) // 2]
+        median, low, high, *_ = found[len(found) // 2]
         peak = max(run[3] for run in found)
+        span = f"{median:.2f} ({low:.2f}-{high:.2f})"
+        loads = ", ".join(f"{run[4]:.0f}" for run in found)
         every = ", ".join(f"{run[0]:.2f}" for run in found)
         lines += [
-            [f"{megabytes} MB: seconds a round", f"{median:.2f} ({low:.2f}-{high:.2f})", every, time, flower_time],
-            [f"{megabytes} MB: coordinator's peak RSS", f"{peak:.0f} MB", "", room, flower_room],
+            [
+                f"{megabytes} MB: seconds a round",
+                span,
+                every,
+                loads,
+                time,
+                flower_time,
+            ],
+            [f"{megabytes} MB: coordinator's peak RSS", f"{peak:.0f} MB", "", "", room, flower_room],
         ]
-    print(f"{DEVICES} device processes on {os.cpu_count()} cores, {options.broker}; load {load:.1f} before.\n")
-    table(["what", "fedthings", "medians of all runs", "to reach", "Flower 1.41"], lines)
+    print(f"{DEVICES} device processes on {os.cpu_count()} cores, {options.broker}; median (fastest-slowest) round.\n")
+    table(["what", "fedthings", "medians of all runs", "load before each", "to reach", "Flower 1.41"], lines)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from errno import ENOSPC
 from importlib import import_module
 from importlib.util import find_spec
 
 import click
 
 from fedthings import __version__
-from fedthings.errors import FedthingsError, nearest
+from fedthings.errors import FedthingsError, StoreError, nearest
 
 COMMANDS = {
     "Train": ("demo", "simulate", "serve", "join"),
@@ -91,8 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno != ENOSPC:
             raise
-        click.echo(f"fedthings: {error.filename}: {error.strerror}", err=True)
-        return FedthingsError.exit_code
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"fedthings: {where}{error.strerror}", err=True)
+        return StoreError.exit_code if error.errno == ENOSPC else FedthingsError.exit_code
     return code if isinstance(code, int) else 0

@@ -13,11 +13,10 @@ import numpy as np
 
 from fedthings import history
 from fedthings.aggregate import fold, step
-from fedthings.errors import SpecError, WireError, nearest
+from fedthings.errors import SpecError, StoreError, WireError, nearest
 from fedthings.federation import (
     Federation,
     Phase,
-    decode,
     encode,
     follow,
     measures,
@@ -29,9 +28,10 @@ from fedthings.federation import (
 from fedthings.history import Line, Tally
 from fedthings.learn.data import Shard
 from fedthings.learn.local import evaluator
-from fedthings.learn.metrics import usual, values
+from fedthings.learn.metrics import impossible, usual, values
 from fedthings.messages import Model, Report
 from fedthings.protocol.events import Assign, Command, Discard, Ticket
+from fedthings.spelling import decode
 from fedthings.stage import zeros
 from fedthings.vector import Array, Key, Payload, Vector
 from fedthings.wire import pack_body
@@ -138,10 +138,15 @@ class Engine:
         elif isinstance(command, Discard):
             self.tally.dropped[command.reason] += 1
 
-    def keep(self, arrays: Payload, weights: Array, metrics: Mapping[str, Array], lags: Sequence[int]) -> None:
-        """Fold n reports, rows `(n, ...)` as encoded, weights `(n,)`, metrics `(n, m)`; refuse bad values (law 4)."""
+    def keep(self, arrays: Payload, weights: Array, metrics: Mapping[str, Array], lags: Sequence[int]) -> Array:
+        """Fold n reports, rows `(n, ...)` as encoded, weights `(n,)`, metrics `(n, m)`; refuse bad values (law 4).
+
+        Return for each why it was left out, "" where it was not `(n,)`.
+        """
         rows = self._stage.decode(arrays)
         reasons = fold.refused(self._fields, rows, weights)
+        if metrics:
+            reasons[impossible(metrics) & (reasons == "")] = "impossible metrics"
         good = reasons == ""
         for reason in reasons[~good]:
             self.tally.dropped[reason] += 1
@@ -152,6 +157,7 @@ class Engine:
         fold.add(self._sums, self._fields, rows, weights, lags)
         self.tally.updates += len(weights)
         self.tally.keep(metrics)
+        return reasons
 
     def advance(self, now: float) -> Made:
         """Make the next version of the running phase from what was kept, at `now` seconds."""
@@ -269,6 +275,9 @@ class Engine:
         self.state = {name: np.array(row) for name, row in state["state"].items()}
         self.best, self.pending = state["best"], state["pending"]
         self.tally.restore(state["tally"])
+        dim = self.spec.task.model.layout.dim
+        if self.rows[self.trained].shape != (dim,):
+            raise StoreError(f"the model of version {self.trained} is damaged: it has not {dim} parameters")
         self._begin()
 
 

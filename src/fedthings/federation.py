@@ -13,10 +13,12 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from fedthings.errors import FedthingsError, SpecError
+from fedthings.aggregate import fold
+from fedthings.errors import DataError, FedthingsError, SpecError
+from fedthings.learn.data import Shard, check
 from fedthings.learn.learner import Learner
 from fedthings.learn.local import evaluator, trainer
-from fedthings.learn.metrics import nothing
+from fedthings.learn.metrics import MANY, nothing
 from fedthings.learn.normalise import standardised, statistician, statistics_schema
 from fedthings.learn.task import Task, within
 from fedthings.privacy import clip
@@ -91,6 +93,8 @@ CLOSING = 1000
 
 def plans(federation: Federation, rounds: int) -> tuple[Plan, ...]:
     """Return the phases as the coordinator sees them; `rounds` versions are trained."""
+    if rounds < 1:
+        raise SpecError(f"rounds is {rounds}: it must be at least 1")
     pace = federation.pace
     count = pace.concurrency
     whole = Pace(goal=count, concurrency=count, patience=pace.patience, quorum=min(pace.quorum, count))
@@ -134,6 +138,18 @@ def measures(phase: Phase) -> dict[str, Array]:
         return {}
     found = {name: stats[0] for name, stats in nothing(phase.task, 1).items()}
     return found | ({"train": np.zeros(2, np.int64)} if phase.kind == "train" else {})
+
+
+def fits(spec: Federation | Phase, shard: Shard, name: str) -> None:
+    """Raise DataError unless the data of device `name` fits the task, and its reports can be summed."""
+    check(shard, spec.task, name)
+    if spec.strategy.weight == "samples" and len(shard.X) > fold.WEIGHT:
+        raise DataError(
+            f"{name} has {len(shard.X)} training samples, and a report weighs at most {fold.WEIGHT}: "
+            'keep fewer of them, divide the device, or set strategy.weight to "equal"'
+        )
+    if len(shard.test_X) > MANY:
+        raise DataError(f"{name} has {len(shard.test_X)} test samples: {MANY} are the most, so keep fewer of them")
 
 
 def stage(phase: Phase) -> Stage:

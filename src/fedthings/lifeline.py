@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -101,8 +101,9 @@ def alone(directory: Path, what: str) -> Iterator[None]:
             raise StoreError(
                 f"{what} {directory} is in use by process {holder}: stop that one, or name another"
             ) from None
-        os.truncate(handle, 0)
-        os.write(handle, b"%d\n" % os.getpid())
+        with suppress(OSError):  # on a full disk the lock holds too; only who has it is not to be read
+            os.truncate(handle, 0)
+            os.write(handle, b"%d\n" % os.getpid())
         yield
     finally:
         os.close(handle)

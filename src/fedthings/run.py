@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,12 +14,15 @@ import threadpoolctl
 
 from fedthings.engine import BEST, Engine
 from fedthings.errors import StoreError
-from fedthings.federation import Federation, decode, dumps
+from fedthings.federation import Federation, dumps
 from fedthings.history import Line
 from fedthings.learn import save
 from fedthings.learn.model import Sequential, outputs
+from fedthings.spelling import decode
 from fedthings.vector import Array, Vector
 
+STATE = "state.sqlite"
+"""What a coordinator keeps beside the files that every run has."""
 HISTORY, SUMMARY, MODEL, BEST_MODEL, FEDERATION = (
     "history.jsonl",
     "summary.json",
@@ -98,12 +102,32 @@ def prepare(directory: str | Path, federation: Federation) -> Path:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         file = directory / FEDERATION
-        if file.exists() and file.read_text() != text:
+        if not file.exists():
+            replace(file, text)
+        elif file.read_bytes() != text.encode():
             raise StoreError(f"{directory} holds another federation's run: name another directory, or remove it")
-        file.write_text(text)
     except OSError as error:
         raise StoreError(f"{directory} cannot be used as a run directory: {error.strerror}") from None
     return directory
+
+
+@contextmanager
+def written(directory: Path) -> Iterator[None]:
+    """Turn what a disk says into a StoreError with the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"the run directory {directory} cannot be written: {error.strerror or error}; make room or check its "
+            "rights, then start again: nothing acknowledged is lost"
+        ) from error
+
+
+def replace(file: Path, text: str) -> None:
+    """Write `text` to `file`, all of it or nothing: a full disk leaves what was there."""
+    partial = file.with_name(file.name + ".part")
+    partial.write_text(text)
+    partial.replace(file)
 
 
 def append(directory: Path, lines: Sequence[Line]) -> None:
@@ -114,7 +138,12 @@ def append(directory: Path, lines: Sequence[Line]) -> None:
 
 def write_lines(file: TextIO, lines: Sequence[Line]) -> None:
     """Write one JSON object a line."""
-    file.writelines(json.dumps(line) + "\n" for line in lines)
+    file.writelines(map(written_line, lines))
+
+
+def written_line(line: Line) -> str:
+    """Return the line of history.jsonl."""
+    return json.dumps(line) + "\n"
 
 
 def finish(directory: Path, run: Run) -> None:
@@ -123,9 +152,7 @@ def finish(directory: Path, run: Run) -> None:
     save.save(directory / MODEL, run.model, run.row, notes)
     if run.best is not None and run.summary["best"]:
         save.save(directory / BEST_MODEL, run.model, run.best, {"version": str(run.summary["best"]["version"])})
-    partial = directory / (SUMMARY + ".part")
-    partial.write_text(json.dumps(run.summary, indent=2) + "\n")
-    partial.replace(directory / SUMMARY)
+    replace(directory / SUMMARY, json.dumps(run.summary, indent=2) + "\n")
 
 
 def read(directory: str | Path) -> Run:

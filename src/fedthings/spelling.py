@@ -77,7 +77,9 @@ def _at(data: Any, kind: Any, steps: list[str]) -> tuple[Any, Any]:
 
 def _below(kind: Any, data: Mapping[str, Any], field: str) -> Any:
     """Return the type of `field`; of the field that tells the members of a union apart, their names."""
-    names = tuple(struct.__struct_config__.tag for struct in _structs(kind) if struct.__struct_config__.tag_field == field)
+    names = tuple(
+        struct.__struct_config__.tag for struct in _structs(kind) if struct.__struct_config__.tag_field == field
+    )
     if names:
         return Literal[names]
     struct = _chosen(kind, data)

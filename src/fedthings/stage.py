@@ -20,7 +20,7 @@ Schema: TypeAlias = "tuple[Field, ...]"
 class Field(NamedTuple):
     """One array of a payload and how it folds.
 
-    `dtype` is "f4" (one int64 limb at 2**scale) or "f8" (two limbs, exact for statistics).
+    `dtype` is "f4" (one int64 limb at 2**scale) or "f8" (four limbs, exact for statistics).
     `per` is what the sum is divided by: "weight" (each row counts weight times) or "one" (a plain sum).
     """
 

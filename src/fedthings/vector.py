@@ -12,7 +12,6 @@ from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[Any]
@@ -63,18 +62,9 @@ class Key(NamedTuple):
 
 def keyed(*key: int | str) -> np.random.Generator:
     """Return the counter-based generator (Philox) of `key`; equal keys give equal draws everywhere."""
-    return np.random.Generator(np.random.Philox(_Words(digest(*key))))
+    from fedthings.philox import generator  # numpy.random is 6 MB that an idle device does not need
 
-
-class _Words(ISeedSequence):
-    """The key of a Philox as it is: `Philox(key=...)` does the same, but asks the system for entropy first."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[np.uint64]:
-        """Return the two words of 64 bits that Philox asks for."""
-        return np.array([self.number & (2**64 - 1), self.number >> 64], np.uint64)
+    return generator(digest(*key))
 
 
 def digest(*key: int | str) -> int:

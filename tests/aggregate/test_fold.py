@@ -72,7 +72,7 @@ def test_what_cannot_be_summed_is_refused_with_its_reason():
     payload["x"][1, 3] = np.nan
     payload["x"][2, 70_000] = np.inf
     payload["x"][3, 0] = -65.0
-    payload["s"][4, 2] = 2.0**51
+    payload["s"][4, 2] = 2.0**99
     weights[5] = 0
     reasons = list(fold.refused(SCHEMA, payload, weights))
     assert reasons == ["", "not finite", "not finite", "out of range", "out of range", "weight out of range"]
@@ -97,3 +97,12 @@ def test_weights_and_counts_are_kept_for_each_lag():
 def test_resolution_stays_below_a_float32(reports):
     (field,) = fold.announced((Field("x", 1),), reports)
     assert 16 <= field.scale <= 36
+
+
+def test_many_wide_reports_at_the_bound_do_not_wrap():
+    schema = fold.announced((Field("s", 2, "f8", per="one"),), 1 << 20)
+    rows = np.array([[fold.WIDE_BOUND, -fold.WIDE_BOUND]]).repeat(4096, 0)
+    sums = fold.init(schema)
+    for _ in range(2):
+        fold.add(sums, schema, {"s": rows}, np.ones(4096, np.int64), [0] * 4096)
+    assert fold.done(sums, schema)["s"].tolist() == [8192 * fold.WIDE_BOUND, -8192 * fold.WIDE_BOUND]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import fedthings
-from fedthings.vector import Key, keyed
+from fedthings.vector import Key, digest, keyed
 
 SOURCE = Path(fedthings.__path__[0])
 
@@ -21,12 +21,14 @@ def test_equal_keys_draw_alike_and_others_do_not():
     draws = [tuple(rng.random(4)) for rng in [key.rng("shuffle"), *others]]
     assert len(set(draws)) == len(draws)
     assert isinstance(keyed(0).bit_generator, np.random.Philox)
+    whole = np.random.Generator(np.random.Philox(key=digest(7, "purpose")))
+    assert np.array_equal(keyed(7, "purpose").random(9), whole.random(9))
 
 
 def test_nothing_draws_from_a_global_generator():
     for file in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("np.random."):
-                assert file.name == "vector.py" or node.attr == "Generator", f"{file}: {ast.unparse(node)}"
+                assert file.name == "philox.py" or node.attr == "Generator", f"{file}: {ast.unparse(node)}"
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             assert "random" not in names or file.name == "mqtt.py", file  # the jitter of a reconnect

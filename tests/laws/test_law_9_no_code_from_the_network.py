@@ -11,8 +11,9 @@ import pytest
 import fedthings
 import fedthings as ft
 from fedthings.errors import SpecError
-from fedthings.federation import Phase, decode, encode, phases
+from fedthings.federation import Phase, encode, phases
 from fedthings.learn.digits import digits
+from fedthings.spelling import decode
 from virtual import Virtual
 
 SOURCE = Path(fedthings.__path__[0])

@@ -1,7 +1,7 @@
 """Folds: exact sums of reports that stream in O(dim) memory and do not depend on order or sharding (law 7).
 
 A float32 row is rounded once to fixed point, at 2**-scale, and summed in int64. A float64 row is split
-into two int64 limbs of 2**32, which holds every bit above 2**-scale. What is out of range is refused by value.
+into four int64 limbs of 2**32, which holds every bit above 2**-scale. What is out of range is refused by value.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ BOUND = 64.0
 """Largest absolute value in a float32 row; a trained update is far below it."""
 WEIGHT = 1 << 16
 """Largest weight of one report."""
-WIDE_SCALE, WIDE_BOUND = 40, 2.0**50
-"""Fixed point of float64 rows: 2**-40 up to 2**50, and room for 2**30 of them."""
+WIDE_SCALE, WIDE_BOUND, WIDE_LIMBS = 40, 2.0**98, 4
+"""Fixed point of float64 rows: 2**-40 up to 2**98, and room for 2**20 of them."""
 BLOCK = 1 << 15
 """Numbers converted at once, so that temporaries stay in the cache."""
 
@@ -74,7 +74,9 @@ class Sums:
 
 def init(schema: Schema) -> Sums:
     """Return sums of nothing."""
-    return Sums({f.name: [np.zeros(f.dim, np.int64) for _ in range(1 + (f.dtype == "f8"))] for f in schema})
+    return Sums(
+        {f.name: [np.zeros(f.dim, np.int64) for _ in range(WIDE_LIMBS if f.dtype == "f8" else 1)] for f in schema}
+    )
 
 
 def add(sums: Sums, schema: Schema, payload: Payload, weights: Array, lags: Iterable[int]) -> None:
@@ -95,10 +97,10 @@ def _add(limbs: list[NDArray[np.int64]], rows: Array, factors: Array, f: Field) 
             fixed = rows[top : top + many, block] * np.float64(2.0**f.scale)
             np.rint(fixed, out=fixed)  # once, before the weight: the sum then depends on no order
             weight = factors[top : top + many]
-            if f.dtype == "f8":
-                high = np.floor(fixed * 2.0**-32)
-                fixed -= high * 2.0**32
-                limbs[1][block] += (high.astype(np.int64) * weight).sum(0)
+            for place in range(len(limbs) - 1, 0, -1):
+                high = np.trunc(fixed * 2.0 ** (-32 * place))  # exact: no bit is lost, and the rest keeps its sign
+                fixed -= high * 2.0 ** (32 * place)
+                limbs[place][block] += (high.astype(np.int64) * weight).sum(0)
             limbs[0][block] += (fixed.astype(np.int64) * weight).sum(0)
 
 
@@ -130,7 +132,7 @@ def _real(limbs: list[NDArray[np.int64]], unit: float, divisor: int) -> NDArray[
     for start in range(0, len(low), BLOCK):
         block = slice(start, start + BLOCK)
         value = low[block].astype(np.float64)
-        if len(limbs) == 2:
-            value += limbs[1][block].astype(np.float64) * 2.0**32
+        for place in range(1, len(limbs)):
+            value += limbs[place][block].astype(np.float64) * 2.0 ** (32 * place)
         real[block] = value * unit / divisor
     return real

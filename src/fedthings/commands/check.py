@@ -49,7 +49,7 @@ def command(fed: str, data: str, target: str | None, device: str | None, as_json
 def _problems(federation: Federation, fleet: Fleet) -> list[str]:
     """Return what would not work."""
     from fedthings.errors import DataError
-    from fedthings.learn.data import check
+    from fedthings.federation import fits
 
     found = []
     if federation.devices > len(fleet):
@@ -61,7 +61,7 @@ def _problems(federation: Federation, fleet: Fleet) -> list[str]:
         )
     for name in fleet.names:
         try:
-            check(fleet.shard(name), federation.task, name)
+            fits(federation, fleet.shard(name), name)
         except DataError as error:
             found.append(str(error))
     return found

@@ -29,7 +29,7 @@ PASSWORD = "FEDTHINGS_PASSWORD"
 @click.option("--classes", metavar="A,B,...", help="Names of text labels, in the federation's order.")
 @click.option(
     "--state",
-    type=click.Path(file_okay=False),
+    type=click.Path(),
     help="Where it keeps its state and the model.  [default: ~/.fedthings/NAME]",
 )
 @click.option("--effort", type=click.FloatRange(0.01, 1), help="Its share of the local work, where it may.")
@@ -119,7 +119,7 @@ def _rules(file: str | None) -> Rules:
 
     from fedthings.device.rules import Rules
     from fedthings.errors import SpecError
-    from fedthings.federation import decode
+    from fedthings.spelling import decode
 
     if file is None:
         return Rules()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("fed", type=click.Path())
 @click.option("--rounds", default=30, show_default=True, type=click.IntRange(1), help="Versions to make.")
-@click.option("--out", type=click.Path(file_okay=False), help="Run directory.  [default: runs/NAME]")
+@click.option("--out", type=click.Path(), help="Run directory.  [default: runs/NAME]")
 @click.option(
     "--broker",
     metavar="URL|KIND",

@@ -38,7 +38,7 @@ def targets(context: click.Context, parameter: click.Parameter, values: tuple[st
     help="The data: npz with X, y, device, split; or CSV.",
 )
 @click.option("--rounds", default=30, show_default=True, type=click.IntRange(1), help="Versions to make.")
-@click.option("--out", type=click.Path(file_okay=False), help="Run directory; Ctrl-C leaves a run to go on with.")
+@click.option("--out", type=click.Path(), help="Run directory; Ctrl-C leaves a run to go on with.")
 @click.option("--test", type=click.Path(), help="A central test set: npz with X and y, or CSV.")
 @click.option("--seed", type=click.IntRange(0), help="Instead of the federation's seed.")
 @click.option("--init", type=click.Path(), help="A model.safetensors to begin with.")

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fedthings.aggregate.fold import refused
 from fedthings.device.rules import Rules
-from fedthings.device.shelf import MODEL, Shelf
+from fedthings.device.shelf import Shelf
 from fedthings.errors import DataError, SpecError, WireError
-from fedthings.federation import Phase, decode, learner, schema, stage
-from fedthings.learn import data, save
+from fedthings.federation import Phase, fits, learner, schema, stage
 from fedthings.learn.data import Shard
 from fedthings.messages import (
     Announce,
@@ -37,10 +37,11 @@ from fedthings.messages import (
     Work,
 )
 from fedthings.protocol.events import Ticket
+from fedthings.spelling import decode
 from fedthings.transport.chunks import CHUNK, Assembly, Source
 from fedthings.transport.topics import COORDINATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport
-from fedthings.vector import Key, Payload, Vector
+from fedthings.vector import Key, Payload
 from fedthings.wire import pack_body, unpack_body
 
 log = logging.getLogger("fedthings.device")
@@ -199,14 +200,14 @@ class Agent:
         self._outgoing = Source(self.shelf.pending.report, self.chunk)
         self._offer(now)
         if model is not None and phase.kind == "train":  # for predictions; the fleet does not wait for it
-            self._save(phase, model["x"], job.ticket.version)
+            self.shelf.keep(phase.task.model, model["x"], job.ticket.version)
 
     def _understood(self, job: Assignment) -> Phase:
         """Return the phase that the task body describes; checked against the device's data once."""
         if self._phase is None or self._phase[0] != job.task.digest:
             work = unpack_body(self._bodies[job.task.digest], Work)
             phase = decode(work.spec, Phase)
-            data.check(self.shard, phase.task, self.name)
+            fits(phase, self.shard, self.name)
             self._phase = (job.task.digest, phase)
         return self._phase[1]
 
@@ -223,6 +224,8 @@ class Agent:
         arrays = {name: row[0] for name, row in encoded.items()}
         report = Report(ticket, arrays, np.array([fit.weight], np.int64), dict(fit.metrics))
         kept = after is not None or any(part is not None for part in encoded_state)
+        if refused(schema(phase), chain.decode(encoded), report.weight)[0]:
+            kept = False  # it is left out by its values, so training goes on from the state before it
         self.shelf.hold(ticket, pack_body(report), [after, encoded_state] if kept else None)
         self.reports += 1
 
@@ -308,7 +311,7 @@ class Agent:
             self.shelf.settle(receipt.ticket if receipt.kept else None)
         if self._job is not None and self._job.ticket == receipt.ticket:
             self._job, self._outgoing, self.alarm = None, None, inf
-        if not receipt.kept:
+        if receipt.reason:
             self.on_news(f"report left out: {receipt.reason}")
 
     # ----------------------------------------------------------------- the end
@@ -331,12 +334,8 @@ class Agent:
             try:
                 phase = decode(unpack_body(self._bodies[farewell.task.digest], Work).spec, Phase)
                 model = unpack_body(self._bodies[farewell.model.digest], Model)
-                self._save(phase, model.arrays["x"], model.version)
+                self.shelf.keep(phase.task.model, model.arrays["x"], model.version)
             except (KeyError, WireError, SpecError) as error:
                 log.warning("the last model cannot be kept: %s", error)
         self.on_news(f"the federation has ended: {farewell.reason}")
         self.done = True
-
-    def _save(self, phase: Phase, row: Vector, version: int) -> None:
-        if self.shelf.directory is not None:
-            save.save(self.shelf.directory / MODEL, phase.task.model, row, {"version": str(version)})

@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 
 from fedthings import checkpoint
 from fedthings.errors import StoreError
+from fedthings.learn import save
+from fedthings.learn.model import Sequential
 from fedthings.protocol.events import Ticket
+from fedthings.vector import Vector
 
 STATE, REPORT, MODEL = "state.cbor", "report.cbor", "model.safetensors"
 
@@ -59,7 +62,14 @@ class Shelf:
             if changed:
                 self._write()
             else:  # the state on the disk is right; only the report goes
-                (self.directory / REPORT).unlink(missing_ok=True)
+                with _told(self.directory):
+                    (self.directory / REPORT).unlink(missing_ok=True)
+
+    def keep(self, model: Sequential, row: Vector, version: int) -> None:
+        """Keep the newest model for predictions; without a directory there is nowhere to."""
+        if self.directory is not None:
+            with _told(self.directory):
+                save.save(self.directory / MODEL, model, row, {"version": str(version)})
 
     def _write(self) -> None:
         if self.directory is None:
@@ -77,11 +87,16 @@ class Shelf:
     def _load(self, directory: Path) -> None:
         if not (directory / STATE).exists():
             return
-        self.scope, self.state = checkpoint.unpack((directory / STATE).read_bytes())
-        if (directory / REPORT).exists():
-            scope, ticket, report, state = checkpoint.unpack((directory / REPORT).read_bytes())
-            if scope == self.scope:
-                self.pending = Pending(Ticket(*ticket), report, state)
+        try:
+            self.scope, self.state = checkpoint.unpack((directory / STATE).read_bytes())
+            if (directory / REPORT).exists():
+                scope, ticket, report, state = checkpoint.unpack((directory / REPORT).read_bytes())
+                if scope == self.scope:
+                    self.pending = Pending(Ticket(*ticket), report, state)
+        except (StoreError, ValueError, TypeError):
+            raise StoreError(
+                f"the state in {directory} is damaged: remove {STATE} and {REPORT} there, and this device begins anew"
+            ) from None
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -22,6 +22,8 @@ ONE = 2**20
 """The integer that stands for 1.0."""
 MOST = 2**52
 """No device's sum goes beyond: a float64 holds it exactly, and 2,000 devices at the limit fit an int64."""
+MANY = 1 << 20
+"""Samples: no device's count goes beyond, so that none of them is the whole fleet's measure."""
 BINS = 1024
 
 
@@ -187,6 +189,22 @@ def suits(metric: Metric, loss: str, outputs: int) -> bool:
             return loss not in ("cross_entropy", "binary_cross_entropy")
         case _:
             return True
+
+
+def impossible(metrics: Mapping[str, Array]) -> Array:
+    """Return `(n,)`: whose sums, each `(n, m)` int64, no measuring can give.
+
+    Counts are from 0 to MANY, sums at most MOST, and of labels no more can be right or wrong than were counted.
+    """
+    wrong = np.zeros(len(next(iter(metrics.values()), ())), bool)
+    for name, sums in metrics.items():
+        count = sums[:, 0]
+        wrong |= (count < 0) | ((sums < -MOST) | (sums > MOST)).any(-1)
+        if name in METRICS:  # local training counts a sample in each epoch
+            wrong |= count > MANY
+            if METRICS[name].y in ("labels", "binary"):
+                wrong |= ((sums < 0) | (sums > count[:, None])).any(-1)
+    return wrong
 
 
 def measured(task: Task) -> dict[str, Metric]:

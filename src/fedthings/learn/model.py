@@ -63,6 +63,10 @@ MEMORY = 4 << 20
 """Bytes of one layer's numbers that are in work at once where nothing is trained."""
 
 
+LARGEST = 1 << 28
+"""Parameters: a model of 1 GiB."""
+
+
 class Sequential(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """Layers one after the other for samples of shape `input`; images `(H, W, C)`, signals `(T, C)`."""
 
@@ -75,6 +79,8 @@ class Sequential(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
             raise SpecError(f"model.input is {self.input}: give the shape of one sample, such as (28, 28, 1)")
         if not self.layout.dim:
             raise SpecError("model.layers has nothing to train: add a dense layer")
+        if self.layout.dim > LARGEST:
+            raise SpecError(f"model.layers has {self.layout.dim} parameters: use fewer units, {LARGEST} are the most")
 
     @cached_property
     def shapes(self) -> tuple[Shape, ...]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from fedthings import run
-from fedthings.errors import StoreError
 from fedthings.federation import Federation
 from fedthings.history import Line
 from fedthings.lifeline import Ending, alone
@@ -69,7 +68,7 @@ class Server:
         self.on_news = on_news
         self.on_step: Callable[[], None] = lambda: None
         self._linked_again = False
-        with ExitStack() as stack:
+        with ExitStack() as stack, run.written(self.directory):
             stack.enter_context(alone(self.directory, "the run directory"))
             self.names = {device["name"]: device["password"] for device in devices.listed(self.directory)}
             self._kind: Kind | None = broker if broker in KINDS else None
@@ -135,7 +134,7 @@ class Server:
             self._step(service.alarm)
         if not service.done:
             return None
-        with _written(self.directory):
+        with run.written(self.directory):
             service.announce()
             facts = {
                 "devices": len(service.coordinator.last),
@@ -153,7 +152,7 @@ class Server:
         timeout = min(max(0.0, until - self.now), _LONGEST)
         arrival = self.transport.inbox.get(timeout)
         now = self.now
-        with _written(self.directory):
+        with run.written(self.directory):
             if arrival is not None:
                 self._look(arrival, now)
                 self.service.receive(arrival, now)
@@ -228,15 +227,3 @@ class Server:
             self.wake()
 
         threading.Thread(target=wait, name="broker", daemon=True).start()
-
-
-@contextmanager
-def _written(directory: Path) -> Iterator[None]:
-    """Turn what a disk says into a StoreError with the remedy."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"the run directory {directory} cannot be written: {error.strerror}; make room or check its "
-            "rights, then start again: nothing acknowledged is lost"
-        ) from error

@@ -45,16 +45,21 @@ from fedthings.protocol.coordinator import Coordinator
 from fedthings.protocol.events import Command, Event, Ticket
 from fedthings.server.bodies import Bodies
 from fedthings.server.models import Models
-from fedthings.server.store import Store, Usage
+from fedthings.server.store import Saved, Store, Usage
 from fedthings.trace import traced
 from fedthings.transport.chunks import Assembly
-from fedthings.transport.topics import OPERATOR
+from fedthings.transport.topics import COORDINATOR, OPERATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport
 from fedthings.vector import Array, Vector
 from fedthings.wire import unpack_body
 
 log = logging.getLogger("fedthings.server")
 
+VERBS = ("status", "pause", "resume", "cancel", "reload")
+WRONG = 3
+"""How often a body may come that is not the one offered, before its report is left out."""
+MOST = 64
+"""Chunks that one Want may name; a device asks for a window of 16."""
 SLACK = 4096
 """Bytes that a report may be larger than the schema says: ticket and names."""
 
@@ -151,22 +156,24 @@ class Service:
 
     def _take(self, sender: str, message: Envelope, federation: str, now: float) -> None:
         if sender.startswith(OPERATOR):
-            if isinstance(message, Ask):
-                self._asked(sender, message.verb, now)
+            if not isinstance(message, Ask) or message.verb not in VERBS:
+                raise WireError("unexpected", f"an operator asks one of {', '.join(VERBS)}")
+            self._asked(sender, message.verb, now)
             return
-        if not self.allowed(sender):
+        if sender == COORDINATOR or not self.allowed(sender):
             raise WireError("unknown device", f"{sender} is not on the list: add it with `fedthings devices add`")
-        if isinstance(message, Bye):
-            self._on(events.Left(sender), now)
-            return
-        if federation != self.transport.federation:
+        # A will may have been written before the device knew the federation.
+        if federation != self.transport.federation and not (federation == "" and isinstance(message, Bye)):
             raise WireError("another federation", federation)
         match message:
+            case Bye():
+                self._on(events.Left(sender), now)
             case Hello():
                 self._hello(sender, now)
             case Decline(ticket=ticket, reason=reason):
                 self._own(sender, ticket)
-                self._on(events.Declined(ticket, reason[:64]), now)
+                shown = "".join(letter for letter in reason if letter.isprintable())[:64]
+                self._on(events.Declined(ticket, shown or "declined"), now)
             case Offer():
                 self._offered(sender, message, now)
             case Chunk():
@@ -190,7 +197,9 @@ class Service:
 
     def _refuse(self, sender: str, error: WireError) -> None:
         self.refusals[error.reason] += 1
-        log.warning("refused a message from %s: %s", sender, error)
+        count = self.refusals[error.reason]
+        if count & (count - 1) == 0:  # a flood of garbage is not to become a flood of lines
+            log.warning("refused a message from %s: %s (the %d. of its kind)", sender, error, count)
         if sender:
             self._send(sender, Refusal(error.reason, str(error)[:200]))
 
@@ -205,6 +214,7 @@ class Service:
             self._send(sender, Receipt(ticket, True))  # kept already; the receipt was lost
             return
         if not self.coordinator.open(ticket):
+            self.refusals["late"] += 1
             self._send(sender, Receipt(ticket, False, "late"))
             return
         before = self._uploads.get(sender)
@@ -217,8 +227,7 @@ class Service:
             try:
                 assembly = Assembly(offer, limit, self._spooled(ticket))
             except WireError as error:
-                self._send(sender, Receipt(ticket, False, error.reason))
-                self._on(events.Declined(ticket, error.reason), now)
+                self._on(events.Declined(ticket, error.reason), now)  # which sends the receipt
                 raise
             self._uploads[sender] = (ticket, assembly)
         self._proceed(sender, now)
@@ -232,6 +241,9 @@ class Service:
 
     def _proceed(self, sender: str, now: float) -> None:
         ticket, assembly = self._uploads[sender]
+        if assembly.wrong >= WRONG:
+            self._on(events.Declined(ticket, "wrong digest"), now)
+            raise WireError("wrong digest", f"the chunks sent {WRONG} times are not the body that was offered")
         if not assembly.done:
             indexes = assembly.wants()
             if indexes:
@@ -243,8 +255,6 @@ class Service:
         try:
             self._reports[ticket] = self._read(ticket)
         except WireError as error:
-            self._spooled(ticket).unlink(missing_ok=True)
-            self._send(sender, Receipt(ticket, False, error.reason))
             self._on(events.Declined(ticket, error.reason), now)
             raise
         self._on(events.Arrived(ticket), now)
@@ -268,6 +278,8 @@ class Service:
                 left.unlink(missing_ok=True)
 
     def _wanted(self, sender: str, want: Want) -> None:
+        if len(want.indexes) > MOST:
+            raise WireError("malformed", f"{len(want.indexes)} chunks are wanted at once: {MOST} are the most")
         source = self.bodies.find(want)
         if source is None:
             raise WireError("not here", "the body that is wanted is not to be had any more; say Hello")
@@ -317,7 +329,7 @@ class Service:
 
     def _keep(self, ticket: Ticket, lag: int) -> None:
         report = self._reports.pop(ticket, None) or self._read(ticket)
-        self.engine.keep(
+        reasons = self.engine.keep(
             {name: row[None] for name, row in report.arrays.items()},
             np.asarray(report.weight),
             {name: stats[None] for name, stats in report.metrics.items()},
@@ -325,7 +337,7 @@ class Service:
         )
         self._used(ticket.device)[0] += 1
         self._folded.append(ticket)
-        self._send(ticket.device, Receipt(ticket, True))
+        self._send(ticket.device, Receipt(ticket, True, reasons[0]))
 
     def _advance(self) -> None:
         made = self.engine.advance(self.now)
@@ -366,10 +378,11 @@ class Service:
     def _restore(self) -> None:
         """Go on from the last checkpoint and the events after it, or write the first one."""
         saved = self.store.saved()
-        self.history = self.store.history()
-        with (self.directory / run.HISTORY).open("w") as file:
-            run.write_lines(file, self.history)
+        history = self.directory / run.HISTORY
         if saved is None:
+            if history.exists() and history.stat().st_size:
+                raise StoreError(f"{self.directory} holds a run that was simulated: name another directory")
+            history.touch()
             self._checkpoint()
             return
         if saved.state["rounds"] != self.rounds:
@@ -377,6 +390,19 @@ class Service:
                 f"{self.directory} holds a run of {saved.state['rounds']} rounds, not {self.rounds}: "
                 "give the same number, or another directory"
             )
+        self.history = self.store.history()
+        run.replace(history, "".join(map(run.written_line, self.history)))
+        try:
+            self._replay(saved)
+        except (WireError, LookupError, ValueError, TypeError, AttributeError, FileNotFoundError) as error:
+            raise StoreError(
+                f"the state in {self.directory} is damaged ({type(error).__name__}: {error}): "
+                "bring it back from a copy, or begin anew in another directory"
+            ) from error
+        self._tidy()
+
+    def _replay(self, saved: Saved) -> None:
+        """Take up a checkpoint, and go through the events after it once more."""
         self.now = saved.now
         self.coordinator.restore(saved.state["coordinator"])
         self.engine.restore(saved.state["engine"])
@@ -389,7 +415,6 @@ class Service:
         self._outbox = []  # said before, or asked for again by the Hello of each device
         for digest, count in saved.state["published"]:
             self.bodies.published.setdefault(digest, count)
-        self._tidy()
 
     def _tidy(self) -> None:
         """Remove from the spool what was kept in the checkpoint or will never be asked for."""

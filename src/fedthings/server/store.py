@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from fedthings import checkpoint
+from fedthings import checkpoint, run
 from fedthings.errors import StoreError
 from fedthings.history import Line
 
@@ -50,7 +50,7 @@ DEVICES = sa.Table(
     sa.Column("bytes_up", sa.BigInteger, nullable=False, default=0),
     sa.Column("bytes_down", sa.BigInteger, nullable=False, default=0),
 )
-FILE = "state.sqlite"
+FILE = run.STATE
 
 
 class Saved(NamedTuple):
@@ -119,14 +119,20 @@ class Store:
             self._connection.rollback()
         if row is None:
             return None
-        return Saved(row.now, checkpoint.unpack(row.state), [(r.now, checkpoint.unpack(r.event)) for r in rows])
+        state = checkpoint.unpack(row.state)
+        if not isinstance(state, dict) or "rounds" not in state:
+            raise StoreError("the checkpoint is damaged: bring the run's state back from a copy, or begin anew")
+        return Saved(row.now, state, [(r.now, checkpoint.unpack(r.event)) for r in rows])
 
     def history(self) -> list[Line]:
         """Return the lines of history that are complete."""
         with _told():
             rows = self._connection.execute(sa.select(HISTORY.c.line).order_by(HISTORY.c.version)).all()
             self._connection.rollback()
-        return [json.loads(row.line) for row in rows]
+        try:
+            return [json.loads(row.line) for row in rows]
+        except ValueError as error:
+            raise StoreError(f"the history is damaged ({error}): bring it back from a copy, or begin anew") from None
 
     # --------------------------------------------------------------- devices
 
@@ -192,6 +198,10 @@ def _told() -> Iterator[None]:
         yield
     except sa.exc.SQLAlchemyError as error:
         cause = str(getattr(error, "orig", None) or error)
+        if "not a database" in cause or "malformed" in cause:
+            raise StoreError(
+                f"the run's state is damaged ({cause}): bring it back from a copy, or begin anew"
+            ) from error
         raise StoreError(
             f"the run's state cannot be kept: {cause}; make room or check the directory's rights, "
             "then start again: nothing acknowledged is lost"

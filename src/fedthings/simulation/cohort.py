@@ -54,10 +54,10 @@ class Cohorts:
             [1.0] * len(tickets),
         )
         report, encoded = self._stage.encode(fit.report, [state[1] for state in states], keys)
-        for ticket, *state in zip(tickets, after, encoded, strict=True):
-            if any(part is not None and part != [] for part in state):
+        reasons = engine.keep(report, np.asarray(fit.weight), fit.metrics, [kept.lag for kept in group])
+        for ticket, reason, *state in zip(tickets, reasons, after, encoded, strict=True):
+            if not reason and any(part is not None and part != [] for part in state):
                 self.states[ticket.device] = (state[0], state[1])
-        engine.keep(report, np.asarray(fit.weight), fit.metrics, [kept.lag for kept in group])
 
     def snapshot(self) -> dict[str, Any]:
         """Return what the devices keep, as plain data and arrays."""

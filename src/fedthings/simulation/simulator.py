@@ -18,10 +18,10 @@ import threadpoolctl
 from fedthings import checkpoint, run
 from fedthings.engine import Engine
 from fedthings.errors import SpecError, StoreError
-from fedthings.federation import Federation, plans
+from fedthings.federation import Federation, fits, plans
 from fedthings.history import Line
-from fedthings.learn.data import check
 from fedthings.learn.fleet import Fleet
+from fedthings.lifeline import alone
 from fedthings.protocol.coordinator import Coordinator
 from fedthings.protocol.events import (
     Advance,
@@ -71,7 +71,7 @@ def simulate(
             f"devices is {federation.devices}, the fleet has {len(fleet)}: the first version would never start"
         )
     for name in fleet.names[:: max(1, len(fleet) // 1000)]:  # of a huge fleet, a thousand tell enough
-        check(fleet.shard(name), federation.task, name)
+        fits(federation, fleet.shard(name), name)
     with threadpoolctl.threadpool_limits(1):
         simulator = Simulator(federation, fleet, rounds, test, init, stop, world or Steady())
         return simulator.run(on_version, None if out is None else Path(out), trace)
@@ -104,10 +104,18 @@ class Simulator:
 
     def run(self, on_version: Callable[[Line], None] | None, out: Path | None, trace: bool) -> Run:
         """Run to the end, or to Ctrl-C, which leaves a checkpoint in `out`."""
+        if out is None:
+            return self._run(on_version, None, False)
+        run.prepare(out, self.federation)
+        if (out / run.STATE).exists():
+            raise StoreError(f"{out} holds a run that is served: name another directory")
+        with alone(out, "the run directory"), run.written(out):
+            return self._run(on_version, out, trace)
+
+    def _run(self, on_version: Callable[[Line], None] | None, out: Path | None, trace: bool) -> Run:
         began = time.perf_counter()
         said = 0
         if out is not None:
-            run.prepare(out, self.federation)
             self._resume(out)
             said = len(self.history)
         with _traced(out if trace else None, fresh=not said) as self.trace, _interruptible() as interrupted:
@@ -214,7 +222,14 @@ class Simulator:
             (out / run.HISTORY).unlink(missing_ok=True)
             (out / run.HISTORY).touch()
             return
-        state = checkpoint.unpack((out / CHECKPOINT).read_bytes())
+        try:
+            self._restore(out, checkpoint.unpack((out / CHECKPOINT).read_bytes()))
+        except (LookupError, ValueError, TypeError) as error:
+            raise StoreError(
+                f"{out / CHECKPOINT} is damaged ({type(error).__name__}: {error}): remove it to begin anew"
+            ) from error
+
+    def _restore(self, out: Path, state: Any) -> None:
         if state["rounds"] != self.rounds:
             raise StoreError(
                 f"{out} was left after a run of {state['rounds']} rounds, not {self.rounds}: give the same number"

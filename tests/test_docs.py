@@ -1,0 +1,141 @@
+"""What the documentation says is there: commands, options, links, examples, files; and nothing of this machine."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+
+import fedthings as ft
+from fedthings.cli import fedthings
+from fedthings.device.rules import Rules
+from fedthings.spelling import decode
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "bench").glob("*.md")])
+README = ROOT / "README.md"
+PLACE = re.compile(r"(?<![\w.~/])/(?:work|home|root|Users|opt|tmp/[\w-])")
+# In parts, so that this file does not hold them itself.
+PARTS = (
+    ("pypi", "org"),
+    ("pythonhosted", "org"),
+    ("npmjs", "org"),
+    ("npmjs", "com"),
+    ("crates", "io"),
+    ("anaconda", "org"),
+)
+HOSTS = [".".join(parts) for parts in PARTS]
+
+
+def fenced(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.S | re.M)
+
+
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def named(text: str) -> list[list[str]]:
+    """Return the words of every `fedthings ...` in code, up to a comment or the end of the code."""
+    code = re.findall(r"^ {4}(.+)$|`([^`\n]+)`", text, re.M)
+    lines = [first or second for first, second in code]
+    return [line.split("#")[0].split()[1:] for line in lines if line.startswith("fedthings ")]
+
+
+def command(words: list[str]) -> tuple[click.Command, list[str]]:
+    """Return the command that `words` begin with, of a group its subcommand, and all the options."""
+    context = click.Context(fedthings)
+    found = fedthings.get_command(context, words[0])
+    assert found is not None, f"there is no command fedthings {words[0]}"
+    known = options(found)
+    if isinstance(found, click.Group):
+        below = [word for word in words[1:] if word in found.commands]
+        assert len(words) == 1 or below, f"no subcommand in {words}"
+        known += [option for word in below for option in options(found.commands[word])]
+    return found, known
+
+
+def options(found: click.Command) -> list[str]:
+    return [name for parameter in found.params for name in parameter.opts] + ["--help", "-h"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_and_option_is_there(page: Path) -> None:
+    for words in named(page.read_text()):
+        if words[0].isupper() or words[0].startswith("-"):  # fedthings COMMAND --help
+            continue
+        _, known = command(words)
+        for word in words[1:]:
+            if word.startswith("-"):
+                assert word.split("=")[0] in known, f"{page.name}: fedthings {' '.join(words)}"
+
+
+def test_the_readme_names_every_command() -> None:
+    table = README.read_text().split("## Commands")[1].split("\n## ")[0]
+    assert {words[0] for words in named(table)} == set(fedthings.list_commands(click.Context(fedthings)))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_resolves(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page.name}: {link}"
+        if anchor:
+            assert anchor in anchors(target), f"{page.name}: {link}"
+
+
+def test_the_readmes_example_is_the_quickstart_in_25_lines() -> None:
+    (example,) = fenced(README, "python")
+    assert example == (ROOT / "examples" / "quickstart.py").read_text()
+    compile(example, "README.md", "exec")
+    lines = example.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("import "))
+    assert len(lines) - first <= 25
+
+
+def test_the_federation_and_the_rules_in_running_are_accepted(tmp_path: Path) -> None:
+    text, rules = fenced(ROOT / "docs" / "running.md", "toml")
+    (tmp_path / "house.toml").write_text(text)
+    federation = ft.load(tmp_path / "house.toml")
+    (tmp_path / "again.toml").write_text(ft.dumps(federation))
+    assert ft.load(tmp_path / "again.toml") == federation
+    assert set(tomllib.loads(text)) == set(federation.__struct_fields__)  # it shows every one
+    assert set(tomllib.loads(rules)) == set(decode(tomllib.loads(rules), Rules).__struct_fields__)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
+def test_the_examples_define_a_federation(name: str) -> None:
+    pytest.importorskip("sklearn")
+    assert isinstance(runpy.run_path(str(ROOT / "examples" / name))["federation"], ft.Federation)
+
+
+def test_the_test_files_named_are_there() -> None:
+    for page in PAGES:
+        for path in re.findall(r"`((?:tests|src|bench|examples|scripts)/[\w./-]+)`", page.read_text()):
+            assert (ROOT / path).exists(), f"{page.name}: {path}"
+
+
+def test_nothing_tracked_names_a_registry_or_a_place_on_this_machine() -> None:
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("not a git checkout: which files are tracked is not known")
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, files.split("\0")):
+        path = ROOT / name
+        if not path.is_file() or path == Path(__file__):
+            continue
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:
+            continue
+        found = [host for host in HOSTS if host in text] + PLACE.findall(text)
+        assert not found, f"{name} has {found}"
