@@ -1,4 +1,4 @@
-"""A federation of real processes on this machine: `fedthings serve`, its broker, and `fedthings join` for each device."""
+"""A federation of real processes on this machine: `fedthings serve`, its broker, and a `fedthings join` a device."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
         m.Announce,
         texts,
         texts,
-        st.sampled_from(["waiting", "running", "paused", "finished"]),
+        st.sampled_from(["running", "paused", "finished"]),
         numbers,
         numbers,
     ),

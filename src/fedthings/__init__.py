@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fedthings.federation import Federation, dumps, load
     from fedthings.learn import partition
     from fedthings.learn.fleet import Fleet
+    from fedthings.learn.metrics import register as metric
     from fedthings.learn.model import (
         avg_pool,
         conv1d,
@@ -103,6 +104,7 @@ __all__ = [
     "layer_norm",
     "load",
     "max_pool",
+    "metric",
     "mixing",
     "mlp",
     "momentum",
@@ -138,6 +140,7 @@ _STEPS = "sgd momentum adam yogi adagrad constant polynomial hinge decay"
 _HOMES: dict[str, tuple[str, str | None]] = {
     "partition": ("learn.partition", None),
     "clip": ("privacy.clip", "Clip"),
+    "metric": ("learn.metrics", "register"),
     **{name: ("aggregate.step", name.capitalize()) for name in _STEPS.split()},
     **{name: (module, name) for module, names in _MODULES.items() for name in names.split()},
 }

@@ -118,7 +118,6 @@ class Processes:
 
     def start(self, name: str, arguments: list[str], log: Path) -> None:
         """Start `fedthings join` with `arguments` for device `name`; what it says goes to `log`."""
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "fedthings", "join", *arguments, "--parent", str(os.getpid())]
         with log.open("ab") as file:
             process = subprocess.Popen(
@@ -126,7 +125,6 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
-                env=environment,
                 start_new_session=True,  # Ctrl-C is for us; we end the devices in order
             )
         self._running[name] = process

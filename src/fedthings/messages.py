@@ -59,7 +59,7 @@ class Chunk(Message, frozen=True):
 class Announce(Message, frozen=True):
     """Retained: who coordinates. A new `boot` (random per start) asks every device to say Hello.
 
-    `state` is one of "waiting", "running", "paused", "finished".
+    `state` is one of "running", "paused", "finished".
     """
 
     boot: str

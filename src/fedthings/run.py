@@ -100,7 +100,7 @@ def prepare(directory: str | Path, federation: Federation) -> Path:
     directory = Path(directory)
     text = dumps(federation)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)  # passwords and their hashes lie in it
         file = directory / FEDERATION
         if not file.exists():
             replace(file, text)

@@ -27,7 +27,6 @@ class Field(NamedTuple):
     name: str
     dim: int
     dtype: str = "f4"
-    fold: str = "sum"
     scale: int = 36
     per: str = "weight"
 

@@ -31,7 +31,7 @@ _DEPTH = 64  # a model's spec nests about 10 deep
 _ITEMS = 1 << 18  # heads in a message: 256 Ki small items take about 0.1 s to walk
 _WORDS = {
     "what": ("task", "model", "report"),
-    "state": ("waiting", "running", "paused", "finished"),
+    "state": ("running", "paused", "finished"),
 }
 # RFC 8746 section 2.1. The first of a type is what is written; big-endian ones are read only.
 _TAGS = {"|u1": 64, "<u2": 69, "<u4": 70, "<u8": 71, "|i1": 72, "<i2": 77, "<i4": 78, "<i8": 79}

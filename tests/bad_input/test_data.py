@@ -158,7 +158,7 @@ def test_no_file_and_a_directory(fed: Path, tmp_path: Path, command: Command) ->
 def test_more_samples_than_a_report_may_weigh() -> None:
     n = 65_537
     many = ft.Fleet.from_arrays(np.zeros((n, 4), np.float32), np.zeros(n, np.int64), np.zeros(n, np.int64))
-    with pytest.raises(ft.DataError, match='a report weighs at most 65536: keep fewer of them, .* to "equal"'):
+    with pytest.raises(ft.DataError, match=r'a report weighs at most 65536: keep fewer of them, .* to "equal"'):
         ft.simulate(federation(1), many, 1)
 
 

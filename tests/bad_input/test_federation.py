@@ -142,5 +142,5 @@ def test_the_same_in_python() -> None:
         ft.simulate(federation(3), fleet(3), 1, stop={"acuracy": 1.0})
     with pytest.raises(ft.SpecError, match=r"task\.recipe\.epochs is 1\.5: give a whole number"):
         federation(3, epochs=1.5)
-    with pytest.raises(ft.SpecError, match="task is not plain data .*numpy"):
+    with pytest.raises(ft.SpecError, match=r"task is not plain data .*numpy"):
         federation(3, lr=np.float32(0.3))

@@ -50,14 +50,14 @@ class Villain:
                 for index in message.indexes:
                     self.transport.send(COORDINATOR, Chunk(message.digest, index, b"?" * 64))
 
-    def report(self, ticket: Ticket, **changes: Any) -> Report:
+    def report(self, ticket: Ticket, /, **changes: Any) -> Report:
         """Return a report that is right but for its `changes`."""
         due = self.world.service.engine._template
         right = {"ticket": ticket, "arrays": due.arrays, "weight": due.weight, "metrics": due.metrics}
         return Report(**{**right, **changes})
 
 
-def offered(report: Report, ticket: Ticket, **changes: Any) -> Offer:
+def offered(report: Report, ticket: Ticket, /, **changes: Any) -> Offer:
     """Return the offer of `report` for `ticket`, its only chunk inside, but for `changes`."""
     offer = Source(pack_body(report)).offer("report", ticket, first=True)
     return type(offer)(**{**{name: getattr(offer, name) for name in offer.__struct_fields__}, **changes})

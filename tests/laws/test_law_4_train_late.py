@@ -52,10 +52,8 @@ def test_only_kept_tasks_are_trained(monkeypatch):
 def test_a_report_that_is_not_finite_counts_and_is_left_out(where, tmp_path):
     pace = ft.Pace(goal=8)
     spec = federation(pace=pace)
-    if where == "simulated":
-        run = ft.simulate(spec, fleet(bad=3), 4)
-    else:
-        run = Virtual(spec, fleet(bad=3), 4, tmp_path).run()
+    things = fleet(bad=3)
+    run = ft.simulate(spec, things, 4) if where == "simulated" else Virtual(spec, things, 4, tmp_path).run()
     assert [line["updates"] for line in run.history] == [7] * 4
     assert all(set(line["dropped"]) <= {"not finite", "out of range"} for line in run.history)
     assert [sum(line["dropped"].values()) for line in run.history] == [1] * 4

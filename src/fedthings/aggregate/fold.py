@@ -21,8 +21,8 @@ BOUND = 64.0
 """Largest absolute value in a float32 row; a trained update is far below it."""
 WEIGHT = 1 << 16
 """Largest weight of one report."""
-WIDE_SCALE, WIDE_BOUND, WIDE_LIMBS = 40, 2.0**98, 4
-"""Fixed point of float64 rows: 2**-40 up to 2**98, and room for 2**20 of them."""
+WIDE_SCALE, WIDE_BOUND, WIDE_LIMBS = 64, 2.0**74, 4
+"""Fixed point of float64 rows: 2**-64 up to 2**74, and room for 2**20 of them."""
 BLOCK = 1 << 15
 """Numbers converted at once, so that temporaries stay in the cache."""
 

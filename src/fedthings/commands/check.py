@@ -13,13 +13,20 @@ if TYPE_CHECKING:
     from fedthings.federation import Federation
     from fedthings.learn.fleet import Fleet
 
+ALONE = "this-device"
+"""What the device is called whose own file is checked: a file that names no devices."""
 SHOWN = 10
 """Problems told in full; of a fleet with one fault there are as many as devices."""
 
 
 @click.command()
 @click.argument("fed", type=click.Path())
-@click.option("--data", required=True, type=click.Path(), help="The fleet: npz with X, y, device, split; or CSV.")
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(),
+    help="The fleet, or one device's own file: npz with X, y, device, split; or CSV.",
+)
 @target
 @device
 @as_json
@@ -35,8 +42,9 @@ def command(fed: str, data: str, target: str | None, device: str | None, as_json
     from fedthings.learn.fleet import Fleet
 
     federation = load(fed)
-    fleet = Fleet.read(data, target, device)
-    problems, notes = _problems(federation, fleet), _notes(federation, fleet)
+    fleet = Fleet.read(data, target, device, alone=ALONE)
+    problems = _problems(federation, fleet)
+    notes = [] if fleet.names == (ALONE,) else _notes(federation, fleet)
     facts = _facts(federation, fleet)
     if as_json:
         show_json({**facts, "problems": problems, "notes": notes})
@@ -52,9 +60,10 @@ def _problems(federation: Federation, fleet: Fleet) -> list[str]:
     from fedthings.federation import fits
 
     found = []
-    if federation.devices > len(fleet):
+    whole = fleet.names != (ALONE,)
+    if whole and federation.devices > len(fleet):
         found.append(f"devices is {federation.devices}, but the fleet has {len(fleet)}: it would never start")
-    if federation.pace.quorum > len(fleet):
+    if whole and federation.pace.quorum > len(fleet):
         found.append(
             f"pace.quorum is {federation.pace.quorum}, but the fleet has {len(fleet)} devices: "
             "no version would be made; lower it"

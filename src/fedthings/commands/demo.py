@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
@@ -13,6 +12,7 @@ import click
 
 from fedthings.commands import as_json, example, show_json
 from fedthings.progress import quantity
+from fedthings.threads import one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,9 +62,7 @@ def command(
     Each device is a process with a file of its own, which never leaves it. They talk to the
     coordinator through a real MQTT broker. Without --data they learn to read handwritten digits.
     """
-    # Before numpy is there: the same number of threads everywhere, since it decides the bits.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    one_thread()
     if find_spec("sqlalchemy") is None:
         from fedthings.errors import SpecError
 

@@ -26,9 +26,17 @@ def command(context: click.Context, out: str | None) -> None:
       fedthings devices --out runs/wisdm add kitchen hall
       fedthings devices --out runs/wisdm list
     """
+    context.obj = out
+
+
+def _directory(out: str | None) -> Path:
     from fedthings.commands.control import directory
 
-    context.obj = Path(out) if out else directory(None, None)
+    if out:
+        return Path(out)
+    found = directory(None, None)
+    assert found is not None  # no broker was named
+    return found
 
 
 @command.command()
@@ -37,7 +45,7 @@ def command(context: click.Context, out: str | None) -> None:
 @as_json
 @click.pass_obj
 @example("fedthings devices --out runs/wisdm add kitchen hall")
-def add(out: Path, names: tuple[str, ...], show: bool, as_json: bool) -> None:
+def add(out: str | None, names: tuple[str, ...], show: bool, as_json: bool) -> None:
     """Let NAMES join, each with a new password.
 
     The coordinator keeps only a hash; the password is written once, to passwords/NAME in the run
@@ -45,9 +53,10 @@ def add(out: Path, names: tuple[str, ...], show: bool, as_json: bool) -> None:
     """
     from fedthings.server import devices
 
-    passwords = devices.add(out, names)
-    files = {} if show else devices.hand_out(out, passwords)
-    told = _tell(out)
+    run = _directory(out)
+    passwords = devices.add(run, names)
+    files = {} if show else devices.hand_out(run, passwords)
+    told = _tell(run)
     if as_json:
         shown = [
             {"name": name, **({"password": word} if show else {"file": str(files[name])})}
@@ -66,12 +75,13 @@ def add(out: Path, names: tuple[str, ...], show: bool, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 @example("fedthings devices --out runs/wisdm remove kitchen")
-def remove(out: Path, names: tuple[str, ...], as_json: bool) -> None:
+def remove(out: str | None, names: tuple[str, ...], as_json: bool) -> None:
     """Let NAMES join no longer; a running federation goes on without them."""
     from fedthings.server import devices
 
-    devices.remove(out, names)
-    told = _tell(out)
+    run = _directory(out)
+    devices.remove(run, names)
+    told = _tell(run)
     if as_json:
         show_json({"removed": list(names), "running": told})
     else:
@@ -82,15 +92,16 @@ def remove(out: Path, names: tuple[str, ...], as_json: bool) -> None:
 @as_json
 @click.pass_obj
 @example("fedthings devices --out runs/wisdm list")
-def list_(out: Path, as_json: bool) -> None:
+def list_(out: str | None, as_json: bool) -> None:
     """List who may join, with reports kept and bytes sent and received."""
     from fedthings.server import devices
 
-    listed = devices.listed(out)
+    run = _directory(out)
+    listed = devices.listed(run)
     if as_json:
         show_json({"devices": [{k: v for k, v in device.items() if k != "password"} for device in listed]})
     elif not listed:
-        click.echo(f"nobody is on the list of {out}: `fedthings devices --out {out} add NAME` lets a device in")
+        click.echo(f"nobody is on the list of {run}: `fedthings devices --out {run} add NAME` lets a device in")
     else:
         rows = [
             [device["name"], device["reports"], quantity(device["bytes_up"]), quantity(device["bytes_down"])]

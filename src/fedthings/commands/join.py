@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fedthings.commands import as_json, example, show_json, target
+from fedthings.threads import one_thread
 
 if TYPE_CHECKING:
     from fedthings.device.rules import Rules
@@ -68,9 +69,7 @@ def command(
 
     The data stays here: what is sent are reports. The newest model is kept for `fedthings predict`.
     """
-    # Before numpy is there: small arrays are fastest on one thread, and its number decides the bits.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    one_thread()
     from fedthings.lifeline import Ending, die_with
 
     if parent is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import click
 
 from fedthings.commands import as_json, example, show_json, target
 from fedthings.commands.simulate import central_set, show_summary, targets
+from fedthings.threads import one_thread
 
 if TYPE_CHECKING:
     from fedthings.server.serve import Server
@@ -61,9 +61,7 @@ def command(
     FED is a TOML file, or a Python file that defines `federation`. Stopped in any way, the same
     command goes on from the last report. Devices are let in with `fedthings devices add`.
     """
-    # Before numpy is there: the same number of threads everywhere, since it decides the bits.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    one_thread()
     if broker and (host or port):
         raise click.UsageError("--host and --port are for a broker of our own: leave them out with --broker")
     from fedthings.federation import load
@@ -85,7 +83,7 @@ def command(
             host=host or "",
             port=port or 0,
             root=root or "",
-            init=None if init is None else save.load(init)[1],
+            init=None if init is None else save.warm(init, federation.task.model),
             test=None if test is None else central_set(test, target, ()),
             stop=stop,
             fsync=fsync,

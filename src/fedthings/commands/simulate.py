@@ -80,7 +80,7 @@ def command(
     if seed is not None:
         federation = replace(federation, seed=seed)
     fleet = Fleet.read(data, target, device)
-    row = None if init is None else save.load(init)[1]
+    row = None if init is None else save.warm(init, federation.task.model)
     central = None if test is None else central_set(test, target, fleet.classes)
     try:
         with Progress(rounds) as progress:

@@ -83,9 +83,15 @@ class Fleet:
         return _grouped(read_csv(path, target, device, split, classes), participant, str(path))
 
     @classmethod
-    def read(cls, path: str | Path, target: str | None = None, device: str | None = None) -> Fleet:
-        """Return the fleet in an npz or, by its ending, a CSV file. Raises DataError."""
-        return _grouped(read(path, target, device), None, str(path))
+    def read(cls, path: str | Path, target: str | None = None, device: str | None = None, alone: str = "") -> Fleet:
+        """Return the fleet in an npz or, by its ending, a CSV file; `alone` is the name where it is one device's.
+
+        Raises DataError.
+        """
+        samples = read(path, target, device)
+        if samples.device is None and alone:
+            return Fleet(samples, np.zeros(len(samples.X), np.int64), [alone])
+        return _grouped(samples, None, str(path))
 
     @staticmethod
     def one(path: str | Path, name: str, target: str | None = None, classes: Sequence[str] = ()) -> Shard:

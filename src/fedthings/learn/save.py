@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as pack
 
-from fedthings.errors import DataError
+from fedthings.errors import DataError, SpecError
 from fedthings.learn.model import Sequential
 from fedthings.vector import Array, Vector
 
@@ -39,6 +39,17 @@ def save(path: str | Path, model: Sequential, row: Vector, metadata: Mapping[str
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(body)
     partial.replace(path)  # a reader sees the old file or the new one, never a half
+
+
+def warm(path: str | Path, model: Sequential) -> Vector:
+    """Return the row `(dim,)` of a model file to begin `model` with.
+
+    Raises DataError where it is no model file, SpecError where its layers, scaling aside, are others.
+    """
+    found, row, _ = load(path)
+    if found.layers[found.stem :] != model.layers[model.stem :] or found.layout.dim != model.layout.dim:
+        raise SpecError(f"the model in {path} has other layers than the task: begin with one of the same task")
+    return row
 
 
 def load(path: str | Path) -> tuple[Sequential, Vector, dict[str, Any]]:

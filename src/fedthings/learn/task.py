@@ -51,9 +51,9 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         positive("recipe.lr", self.lr)
         positive("recipe.epochs", self.epochs)
         within("recipe.batch", self.batch, 0, 1 << 20)
-        within("recipe.momentum", self.momentum, 0, 1)
-        within("recipe.beta1", self.beta1, 0, 1)
-        within("recipe.beta2", self.beta2, 0, 1)
+        for name in ("momentum", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SpecError(f"recipe.{name} is {getattr(self, name)}: it must be from 0 up to, not including, 1")
         positive("recipe.eps", self.eps)
         within("recipe.weight_decay", self.weight_decay, 0, 1)
         within("recipe.keep", self.keep, 0, 1)

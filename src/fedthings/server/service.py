@@ -200,7 +200,7 @@ class Service:
         count = self.refusals[error.reason]
         if count & (count - 1) == 0:  # a flood of garbage is not to become a flood of lines
             log.warning("refused a message from %s: %s (the %d. of its kind)", sender, error, count)
-        if sender:
+        if sender not in ("", COORDINATOR):  # what bears our own name is not answered: it would come again
             self._send(sender, Refusal(error.reason, str(error)[:200]))
 
     # -------------------------------------------------------------- reports
