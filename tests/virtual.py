@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Mapping
 from itertools import count
 from math import inf
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from fedthings import run
 from fedthings.device.agent import Agent
+from fedthings.device.rules import Rules
 from fedthings.federation import Federation
 from fedthings.learn.fleet import Fleet
 from fedthings.messages import Offer
@@ -33,10 +35,11 @@ class Virtual:
         rounds: int,
         directory: Path,
         world: World | None = None,
+        rules: Mapping[str, Rules] | None = None,
         **options: Any,
     ) -> None:
         self.federation, self.fleet, self.rounds, self.world = federation, fleet, rounds, world or Steady()
-        self.directory, self.options = directory, options
+        self.directory, self.options, self.rules = directory, options, rules or {}
         self.now = 0.0
         self.order = count()
         self.mail: deque[tuple[str, Arrival]] = deque()
@@ -57,7 +60,7 @@ class Virtual:
         """Start a device's agent, or start it again with its directory."""
         transport = self.hub.device(name)
         directory = self.directory / "devices" / name
-        self.agents[name] = Agent(name, self.fleet.shard(name), transport, directory)
+        self.agents[name] = Agent(name, self.fleet.shard(name), transport, directory, self.rules.get(name))
         return self.agents[name]
 
     def post(self, address: str, arrival: Arrival) -> None:

@@ -171,7 +171,7 @@ class Engine:
         if spec.kind == "normalise":
             return self._normalised(total)
         if spec.kind == "evaluate":
-            return Made(self._complete(), False)
+            return Made(self._complete(closing=True), False)
         row = self.rows[self.trained]
         if count:
             bases = {lag: self.rows[self.trained - lag] for lag in weights}
@@ -209,7 +209,7 @@ class Engine:
             raise SpecError("no device sent statistics that can be used: check the data's values")
         for index in range(self.phase + 1, len(self.phases)):
             self.phases[index] = follow(self.spec, statistics, self.phases[index])
-        self.tally = Tally()
+        self.tally.updates = 0  # what the phase cost and lost stands in the first version's line
         return Made([], False)
 
     def _made(self, row: Vector, now: float) -> Made:
@@ -227,10 +227,10 @@ class Engine:
         stop = any(history.reached(self.stop, complete, test) for complete in lines)
         return Made(lines, stop or (test is not None and history.reached(self.stop, self.pending, test)))
 
-    def _complete(self) -> list[Line]:
+    def _complete(self, closing: bool = False) -> list[Line]:
         if self.pending is None:
             return []
-        complete, self.pending = history.measured(self.pending, self.tally), None
+        complete, self.pending = history.measured(self.pending, self.tally, closing), None
         self._best(complete)
         return [complete]
 

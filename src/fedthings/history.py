@@ -101,9 +101,14 @@ def line(version: int, now: float, tally: Tally, test: Mapping[str, float] | Non
     }
 
 
-def measured(pending: Line, tally: Tally) -> Line:
-    """Return `pending` with what the devices measured on its version."""
-    return {**pending, "metrics": tally.metrics, "worst_decile": tally.worst_decile}
+def measured(pending: Line, tally: Tally, closing: bool = False) -> Line:
+    """Return `pending` with what the devices measured on its version; `closing`, with what that cost too."""
+    complete = {**pending, "metrics": tally.metrics, "worst_decile": tally.worst_decile}
+    if closing:
+        complete["dropped"] = dict(sorted((Counter(pending["dropped"]) + tally.dropped).items()))
+        complete["bytes_up"] += tally.bytes_up
+        complete["bytes_down"] += tally.bytes_down
+    return complete
 
 
 def reached(target: Mapping[str, float], complete: Line, test: Mapping[str, float] | None) -> bool:

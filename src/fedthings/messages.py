@@ -89,7 +89,11 @@ class Pause(Message, frozen=True):
 
 
 class Receipt(Message, frozen=True):
-    """The report of `ticket` is safe (`kept`), or was left out for `reason`; do not send it again."""
+    """The report of `ticket` is dealt with; do not send it again.
+
+    It is safe and counts toward the version (`kept`), or not. `reason`, where there is one, says why it is
+    left out of the sum: by its values, which are looked at when it is kept, or because it was not kept.
+    """
 
     ticket: Ticket
     kept: bool

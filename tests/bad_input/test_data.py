@@ -36,7 +36,6 @@ Y = np.arange(N) % 2
 CASES = {
     "no y": ({"y": None}, "lacks the keys y (found: X, device, split)"),
     "no X": ({"X": None}, "lacks the keys X (found: y, device, split)"),
-    "no device": ({"device": None}, "does not say whose each sample is: give it a column or key `device`"),
     "y too short": ({"y": Y[:50]}, "y has 50 entries but X has 60 rows: give one for each sample"),
     "other features": ({"X": np.zeros((N, 3))}, "device-0: X has samples of shape (3,), the model takes (4,): reshape"),
     "X of one axis": ({"X": np.zeros(N)}, "X has the shape (60,): give it one row a sample, (n, features)"),
@@ -146,6 +145,14 @@ def test_what_is_no_csv(case: str, fed: Path, tmp_path: Path, command: Command) 
     ended = command("check", fed, "--data", file)
     assert ended.code == 3
     assert said in ended.out + ended.err
+
+
+def test_a_fleet_that_does_not_say_whose_each_sample_is(fed: Path, tmp_path: Path, command: Command) -> None:
+    file = tmp_path / "data.npz"
+    np.savez(file, **arrays(device=None))
+    ended = command("simulate", fed, "--fleet", file)
+    assert ended.code == 3
+    assert "does not say whose each sample is: give it a column or key `device`" in ended.err
 
 
 def test_no_file_and_a_directory(fed: Path, tmp_path: Path, command: Command) -> None:

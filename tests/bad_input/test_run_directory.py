@@ -133,7 +133,7 @@ def test_with_a_damaged_store(run: Path, fed: Path, command: Command) -> None:
 
 
 DAMAGES = {
-    "not whole": (b"\x9f\xff\x00", "the checkpoint cannot be read"),
+    "not whole": (b"\x5f\x41", "the checkpoint cannot be read"),
     "not a state": (checkpoint.pack([1, 2]), "the checkpoint is damaged"),
     "half a state": (checkpoint.pack({"rounds": ROUNDS}), "is damaged (KeyError: 'coordinator')"),
     "another's state": (checkpoint.pack({"rounds": ROUNDS, "coordinator": {"phase": 0}}), "is damaged (KeyError:"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
@@ -51,6 +52,8 @@ LARGEST = 1 << 28
 RETRY = 5.0
 """Seconds without a chunk or a receipt after which it is asked for again."""
 
+HASTE = 0.8
+"""The part of the time left that training may take, where partial work is accepted (Li et al. 2020, Alg. 2)."""
 PATIENCE = 60.0
 """Seconds after which a report whose chunks were sent is offered again."""
 
@@ -87,6 +90,7 @@ class Agent:
         self._incoming: dict[bytes, Assembly] = {}
         self._bodies: dict[bytes, bytes] = {}  # whole bodies of the job at hand
         self._outgoing: Source | None = None
+        self._seconds = 0.0  # that all of the local work took, when it was last done
         self._phase: tuple[bytes, Phase] | None = None  # digest of the task body, what it says
 
     # ---------------------------------------------------------------- arrivals
@@ -168,28 +172,16 @@ class Agent:
         if self._job is not None and self._job.ticket == job.ticket and self._incoming:
             return  # it is being fetched already
         self._job, self._outgoing = job, None
-        needed = [job.task, job.model]
-        self._keep_only(needed)
-        for offer in needed:
-            self._fetch(offer, now)
+        self._keep_only([job.task, job.model])
         self._work(now)
 
     def _work(self, now: float) -> None:
-        """Train when everything is here."""
+        """Train when everything is here; what the owner does not want is declined before the model is fetched."""
         job = self._job
-        if job is None or self._incoming:
+        if job is None or not self._here(job.task, now):
             return
-        try:
-            phase = self._understood(job)
-        except (SpecError, WireError, DataError) as error:
-            log.warning("the task cannot be done: %s", error)
-            self.on_news(f"cannot do the task: {error}")
-            self._decline(job.ticket, "does not fit")
-            return
-        refusal = self.rules.refusal(self._federation, phase, self.reports)
-        if refusal:
-            self.on_news(f"declined: {refusal}")
-            self._decline(job.ticket, refusal)
+        phase = self._accepted(job)
+        if phase is None or not self._here(job.model, now):
             return
         self.shelf.enter(f"{self.transport.federation}/{job.ticket.phase}")
         pending, model = self.shelf.pending, None
@@ -202,13 +194,23 @@ class Agent:
         if model is not None and phase.kind == "train":  # for predictions; the fleet does not wait for it
             self.shelf.keep(phase.task.model, model["x"], job.ticket.version)
 
-    def _understood(self, job: Assignment) -> Phase:
-        """Return the phase that the task body describes; checked against the device's data once."""
-        if self._phase is None or self._phase[0] != job.task.digest:
-            work = unpack_body(self._bodies[job.task.digest], Work)
-            phase = decode(work.spec, Phase)
-            fits(phase, self.shard, self.name)
-            self._phase = (job.task.digest, phase)
+    def _accepted(self, job: Assignment) -> Phase | None:
+        """Return the phase that the task body describes, or decline it: it does not fit, or the owner's rules."""
+        try:
+            if self._phase is None or self._phase[0] != job.task.digest:
+                phase = decode(unpack_body(self._bodies[job.task.digest], Work).spec, Phase)
+                fits(phase, self.shard, self.name)
+                self._phase = (job.task.digest, phase)
+        except (SpecError, WireError, DataError) as error:
+            log.warning("the task cannot be done: %s", error)
+            self.on_news(f"cannot do the task: {error}")
+            self._decline(job.ticket, "does not fit")
+            return None
+        refusal = self.rules.refusal(self._federation, self._phase[1])
+        if refusal:
+            self.on_news(f"declined: {refusal}")
+            self._decline(job.ticket, refusal)
+            return None
         return self._phase[1]
 
     def _train(self, phase: Phase, job: Assignment, model: Payload) -> None:
@@ -216,9 +218,11 @@ class Agent:
         ours, chain = learner(phase), stage(phase)
         state = self.shelf.state or [ours.init(), chain.init(schema(phase))]
         key = Key(phase.seed, self.name, ticket.version, ticket.attempt)
-        effort = self.rules.effort if phase.strategy.partial else 1.0
-        self.on_news(f"{phase.kind} version {ticket.version}")
+        effort = self._effort(job.seconds) if phase.strategy.partial and phase.kind == "train" else 1.0
+        log.info("%s version %d", phase.kind, ticket.version)
+        began = time.monotonic()
         fit, after = ours.one(model, state[0], self.shard, key, effort)
+        self._seconds = (time.monotonic() - began) / effort
         rows = {name: row[None] for name, row in fit.report.items()}
         encoded, (encoded_state,) = chain.encode(rows, [state[1]], [key])
         arrays = {name: row[0] for name, row in encoded.items()}
@@ -229,27 +233,34 @@ class Agent:
         self.shelf.hold(ticket, pack_body(report), [after, encoded_state] if kept else None)
         self.reports += 1
 
+    def _effort(self, seconds: float) -> float:
+        """Return the share of the local work that the owner allows and the deadline leaves time for."""
+        fits_in = HASTE * seconds / self._seconds if self._seconds else 1.0
+        return max(0.01, min(self.rules.effort, fits_in))
+
     def _decline(self, ticket: Ticket, reason: str) -> None:
-        self._job = None
+        self._job, self._incoming, self.alarm = None, {}, inf
         self.transport.send(COORDINATOR, Decline(ticket, reason))
 
     # ------------------------------------------------------------- bodies down
 
-    def _fetch(self, offer: Offer, now: float) -> None:
+    def _here(self, offer: Offer, now: float) -> bool:
+        """Return whether a body is here; begin to fetch it where it is not."""
         if offer.digest in self._bodies or offer.digest in self._incoming:
-            return
+            return offer.digest in self._bodies
         try:
             assembly = Assembly(offer, self.largest)
         except WireError as error:
             log.warning("an offer was refused: %s", error)
             if self._job is not None:
                 self._decline(self._job.ticket, "does not fit")
-            return
+            return False
         if assembly.done:
             self._bodies[offer.digest] = assembly.data
-        else:
-            self._incoming[offer.digest] = assembly
-            self._ask(assembly, now)
+            return True
+        self._incoming[offer.digest] = assembly
+        self._ask(assembly, now)
+        return False
 
     def _ask(self, assembly: Assembly, now: float, direct: bool = False) -> None:
         """Ask for the next window: from the broker where chunks are retained there, or from the coordinator."""
@@ -322,7 +333,7 @@ class Agent:
         offers = [offer for offer in (farewell.task, farewell.model) if offer is not None]
         self._keep_only(offers)
         for offer in offers:
-            self._fetch(offer, now)
+            self._here(offer, now)
         self._leave()
 
     def _leave(self) -> None:

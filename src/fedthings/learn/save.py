@@ -58,15 +58,15 @@ def load(path: str | Path) -> tuple[Sequential, Vector, dict[str, Any]]:
         with safe_open(path, "numpy") as file:
             header = json.loads((file.metadata() or {})[ENTRY])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        spec = header["model"]
+        for index, layer in enumerate(spec["layers"]):
+            prefix = f"{index}.{layer['type']}."
+            if layer["type"] == "standardise":
+                layer |= {field: arrays[prefix + field].tobytes() for field in ("mean", "deviation", "fill")}
+        model = msgspec.convert(spec, Sequential)
+        row = np.concatenate([arrays[part.name].reshape(-1) for part in model.layout.parts])
+        return model, row, header["metadata"]
     except FileNotFoundError:
         raise DataError(f"there is no model file {path}: name a .safetensors file of fedthings") from None
-    except (SafetensorError, OSError, KeyError, ValueError):
+    except (SafetensorError, SpecError, OSError, LookupError, ValueError, TypeError):
         raise DataError(f"{path} is no model file of fedthings, or is cut short: export it again") from None
-    spec = header["model"]
-    for index, layer in enumerate(spec["layers"]):
-        prefix = f"{index}.{layer['type']}."
-        if layer["type"] == "standardise":
-            layer |= {field: arrays[prefix + field].tobytes() for field in ("mean", "deviation", "fill")}
-    model = msgspec.convert(spec, Sequential)
-    row = np.concatenate([arrays[part.name].reshape(-1) for part in model.layout.parts])
-    return model, row, header["metadata"]

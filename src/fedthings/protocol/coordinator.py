@@ -106,6 +106,7 @@ class Coordinator:
         self._due: deque[tuple[float, Ticket]] = deque()
         self._attempts: dict[str, int] = {}  # of the version being made
         self._draws = 0
+        self._reached = False  # whether a target ended the training
         self._waiting = inf  # since when devices are waited for
         self._fewer = 0  # devices that had to do, once too few came within the patience
         self._handlers: dict[type, Callable[[Any, float, list[Command]], None]] = {
@@ -238,13 +239,14 @@ class Coordinator:
         self.version = event.version
         self._attempts.clear()
         self._draws = 0
+        self._reached = self._reached or event.stop
         last = event.stop or self.version >= self.plan.versions
         if last or not self.plan.pace.staleness:  # nothing older will be folded: free the stragglers
             self._drop("late", out)
         if last:
             self.kept = 0
             if self.phase + 1 == len(self.plans):
-                self._finish("done", out)
+                self._finish("target" if self._reached else "done", out)
                 return
             self.phase, self.version = self.phase + 1, 0
         self._renew()
@@ -360,7 +362,7 @@ class Coordinator:
             "version": self.version,
             "kept": self.kept,
             "goal": self.goal,
-            "flags": [self.stepping, self.paused, self.done],
+            "flags": [self.stepping, self.paused, self.done, self._reached],
             "present": sorted(self.present),
             "spent": sorted(self.spent),
             "tasks": [[list(t), deadline] for t, deadline in self.tasks.values()],
@@ -376,7 +378,7 @@ class Coordinator:
         """Take up the state that `snapshot` returned."""
         self.phase, self.version = state["phase"], state["version"]
         self.kept, self.goal = state["kept"], state["goal"]
-        self.stepping, self.paused, self.done = state["flags"]
+        self.stepping, self.paused, self.done, self._reached = state["flags"]
         self.present = set(state["present"])
         self.spent = set(state["spent"])
         self.tasks = {t[2]: (Ticket(*t), deadline) for t, deadline in state["tasks"]}

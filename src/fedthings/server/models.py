@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedthings.errors import StoreError
 from fedthings.vector import Vector
 
 
@@ -30,6 +31,10 @@ class Models(MutableMapping[int, Vector]):
                 return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.float32)
         except FileNotFoundError:
             raise KeyError(version) from None
+        except ValueError as error:
+            raise StoreError(
+                f"the model {self._path(version)} is damaged ({error}): bring it back from a copy"
+            ) from None
 
     def __setitem__(self, version: int, row: Vector) -> None:
         partial = self._directory / "new.part"
