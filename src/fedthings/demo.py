@@ -23,7 +23,7 @@ from fedthings.learn.model import dense, flatten, mlp, sequential
 from fedthings.learn.task import Recipe, Task
 from fedthings.lifeline import Ending
 from fedthings.protocol.coordinator import Pace
-from fedthings.run import Run
+from fedthings.run import Run, prepare
 from fedthings.server import devices
 from fedthings.server.serve import Server
 from fedthings.strategy import fedavg, fedavgm
@@ -181,6 +181,7 @@ def demo(
     Raises FedthingsError.
     """
     names = list(fleet.names[: federation.devices])
+    prepare(directory, federation)  # before anything of another run there is overwritten
     files = fleet.write(directory / "data")
     keys = _keys(directory, names)
     with (

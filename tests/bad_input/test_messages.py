@@ -11,6 +11,7 @@ import pytest
 import fedthings as ft
 from fedthings.messages import Ask, Bye, Chunk, Decline, Hello, Offer, Receipt, Refusal, Want
 from fedthings.protocol.events import Ticket
+from fedthings.server.status import status
 from fedthings.transport.topics import COORDINATOR
 from fedthings.transport.transport import Arrival, Delivery
 from fedthings.vector import keyed
@@ -70,7 +71,7 @@ MESSAGES = {
 def test_is_refused_with_its_reason(case: str, tmp_path: Path) -> None:
     made, reason = MESSAGES[case]
     villain, result = run(tmp_path, lambda v, t: [made(v, t)])
-    assert villain.world.service.status(0.0)["refused"] == {reason: ROUNDS}
+    assert status(villain.world.service, 0.0)["refused"] == {reason: ROUNDS}
     if reason == "late":
         assert sum(isinstance(m, Receipt) and m.reason == "late" for m in villain.answers) == ROUNDS
     else:
@@ -179,6 +180,6 @@ def test_a_flood_of_garbage(tmp_path: Path) -> None:
         ]
 
     villain, _ = run(tmp_path, says)
-    refused = villain.world.service.status(0.0)["refused"]
+    refused = status(villain.world.service, 0.0)["refused"]
     assert sum(refused.values()) > 2000
     assert len(refused) < 12

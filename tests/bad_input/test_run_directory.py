@@ -58,7 +58,7 @@ def test_of_another_federation(run: Path, data: Path, tmp_path: Path, command: C
     other = tmp_path / "other.toml"
     other.write_text(ft.dumps(federation(3, lr=0.2)))
     before = contents(run)
-    for words in (("serve", other), ("simulate", other, "--fleet", data)):
+    for words in (("serve", other), ("simulate", other, "--fleet", data), ("demo", "--devices", 2)):
         ended = command(*words, "--out", run)
         assert ended.code == 5
         assert f"{run} holds another federation's run: name another directory, or remove it" in ended.err
@@ -67,7 +67,7 @@ def test_of_another_federation(run: Path, data: Path, tmp_path: Path, command: C
 
 def test_of_another_number_of_rounds(run: Path) -> None:
     before = contents(run)
-    with pytest.raises(ft.StoreError, match="holds a run of 4 rounds, not 5: give the same number"):
+    with pytest.raises(ft.StoreError, match="holds a run with --rounds 4, not 5: give the same"):
         served(run, rounds=5)
     after = contents(run)
     assert {name: after[name] for name in before if "sqlite" not in name} == {
@@ -99,7 +99,7 @@ def test_that_is_no_directory_or_cannot_be_written(
 ) -> None:
     (tmp_path / "file").write_text("mine")
     out = tmp_path / where
-    for words in (("serve", fed), ("simulate", fed, "--fleet", data)):
+    for words in (("serve", fed), ("simulate", fed, "--fleet", data), ("demo", "--devices", 2)):
         ended = command(*words, "--out", out)
         assert ended.code == 5
         assert f"{out} cannot be used as a run directory: " in ended.err
@@ -132,11 +132,12 @@ def test_with_a_damaged_store(run: Path, fed: Path, command: Command) -> None:
     assert "the run's state is damaged (file is not a database): bring it back from a copy" in ended.err
 
 
+TERMS = {"rounds": ROUNDS, "stop": {}, "init": "", "test": ""}
 DAMAGES = {
     "not whole": (b"\x5f\x41", "the checkpoint cannot be read"),
     "not a state": (checkpoint.pack([1, 2]), "the checkpoint is damaged"),
-    "half a state": (checkpoint.pack({"rounds": ROUNDS}), "is damaged (KeyError: 'coordinator')"),
-    "another's state": (checkpoint.pack({"rounds": ROUNDS, "coordinator": {"phase": 0}}), "is damaged (KeyError:"),
+    "half a state": (checkpoint.pack({"terms": TERMS}), "is damaged (KeyError: 'coordinator')"),
+    "another's state": (checkpoint.pack({"terms": TERMS, "coordinator": {"phase": 0}}), "is damaged (KeyError:"),
 }
 
 
@@ -180,7 +181,7 @@ def test_with_a_report_that_was_taken_away(tmp_path: Path) -> None:
     served(tmp_path).close()
 
 
-@pytest.mark.parametrize("damage", [b"\xff\xff", checkpoint.pack([1]), checkpoint.pack({"rounds": ROUNDS})])
+@pytest.mark.parametrize("damage", [b"\xff\xff", checkpoint.pack([1]), checkpoint.pack({"terms": TERMS})])
 def test_a_simulation_with_a_damaged_checkpoint(
     damage: bytes, fed: Path, data: Path, tmp_path: Path, command: Command
 ) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from virtual import Virtual
 
 import fedthings as ft
 from fedthings.device import agent as agents
 from fedthings.device.rules import Rules
 from fedthings.errors import SpecError
 from fedthings.learn.digits import digits
+from virtual import Virtual
 
 
 def federation(strategy: ft.Strategy | None = None, **pace) -> ft.Federation:

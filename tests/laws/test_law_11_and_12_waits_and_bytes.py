@@ -5,6 +5,7 @@ from __future__ import annotations
 import fedthings as ft
 from fedthings.learn.digits import digits
 from fedthings.messages import Offer
+from fedthings.server.status import status
 from fedthings.simulation.world import Uneven
 from fedthings.transport.transport import Delivery
 from virtual import Virtual
@@ -23,12 +24,12 @@ def test_whatever_is_waited_for_is_in_the_status(tmp_path):
     while not world.service.done:
         assert world.step()
         if not world.mail and not world.service.done:
-            waits = world.service.status(world.now)["waiting"]
+            waits = status(world.service, world.now)["waiting"]
             assert waits
             assert all(wait["seconds"] is not None and wait["seconds"] < 8.001 for wait in waits)
             reasons |= {wait["for"].split(":")[0] for wait in waits}
     assert reasons == {"reports"}
-    assert world.service.status(world.now)["waiting"] == []
+    assert status(world.service, world.now)["waiting"] == []
     world.service.close()
 
 

@@ -10,6 +10,7 @@ import pytest
 import fedthings as ft
 from fedthings.device.shelf import Shelf
 from fedthings.server.models import Models
+from fedthings.server.status import status
 from fedthings.server.store import Store
 from fedthings.transport.chunks import Assembly
 from fedthings.transport.memory import MemoryTransport
@@ -79,7 +80,7 @@ def disturbed(directory: Path, fate: Fate) -> tuple[Virtual, str]:
     while not world.service.done:
         try:
             if not world.step():
-                raise AssertionError(f"stuck after {killed!r} was killed: {world.service.status(world.now)}")
+                raise AssertionError(f"stuck after {killed!r} was killed: {status(world.service, world.now)}")
         except Killed as death:
             killed = victim(death, world)
             fate.at = -1

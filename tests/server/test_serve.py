@@ -180,7 +180,7 @@ def test_a_directory_that_is_in_use_or_anothers_and_a_port_that_is_taken(files, 
     assert f"in use by process {served.pid}" in done(*words(files), code=5)
     served.kill()
     served.wait()
-    assert "of 3 rounds, not 4" in done(*words(files, rounds=4), code=5)
+    assert "--rounds 3, not 4" in done(*words(files, rounds=4), code=5)
     text = (files / "fed.toml").read_text()
     (files / "fed.toml").write_text(text.replace('"two"', '"other"'))
     assert "another federation's run" in done(*words(files), code=5)

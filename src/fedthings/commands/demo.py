@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--devices", type=click.IntRange(2, 500), help="Device processes.  [default: 10, or all of --data]")
 @click.option("--rounds", default=30, show_default=True, type=click.IntRange(1), help="Versions to make.")
 @click.option("--data", type=click.Path(), help="Your own fleet: npz with X, y, device, split; or CSV.")
-@click.option("--out", type=click.Path(file_okay=False), help="Run directory.  [default: a new one in runs/]")
+@click.option("--out", type=click.Path(), help="Run directory.  [default: a new one in runs/]")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of data and model.")
 @click.option(
     "--patience",

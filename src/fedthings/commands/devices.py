@@ -14,7 +14,7 @@ from fedthings.progress import quantity
 @click.group()
 @click.option(
     "--out",
-    type=click.Path(file_okay=False),
+    type=click.Path(),
     help="The run directory.  [default: the one in runs/ that was served last]",
 )
 @click.pass_context

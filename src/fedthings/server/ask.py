@@ -78,7 +78,7 @@ def remembered(directory: Path) -> dict[str, Any]:
         "federation": federation.name,
         "phase": phases(federation)[coordinator["phase"]].kind,
         "version": saved.state["engine"]["trained"],
-        "rounds": saved.state["rounds"],
+        "rounds": saved.state["terms"]["rounds"],
         "state": "finished" if done else "not running",
         "reason": saved.state["reason"],
         "time": saved.events[-1][0] if saved.events else saved.now,

@@ -7,11 +7,10 @@ versions is a checkpoint. Killed at any point, it ends in the model that would h
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
-from math import inf
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -45,13 +44,14 @@ from fedthings.protocol.coordinator import Coordinator
 from fedthings.protocol.events import Command, Event, Ticket
 from fedthings.server.bodies import Bodies
 from fedthings.server.models import Models
+from fedthings.server.spool import Spool
+from fedthings.server.status import status
 from fedthings.server.store import Saved, Store, Usage
 from fedthings.trace import traced
-from fedthings.transport.chunks import Assembly
+from fedthings.transport.chunks import CHUNK, Assembly
 from fedthings.transport.topics import COORDINATOR, OPERATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport
 from fedthings.vector import Array, Vector
-from fedthings.wire import unpack_body
 
 log = logging.getLogger("fedthings.server")
 
@@ -86,7 +86,7 @@ class Service:
         on_event: Callable[[], None] | None = None,
         fsync: bool = False,
         trace: TextIO | None = None,
-        chunk: int = 64 * 1024,
+        chunk: int = CHUNK,
     ) -> None:
         self.directory = run.prepare(directory, federation)
         self.transport, self.allowed, self.trace = transport, allowed, trace
@@ -96,15 +96,13 @@ class Service:
         self.engine = Engine(federation, rounds, init, test, stop, Models(directory / "models", fsync))
         self.coordinator = Coordinator(plans(federation, rounds), federation.seed, federation.devices)
         self.bodies = Bodies(directory / "bodies", transport, chunk)
-        self.spool = directory / "spool"
-        self.spool.mkdir(exist_ok=True)
-        self.rounds = rounds
+        self.spool = Spool(directory / "spool", fsync)
+        self.terms = {"rounds": rounds, "stop": dict(stop or {}), "init": _mark(init), "test": _mark(*(test or ()))}
         self.reason = ""
         self.refusals: Counter[str] = Counter()
         self.history: list[Line] = []
         self._fresh: list[Line] = []  # lines that the next checkpoint writes
         self._usage: dict[str, list[int]] = {}
-        self._uploads: dict[str, tuple[Ticket, Assembly]] = {}
         self._reports: dict[Ticket, Report] = {}  # read for checking, about to be kept
         self._folded: list[Ticket] = []  # spooled until the checkpoint
         self._outbox: list[tuple[str, Envelope]] = []
@@ -217,65 +215,38 @@ class Service:
             self.refusals["late"] += 1
             self._send(sender, Receipt(ticket, False, "late"))
             return
-        before = self._uploads.get(sender)
-        if before is not None and before[0] == ticket and before[1].offer.digest == offer.digest:
-            assembly = before[1]
-            assembly.retry()
-        else:
-            self._forget(sender)
-            limit = self.engine.report_bytes(ticket) + SLACK
-            try:
-                assembly = Assembly(offer, limit, self._spooled(ticket))
-            except WireError as error:
-                self._on(events.Declined(ticket, error.reason), now)  # which sends the receipt
-                raise
-            self._uploads[sender] = (ticket, assembly)
-        self._proceed(sender, now)
+        try:
+            assembly = self.spool.begin(ticket, offer, self.engine.report_bytes(ticket) + SLACK)
+        except WireError as error:
+            self._on(events.Declined(ticket, error.reason), now)  # which sends the receipt
+            raise
+        self._proceed(ticket, assembly, now)
 
     def _chunk(self, sender: str, chunk: Chunk, now: float) -> None:
-        upload = self._uploads.get(sender)
+        upload = self.spool.upload(sender)
         if upload is None or upload[1].offer.digest != chunk.digest:
             return  # of an upload that ended, or that began before a restart: Hello follows
         upload[1].add(chunk)
-        self._proceed(sender, now)
+        self._proceed(*upload, now)
 
-    def _proceed(self, sender: str, now: float) -> None:
-        ticket, assembly = self._uploads[sender]
+    def _proceed(self, ticket: Ticket, assembly: Assembly, now: float) -> None:
+        """Ask for what is missing, or take the report in."""
         if assembly.wrong >= WRONG:
             self._on(events.Declined(ticket, "wrong digest"), now)
             raise WireError("wrong digest", f"the chunks sent {WRONG} times are not the body that was offered")
         if not assembly.done:
             indexes = assembly.wants()
             if indexes:
-                self._send(sender, Want(assembly.offer.digest, indexes))
+                self._send(ticket.device, Want(assembly.offer.digest, indexes))
             return
-        del self._uploads[sender]
-        if self.fsync:
-            _sync(self._spooled(ticket))
         try:
-            self._reports[ticket] = self._read(ticket)
+            report = self.spool.take(ticket)
+            self.engine.expect(report)
         except WireError as error:
             self._on(events.Declined(ticket, error.reason), now)
             raise
+        self._reports[ticket] = report
         self._on(events.Arrived(ticket), now)
-
-    def _read(self, ticket: Ticket) -> Report:
-        """Return the spooled report of `ticket`. Raises WireError where it is not what was asked for."""
-        report = unpack_body(self._spooled(ticket).read_bytes(), Report)
-        if report.ticket != ticket:
-            raise WireError("malformed", "the report is of another ticket than its offer")
-        self.engine.expect(report)
-        return report
-
-    def _spooled(self, ticket: Ticket) -> Path:
-        return self.spool / f"{ticket.phase}-{ticket.version}-{ticket.device}-{ticket.attempt}.cbor"
-
-    def _forget(self, device: str) -> None:
-        upload = self._uploads.pop(device, None)
-        if upload is not None:
-            upload[1].discard()
-            for left in self.spool.glob(self._spooled(upload[0]).name + ".*"):
-                left.unlink(missing_ok=True)
 
     def _wanted(self, sender: str, want: Want) -> None:
         if len(want.indexes) > MOST:
@@ -317,9 +288,9 @@ class Service:
             case events.Keep(ticket=ticket, lag=lag):
                 self._keep(ticket, lag)
             case events.Discard(ticket=ticket, reason=reason):
-                self._forget(ticket.device)
+                self.spool.forget(ticket.device)
                 self._reports.pop(ticket, None)
-                self._spooled(ticket).unlink(missing_ok=True)
+                self.spool.remove(ticket)
                 self._send(ticket.device, Receipt(ticket, False, reason))
             case events.Advance():
                 self._advance()
@@ -328,7 +299,7 @@ class Service:
                 self._add(self.engine.finish())
 
     def _keep(self, ticket: Ticket, lag: int) -> None:
-        report = self._reports.pop(ticket, None) or self._read(ticket)
+        report = self._reports.pop(ticket, None) or self.spool.read(ticket)
         reasons = self.engine.keep(
             {name: row[None] for name, row in report.arrays.items()},
             np.asarray(report.weight),
@@ -360,7 +331,7 @@ class Service:
     def _checkpoint(self) -> None:
         """Write the state down; only then are the reports that made it thrown away."""
         state = {
-            "rounds": self.rounds,
+            "terms": self.terms,
             "coordinator": self.coordinator.snapshot(),
             "engine": self.engine.snapshot(),
             "published": [[digest, count] for digest, count in self.bodies.published.items()],
@@ -372,7 +343,7 @@ class Service:
             run.write_lines(file, self._fresh)
         self._fresh, self._usage = [], {}
         for ticket in self._folded:
-            self._spooled(ticket).unlink(missing_ok=True)
+            self.spool.remove(ticket)
         self._folded = []
 
     def _restore(self) -> None:
@@ -385,11 +356,13 @@ class Service:
             history.touch()
             self._checkpoint()
             return
-        if saved.state["rounds"] != self.rounds:
-            raise StoreError(
-                f"{self.directory} holds a run of {saved.state['rounds']} rounds, not {self.rounds}: "
-                "give the same number, or another directory"
-            )
+        for name, value in saved.state["terms"].items():
+            given = self.terms[name]
+            if value != given:
+                raise StoreError(
+                    f"{self.directory} holds a run with --{name} {value or 'left out'}, not {given or 'left out'}: "
+                    "give the same, or name another directory"
+                )
         self.history = self.store.history()
         run.replace(history, "".join(map(run.written_line, self.history)))
         try:
@@ -399,7 +372,7 @@ class Service:
                 f"the state in {self.directory} is damaged ({type(error).__name__}: {error}): "
                 "bring it back from a copy, or begin anew in another directory"
             ) from error
-        self._tidy()
+        self.spool.tidy([*(ticket for ticket, _ in self.coordinator.tasks.values()), *self._folded])
 
     def _replay(self, saved: Saved) -> None:
         """Take up a checkpoint, and go through the events after it once more."""
@@ -416,14 +389,6 @@ class Service:
         for digest, count in saved.state["published"]:
             self.bodies.published.setdefault(digest, count)
 
-    def _tidy(self) -> None:
-        """Remove from the spool what was kept in the checkpoint or will never be asked for."""
-        tickets = [ticket for ticket, _ in self.coordinator.tasks.values()] + self._folded
-        needed = {self._spooled(ticket).name for ticket in tickets}
-        for file in self.spool.iterdir():
-            if file.name.removesuffix(".part").removesuffix(".have") not in needed:
-                file.unlink()
-
     # ------------------------------------------------------------- operator
 
     def _asked(self, sender: str, verb: str, now: float) -> None:
@@ -437,32 +402,7 @@ class Service:
                 self._checkpoint()
         if verb in ("pause", "resume", "cancel"):
             self.announce()
-        self._send(sender, Status(self.status(now)))
-
-    def status(self, now: float) -> dict[str, Any]:
-        """Return what is going on and what is waited for, as plain data (law 11)."""
-        coordinator, engine = self.coordinator, self.engine
-        return {
-            "federation": engine.federation.name,
-            "phase": engine.spec.kind,
-            "version": engine.trained,
-            "state": "finished" if self.done else "paused" if coordinator.paused else "running",
-            "reason": self.reason,
-            "time": now,
-            "present": len(coordinator.present),
-            "at_work": sorted(coordinator.tasks),
-            "kept": coordinator.kept,
-            "goal": coordinator.goal,
-            "waiting": [
-                {"for": wait.reason, "seconds": None if wait.until == inf else max(0.0, wait.until - now)}
-                for wait in coordinator.waits
-            ],
-            "last": self.history[-1] if self.history else None,
-            "bytes_up": engine.tally.bytes_up,
-            "bytes_down": engine.tally.bytes_down,
-            "dropped": dict(engine.tally.dropped),
-            "refused": dict(self.refusals),
-        }
+        self._send(sender, Status(status(self, now)))
 
     # ---------------------------------------------------------------- parts
 
@@ -488,13 +428,14 @@ class Service:
         self.store.close()
 
 
+def _mark(*arrays: Array | None) -> str:
+    """Return what tells arrays from others, "" for none."""
+    found = [array for array in arrays if array is not None]
+    return sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in found)).hexdigest()[:12] if found else ""
+
+
 def _event(kind: str, fields: list[Any]) -> Event:
     """Return the event that the journal holds."""
     values = [Ticket(*field) if isinstance(field, list) else field for field in fields]
     event: Event = getattr(events, kind)(*values)
     return event
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

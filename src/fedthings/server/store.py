@@ -120,7 +120,7 @@ class Store:
         if row is None:
             return None
         state = checkpoint.unpack(row.state)
-        if not isinstance(state, dict) or "rounds" not in state:
+        if not isinstance(state, dict) or "terms" not in state:
             raise StoreError("the checkpoint is damaged: bring the run's state back from a copy, or begin anew")
         return Saved(row.now, state, [(r.now, checkpoint.unpack(r.event)) for r in rows])
 

@@ -1,0 +1,36 @@
+"""What an operator is told of a running federation: what is going on, and what is waited for (law 11)."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedthings.server.service import Service
+
+
+def status(service: Service, now: float) -> dict[str, Any]:
+    """Return the state of `service` at `now` seconds of federation time, as plain data."""
+    coordinator, engine = service.coordinator, service.engine
+    return {
+        "federation": engine.federation.name,
+        "phase": engine.spec.kind,
+        "version": engine.trained,
+        "rounds": service.terms["rounds"],
+        "state": "finished" if coordinator.done else "paused" if coordinator.paused else "running",
+        "reason": service.reason,
+        "time": now,
+        "present": len(coordinator.present),
+        "at_work": sorted(coordinator.tasks),
+        "kept": coordinator.kept,
+        "goal": coordinator.goal,
+        "waiting": [
+            {"for": wait.reason, "seconds": None if wait.until == inf else max(0.0, wait.until - now)}
+            for wait in coordinator.waits
+        ],
+        "last": service.history[-1] if service.history else None,
+        "bytes_up": engine.tally.bytes_up,
+        "bytes_down": engine.tally.bytes_down,
+        "dropped": dict(engine.tally.dropped),
+        "refused": dict(service.refusals),
+    }
