@@ -25,30 +25,25 @@ from fedthings.messages import (
     Announce,
     Ask,
     Assignment,
-    Bye,
-    Chunk,
-    Decline,
     Envelope,
     Farewell,
-    Hello,
-    Offer,
     Pause,
     Receipt,
     Refusal,
     Report,
     Status,
-    Want,
 )
 from fedthings.protocol import events
 from fedthings.protocol.coordinator import Coordinator
 from fedthings.protocol.events import Command, Event, Ticket
+from fedthings.server import reception
 from fedthings.server.bodies import Bodies
 from fedthings.server.models import Models
 from fedthings.server.spool import Spool
 from fedthings.server.status import status
 from fedthings.server.store import Saved, Store, Usage
 from fedthings.trace import traced
-from fedthings.transport.chunks import CHUNK, Assembly
+from fedthings.transport.chunks import CHUNK
 from fedthings.transport.topics import COORDINATOR, OPERATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport
 from fedthings.vector import Array, Vector
@@ -56,12 +51,6 @@ from fedthings.vector import Array, Vector
 log = logging.getLogger("fedthings.server")
 
 VERBS = ("status", "pause", "resume", "cancel", "reload")
-WRONG = 3
-"""How often a body may come that is not the one offered, before its report is left out."""
-MOST = 64
-"""Chunks that one Want may name; a device asks for a window of 16."""
-SLACK = 4096
-"""Bytes that a report may be larger than the schema says: ticket and names."""
 
 
 class Service:
@@ -103,7 +92,7 @@ class Service:
         self.history: list[Line] = []
         self._fresh: list[Line] = []  # lines that the next checkpoint writes
         self._usage: dict[str, list[int]] = {}
-        self._reports: dict[Ticket, Report] = {}  # read for checking, about to be kept
+        self.reports: dict[Ticket, Report] = {}  # read for checking, about to be kept
         self._folded: list[Ticket] = []  # spooled until the checkpoint
         self._outbox: list[tuple[str, Envelope]] = []
         self._replaying = False
@@ -142,7 +131,7 @@ class Service:
     def wake(self, now: float) -> None:
         """Let the alarm ring."""
         if now >= self.alarm:
-            self._on(events.Woke(), now)
+            self.on(events.Woke(), now)
             self._flush()
 
     def announce(self) -> None:
@@ -157,41 +146,8 @@ class Service:
             if not isinstance(message, Ask) or message.verb not in VERBS:
                 raise WireError("unexpected", f"an operator asks one of {', '.join(VERBS)}")
             self._asked(sender, message.verb, now)
-            return
-        if sender == COORDINATOR or not self.allowed(sender):
-            raise WireError("unknown device", f"{sender} is not on the list: add it with `fedthings devices add`")
-        # A will may have been written before the device knew the federation.
-        if federation != self.transport.federation and not (federation == "" and isinstance(message, Bye)):
-            raise WireError("another federation", federation)
-        match message:
-            case Bye():
-                self._on(events.Left(sender), now)
-            case Hello():
-                self._hello(sender, now)
-            case Decline(ticket=ticket, reason=reason):
-                self._own(sender, ticket)
-                shown = "".join(letter for letter in reason if letter.isprintable())[:64]
-                self._on(events.Declined(ticket, shown or "declined"), now)
-            case Offer():
-                self._offered(sender, message, now)
-            case Chunk():
-                self._chunk(sender, message, now)
-            case Want():
-                self._wanted(sender, message)
-            case _:
-                raise WireError("unexpected", f"a device does not send {type(message).__name__}")
-
-    def _hello(self, sender: str, now: float) -> None:
-        if self.done:
-            self._farewell(sender)
-        elif sender in self.coordinator.present:
-            self._on(events.CheckedIn(sender), now)
         else:
-            self._on(events.Joined(sender), now)
-
-    def _own(self, sender: str, ticket: Ticket) -> None:
-        if ticket.device != sender:
-            raise WireError("not your ticket", f"{ticket.device}'s, sent by {sender}")
+            reception.take(self, sender, message, federation, now)
 
     def _refuse(self, sender: str, error: WireError) -> None:
         self.refusals[error.reason] += 1
@@ -199,67 +155,11 @@ class Service:
         if count & (count - 1) == 0:  # a flood of garbage is not to become a flood of lines
             log.warning("refused a message from %s: %s (the %d. of its kind)", sender, error, count)
         if sender not in ("", COORDINATOR):  # what bears our own name is not answered: it would come again
-            self._send(sender, Refusal(error.reason, str(error)[:200]))
-
-    # -------------------------------------------------------------- reports
-
-    def _offered(self, sender: str, offer: Offer, now: float) -> None:
-        ticket = offer.ticket
-        if offer.what != "report" or ticket is None:
-            raise WireError("malformed", "a device offers reports, with their ticket")
-        self._own(sender, ticket)
-        if self.coordinator.last.get(sender) == ticket:
-            self._send(sender, Receipt(ticket, True))  # kept already; the receipt was lost
-            return
-        if not self.coordinator.open(ticket):
-            self.refusals["late"] += 1
-            self._send(sender, Receipt(ticket, False, "late"))
-            return
-        try:
-            assembly = self.spool.begin(ticket, offer, self.engine.report_bytes(ticket) + SLACK)
-        except WireError as error:
-            self._on(events.Declined(ticket, error.reason), now)  # which sends the receipt
-            raise
-        self._proceed(ticket, assembly, now)
-
-    def _chunk(self, sender: str, chunk: Chunk, now: float) -> None:
-        upload = self.spool.upload(sender)
-        if upload is None or upload[1].offer.digest != chunk.digest:
-            return  # of an upload that ended, or that began before a restart: Hello follows
-        upload[1].add(chunk)
-        self._proceed(*upload, now)
-
-    def _proceed(self, ticket: Ticket, assembly: Assembly, now: float) -> None:
-        """Ask for what is missing, or take the report in."""
-        if assembly.wrong >= WRONG:
-            self._on(events.Declined(ticket, "wrong digest"), now)
-            raise WireError("wrong digest", f"the chunks sent {WRONG} times are not the body that was offered")
-        if not assembly.done:
-            indexes = assembly.wants()
-            if indexes:
-                self._send(ticket.device, Want(assembly.offer.digest, indexes))
-            return
-        try:
-            report = self.spool.take(ticket)
-            self.engine.expect(report)
-        except WireError as error:
-            self._on(events.Declined(ticket, error.reason), now)
-            raise
-        self._reports[ticket] = report
-        self._on(events.Arrived(ticket), now)
-
-    def _wanted(self, sender: str, want: Want) -> None:
-        if len(want.indexes) > MOST:
-            raise WireError("malformed", f"{len(want.indexes)} chunks are wanted at once: {MOST} are the most")
-        source = self.bodies.find(want)
-        if source is None:
-            raise WireError("not here", "the body that is wanted is not to be had any more; say Hello")
-        for chunk in source.answer(want):
-            self._send(sender, chunk)
+            self.send(sender, Refusal(error.reason, str(error)[:200]))
 
     # --------------------------------------------------------------- events
 
-    def _on(self, event: Event, now: float) -> None:
+    def on(self, event: Event, now: float) -> None:
         """Journal `event`, then act on it."""
         self.now = now
         self.store.journal(now, [type(event).__name__, *event])
@@ -282,16 +182,16 @@ class Service:
             case events.Assign(ticket=ticket, deadline=deadline, kept=kept):
                 task, model = self.bodies.task(self.engine), self.bodies.model(self.engine, ticket.version)
                 self._used(ticket.device)[2] += self.engine.model_bytes
-                self._send(ticket.device, Assignment(ticket, task, model, max(0.0, deadline - self.now), kept))
+                self.send(ticket.device, Assignment(ticket, task, model, max(0.0, deadline - self.now), kept))
             case events.Rest(device=device, reason=reason):
-                self._send(device, Pause(reason))
+                self.send(device, Pause(reason))
             case events.Keep(ticket=ticket, lag=lag):
                 self._keep(ticket, lag)
             case events.Discard(ticket=ticket, reason=reason):
                 self.spool.forget(ticket.device)
-                self._reports.pop(ticket, None)
+                self.reports.pop(ticket, None)
                 self.spool.remove(ticket)
-                self._send(ticket.device, Receipt(ticket, False, reason))
+                self.send(ticket.device, Receipt(ticket, False, reason))
             case events.Advance():
                 self._advance()
             case events.Finish(reason=reason):
@@ -299,7 +199,7 @@ class Service:
                 self._add(self.engine.finish())
 
     def _keep(self, ticket: Ticket, lag: int) -> None:
-        report = self._reports.pop(ticket, None) or self.spool.read(ticket)
+        report = self.reports.pop(ticket, None) or self.spool.read(ticket)
         reasons = self.engine.keep(
             {name: row[None] for name, row in report.arrays.items()},
             np.asarray(report.weight),
@@ -308,7 +208,7 @@ class Service:
         )
         self._used(ticket.device)[0] += 1
         self._folded.append(ticket)
-        self._send(ticket.device, Receipt(ticket, True, reasons[0]))
+        self.send(ticket.device, Receipt(ticket, True, reasons[0]))
 
     def _advance(self) -> None:
         made = self.engine.advance(self.now)
@@ -394,28 +294,30 @@ class Service:
     def _asked(self, sender: str, verb: str, now: float) -> None:
         match verb:
             case "pause" if not self.done:
-                self._on(events.Paused(), now)
+                self.on(events.Paused(), now)
             case "resume" if not self.done:
-                self._on(events.Resumed(), now)
+                self.on(events.Resumed(), now)
             case "cancel" if not self.done:
-                self._on(events.Cancelled(), now)
+                self.on(events.Cancelled(), now)
                 self._checkpoint()
         if verb in ("pause", "resume", "cancel"):
             self.announce()
-        self._send(sender, Status(status(self, now)))
+        self.send(sender, Status(status(self, now)))
 
     # ---------------------------------------------------------------- parts
 
     def _used(self, device: str) -> list[int]:
         return self._usage.setdefault(device, [0, 0, 0])
 
-    def _farewell(self, device: str) -> None:
+    def farewell(self, device: str) -> None:
+        """Tell `device` that it is over, and where the last model is."""
         engine = self.engine
         kept = self.coordinator.last.get(device)
         task, model = self.bodies.task(engine), self.bodies.model(engine, self.coordinator.version)
-        self._send(device, Farewell(self.reason, task, model, kept))
+        self.send(device, Farewell(self.reason, task, model, kept))
 
-    def _send(self, to: str, message: Envelope) -> None:
+    def send(self, to: str, message: Envelope) -> None:
+        """Send `message` once what is being done is durable."""
         self._outbox.append((to, message))
 
     def _flush(self) -> None:

@@ -1,0 +1,126 @@
+"""What devices say to a service: each message becomes an event, an answer, or a refusal by WireError."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedthings.errors import WireError
+from fedthings.messages import Bye, Chunk, Decline, Envelope, Hello, Offer, Receipt, Want
+from fedthings.protocol import events
+from fedthings.protocol.events import Ticket
+from fedthings.transport.chunks import Assembly
+from fedthings.transport.topics import COORDINATOR
+
+if TYPE_CHECKING:
+    from fedthings.server.service import Service
+
+WRONG = 3
+"""How often a body may come that is not the one offered, before its report is left out."""
+MOST = 64
+"""Chunks that one Want may name; a device asks for a window of 16."""
+SLACK = 4096
+"""Bytes that a report may be larger than the schema says: ticket and names."""
+
+
+def take(service: Service, sender: str, message: Envelope, federation: str, now: float) -> None:
+    """Take the `message` of a device. Raises WireError with the reason that is counted and answered."""
+    if sender == COORDINATOR or not service.allowed(sender):
+        raise WireError("unknown device", f"{sender} is not on the list: add it with `fedthings devices add`")
+    # A will may have been written before the device knew the federation.
+    if federation != service.transport.federation and not (federation == "" and isinstance(message, Bye)):
+        raise WireError("another federation", federation)
+    match message:
+        case Bye():
+            service.on(events.Left(sender), now)
+        case Hello():
+            _hello(service, sender, now)
+        case Decline(ticket=ticket, reason=reason):
+            _own(sender, ticket)
+            shown = "".join(letter for letter in reason if letter.isprintable())[:64]
+            service.on(events.Declined(ticket, shown or "declined"), now)
+        case Offer():
+            _offered(service, sender, message, now)
+        case Chunk():
+            _chunk(service, sender, message, now)
+        case Want():
+            _wanted(service, sender, message)
+        case _:
+            raise WireError("unexpected", f"a device does not send {type(message).__name__}")
+
+
+def _hello(service: Service, sender: str, now: float) -> None:
+    if service.done:
+        service.farewell(sender)
+    elif sender in service.coordinator.present:
+        service.on(events.CheckedIn(sender), now)
+    else:
+        service.on(events.Joined(sender), now)
+
+
+def _own(sender: str, ticket: Ticket) -> None:
+    if ticket.device != sender:
+        raise WireError("not your ticket", f"{ticket.device}'s, sent by {sender}")
+
+
+# ---------------------------------------------------------------------- reports up
+
+
+def _offered(service: Service, sender: str, offer: Offer, now: float) -> None:
+    ticket = offer.ticket
+    if offer.what != "report" or ticket is None:
+        raise WireError("malformed", "a device offers reports, with their ticket")
+    _own(sender, ticket)
+    if service.coordinator.last.get(sender) == ticket:
+        service.send(sender, Receipt(ticket, True))  # kept already; the receipt was lost
+        return
+    if not service.coordinator.open(ticket):
+        service.refusals["late"] += 1
+        service.send(sender, Receipt(ticket, False, "late"))
+        return
+    try:
+        assembly = service.spool.begin(ticket, offer, service.engine.report_bytes(ticket) + SLACK)
+    except WireError as error:
+        service.on(events.Declined(ticket, error.reason), now)  # which sends the receipt
+        raise
+    _proceed(service, ticket, assembly, now)
+
+
+def _chunk(service: Service, sender: str, chunk: Chunk, now: float) -> None:
+    upload = service.spool.upload(sender)
+    if upload is None or upload[1].offer.digest != chunk.digest:
+        return  # of an upload that ended, or that began before a restart: Hello follows
+    upload[1].add(chunk)
+    _proceed(service, *upload, now)
+
+
+def _proceed(service: Service, ticket: Ticket, assembly: Assembly, now: float) -> None:
+    """Ask for what is missing, or take the report in."""
+    if assembly.wrong >= WRONG:
+        service.on(events.Declined(ticket, "wrong digest"), now)
+        raise WireError("wrong digest", f"the chunks sent {WRONG} times are not the body that was offered")
+    if not assembly.done:
+        indexes = assembly.wants()
+        if indexes:
+            service.send(ticket.device, Want(assembly.offer.digest, indexes))
+        return
+    try:
+        report = service.spool.take(ticket)
+        service.engine.expect(report)
+    except WireError as error:
+        service.on(events.Declined(ticket, error.reason), now)
+        raise
+    service.reports[ticket] = report
+    service.on(events.Arrived(ticket), now)
+
+
+# --------------------------------------------------------------------- bodies down
+
+
+def _wanted(service: Service, sender: str, want: Want) -> None:
+    if len(want.indexes) > MOST:
+        raise WireError("malformed", f"{len(want.indexes)} chunks are wanted at once: {MOST} are the most")
+    source = service.bodies.find(want)
+    if source is None:
+        raise WireError("not here", "the body that is wanted is not to be had any more; say Hello")
+    for chunk in source.answer(want):
+        service.send(sender, chunk)
