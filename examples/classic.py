@@ -38,5 +38,5 @@ def show(line: dict) -> None:
 if __name__ == "__main__":
     try:
         train(*sys.argv[1:2], *map(int, sys.argv[2:3]))
-    except FedthingsError as error:
+    except (FedthingsError, ValueError) as error:
         sys.exit(f"classic.py: {error}")

@@ -66,7 +66,11 @@ class Engine:
     ) -> None:
         self.federation = federation
         self.phases = list(phases(federation))
-        self.reports = [plan.pace.goal if not plan.everyone else 1 << 20 for plan in plans(federation, rounds)]
+        # While a federation is paused, all that are at work may report toward one version.
+        self.reports = [
+            1 << 20 if plan.everyone else max(plan.pace.goal, plan.pace.concurrency)
+            for plan in plans(federation, rounds)
+        ]
         self.phase = self.version = 0
         self.rows = rows if rows is not None else {}
         self.test = test
@@ -100,8 +104,15 @@ class Engine:
 
     def body(self, version: int) -> Model:
         """Return the model body that devices of the running phase receive as `version`."""
-        made = self.trained if self.spec.kind == "evaluate" else version
-        return Model(self.phase, made, self.model(version))
+        return Model(self.phase, self._made_as(version), self.model(version))
+
+    def model_bytes(self, ticket: Ticket) -> int:
+        """Return the bytes of the model body that goes down for `ticket`."""
+        return self._model_bytes + len(cbor2.dumps(self._made_as(ticket.version)))
+
+    def _made_as(self, version: int) -> int:
+        """Return which trained version devices of the running phase receive as `version`."""
+        return self.trained if self.spec.kind == "evaluate" else version
 
     def report_bytes(self, ticket: Ticket) -> int:
         """Return the bytes of the report body of `ticket`: stages and metrics have a fixed size (law 4)."""
@@ -134,7 +145,7 @@ class Engine:
     def obey(self, command: Command) -> None:
         """Count what a command means: a model goes down, a report is left out."""
         if isinstance(command, Assign):
-            self.tally.bytes_down += self.model_bytes
+            self.tally.bytes_down += self.model_bytes(command.ticket)
         elif isinstance(command, Discard):
             self.tally.dropped[command.reason] += 1
 
@@ -197,7 +208,7 @@ class Engine:
         self.schema = schema(spec)
         self._fields = fold.announced(self.schema, self.reports[self.phase])
         self._sums = fold.init(self._fields)
-        self.model_bytes = len(pack_body(self.body(self.version)))
+        self._model_bytes = len(pack_body(self.body(self.version))) - len(cbor2.dumps(self._made_as(self.version)))
         ticket, key = Ticket(self.phase, 0, "device", 0), Key(spec.seed, "device", 0, 0)
         rows, _ = self._stage.encode(zeros(self.schema), [self._stage.init(self.schema)], [key])
         arrays = {name: row[0] for name, row in rows.items()}

@@ -101,7 +101,7 @@ def plans(federation: Federation, rounds: int) -> tuple[Plan, ...]:
     kinds = {
         "normalise": Plan(whole, 1, everyone=True),
         "train": Plan(pace, rounds),
-        "evaluate": Plan(whole, 1, everyone=True, most=CLOSING),
+        "evaluate": Plan(whole, 1, everyone=True, most=CLOSING, optional=True),
     }
     return tuple(kinds[phase.kind] for phase in phases(federation))
 

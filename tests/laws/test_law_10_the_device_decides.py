@@ -9,6 +9,7 @@ from fedthings.device import agent as agents
 from fedthings.device.rules import Rules
 from fedthings.errors import SpecError
 from fedthings.learn.digits import digits
+from fedthings.protocol.events import Ticket
 from virtual import Virtual
 
 
@@ -23,7 +24,9 @@ def test_what_the_owner_does_not_want_is_declined_before_the_model_is_fetched(tm
     run = world.run()
     assert [line["updates"] for line in run.history] == [2, 2, 2]  # another device does it instead
     assert sum(line["dropped"].get("owner: model too large", 0) for line in run.history) > 0
-    assert world.agents["device-1"].transport.bytes_received < world.service.engine.model_bytes
+    assert world.agents["device-1"].transport.bytes_received < world.service.engine.model_bytes(
+        Ticket(0, 0, "device-1", 0)
+    )
 
 
 def test_a_device_that_never_joins_is_never_asked(tmp_path):

@@ -106,7 +106,7 @@ def page(facts: dict[str, Any]) -> list[tuple[str, str]]:
     last = facts.get("last")
     if last:
         measured = ", ".join(f"{name} {text(value)}" for name, value in (last.get("test") or last["metrics"]).items())
-        lines.append((f"version {last['version']}", f"{measured or 'not measured'}; {last['updates']} reports"))
+        lines.append((f"version {last['version']} ", f"{measured or 'not measured'}; {last['updates']} reports"))
         lines.append(("", f"{quantity(last['bytes_up'])} up, {quantity(last['bytes_down'])} down"))
     for title, key in (("left out", "dropped"), ("refused", "refused")):
         if facts.get(key):

@@ -54,7 +54,10 @@ def held(state: str) -> Path:
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():
-        raise StoreError(f"there is no model {path}: name the directory of a device that has trained, or of a run")
+        raise StoreError(
+            f"there is no model {path}: name the directory of a device that has trained, or of a run that has "
+            "ended (one that has not: go on with it, or `fedthings cancel` it)"
+        )
     return path
 
 

@@ -90,6 +90,7 @@ class Agent:
         self._incoming: dict[bytes, Assembly] = {}
         self._bodies: dict[bytes, bytes] = {}  # whole bodies of the job at hand
         self._outgoing: Source | None = None
+        self._told = ""
         self._seconds = 0.0  # that all of the local work took, when it was last done
         self._phase: tuple[bytes, Phase] | None = None  # digest of the task body, what it says
 
@@ -132,10 +133,16 @@ class Agent:
         elif isinstance(message, Farewell):
             self._ended(message, now)
         elif isinstance(message, Pause):
-            self.on_news(f"waiting: {message.reason}")
+            self._tell(f"waiting: {message.reason}")
         elif isinstance(message, Refusal):
             log.warning("the coordinator refused: %s %s", message.reason, message.detail)
             self.on_news(f"refused: {message.reason} {message.detail}".rstrip())
+
+    def _tell(self, text: str) -> None:
+        """Tell the owner, but not the same thing again and again."""
+        if text != self._told:
+            self._told = text
+            self.on_news(text)
 
     # -------------------------------------------------------------- finding it
 
@@ -202,13 +209,12 @@ class Agent:
                 fits(phase, self.shard, self.name)
                 self._phase = (job.task.digest, phase)
         except (SpecError, WireError, DataError) as error:
-            log.warning("the task cannot be done: %s", error)
-            self.on_news(f"cannot do the task: {error}")
+            self._tell(f"cannot do the task: {error}")
             self._decline(job.ticket, "does not fit")
             return None
         refusal = self.rules.refusal(self._federation, self._phase[1])
         if refusal:
-            self.on_news(f"declined: {refusal}")
+            self._tell(f"declined: {refusal}")
             self._decline(job.ticket, refusal)
             return None
         return self._phase[1]
@@ -321,9 +327,9 @@ class Agent:
         if pending is not None and pending.ticket == receipt.ticket:
             self.shelf.settle(receipt.ticket if receipt.kept else None)
         if self._job is not None and self._job.ticket == receipt.ticket:
-            self._job, self._outgoing, self.alarm = None, None, inf
-        if receipt.reason:
-            self.on_news(f"report left out: {receipt.reason}")
+            self._job, self._outgoing, self._incoming, self.alarm = None, None, {}, inf
+        if receipt.reason not in ("", "late", "cancelled", "does not fit"):  # of these the owner knows
+            self._tell(f"report left out: {receipt.reason}")
 
     # ----------------------------------------------------------------- the end
 

@@ -92,6 +92,8 @@ def _attend(
         now = time.monotonic()
         if isinstance(arrival, Delivery) and isinstance(arrival.message, Announce):
             announced[arrival.federation] = arrival
+            if arrival.message.state == "finished" and arrival.federation != transport.federation:
+                del announced[arrival.federation]  # not to be taken up later, when nobody answers for it any more
             if arrival.federation in ended:
                 continue
         elif isinstance(arrival, Unlinked):

@@ -72,12 +72,16 @@ class Pace(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Plan(NamedTuple):
-    """One phase as the coordinator sees it: `versions` to make at `pace`; `everyone` asks all, up to `most`."""
+    """One phase as the coordinator sees it: `versions` to make at `pace`; `everyone` asks all, up to `most`.
+
+    `optional`: the federation ends without it where no device is there within the patience.
+    """
 
     pace: Pace
     versions: int
     everyone: bool = False
     most: int = 1 << 31
+    optional: bool = False
 
 
 class Wait(NamedTuple):
@@ -223,10 +227,13 @@ class Coordinator:
                 out.append(Discard(ticket, "deadline"))
                 if ticket.device not in self.present:  # its patience is over: the next version does not wait too
                     self._fewer = len(self.present)
-        self._check(now, out)
+        self._check(now, out, expired=True)
         if now >= self._waiting + self.plan.pace.patience and not self.paused:
             self._waiting = now
             self._renew()
+            if self.plan.optional and not self.idle:
+                self._finish("target" if self._reached else "done", out)
+                return
             self._fewer = len(self.idle)
             self._fill(now, out)
         elif self.plan.pace.staleness:
@@ -243,6 +250,7 @@ class Coordinator:
         last = event.stop or self.version >= self.plan.versions
         if last or not self.plan.pace.staleness:  # nothing older will be folded: free the stragglers
             self._drop("late", out)
+        self._drop_stale(out)
         if last:
             self.kept = 0
             if self.phase + 1 == len(self.plans):
@@ -259,6 +267,7 @@ class Coordinator:
         self.paused = False
         self._waiting = inf
         self._fill(now, out)
+        self._check(now, out)
 
     def _cancelled(self, event: Cancelled, now: float, out: list[Command]) -> None:
         self._drop("cancelled", out)
@@ -272,24 +281,33 @@ class Coordinator:
             self.spent.add(ticket.device)
 
     def _release(self, device: str) -> None:
-        """Let `device` be drawn, if it is there and free."""
-        if device in self.present and device not in self.tasks and device not in self.spent:
+        """Let `device` be drawn, if it is there and free; who has reported waits for the next version."""
+        if device not in self.present or device in self.tasks or device in self.spent:
+            return
+        last = self.last.get(device)
+        if last is not None and last[:2] == (self.phase, self.version) and not self.plan.pace.staleness:
+            self.spent.add(device)
+        else:
             self.idle.add(device)
 
     def _renew(self) -> None:
-        """Let those be asked again who declined or were late; who has reported waits for the next version."""
+        """Let those be asked again who declined or were late."""
         spent, self.spent = self.spent, set()
         for device in spent:
-            last = self.last.get(device)
-            if last is not None and last[:2] == (self.phase, self.version) and not self.plan.pace.staleness:
-                self.spent.add(device)
-            else:
-                self._release(device)
+            self._release(device)
 
     def _drop(self, reason: str, out: list[Command]) -> None:
         for ticket, _ in list(self.tasks.values()):
             self._close(ticket)
             out.append(Discard(ticket, reason))
+
+    def _drop_stale(self, out: list[Command]) -> None:
+        """Stop waiting for what would be left out as stale; its model need not be kept."""
+        for ticket, _ in list(self.tasks.values()):  # in the order of their versions
+            if self.version - ticket.version <= self.plan.pace.staleness:
+                break
+            self._close(ticket)
+            out.append(Discard(ticket, "stale"))
 
     def _finish(self, reason: str, out: list[Command]) -> None:
         self.done = True
@@ -301,7 +319,7 @@ class Coordinator:
         enough = max(self.plan.pace.concurrency, self.devices if self.plan.everyone or self.version == 0 else 0)
         return min(enough, max(self._fewer, len(self.present))) if self._fewer else enough
 
-    def _check(self, now: float, out: list[Command]) -> None:
+    def _check(self, now: float, out: list[Command], expired: bool = False) -> None:
         """Advance when the goal is met, or when nobody is left to wait for and there is a quorum."""
         if self.stepping or not self.goal:
             return
@@ -312,9 +330,12 @@ class Coordinator:
             self._waiting = inf
             out.append(Advance(self.phase, self.version + 1))
         elif over:
-            self.goal = 0  # below the quorum: try again, with whoever is there
-            self._renew()
-            self._fill(now, out)
+            self.goal = 0  # below the quorum: try again, at once only where the patience is over already
+            if expired:
+                self._renew()
+                self._fill(now, out)
+            else:
+                self._waiting = now
 
     def _fill(self, now: float, out: list[Command]) -> None:
         """Give work to free devices, as many as the pace lets work at once.
@@ -345,6 +366,8 @@ class Coordinator:
         deadline = now + self.plan.pace.patience
         self.tasks[device] = (ticket, deadline)
         self._due.append((deadline, ticket))
+        if len(self._due) > 2 * len(self.tasks) + 64:  # one slow device must not keep all that came after it
+            self._due = deque((when, late) for when, late in self._due if self.open(late))
         out.append(Assign(ticket, deadline, self.last.get(device)))
 
     def _random(self) -> int:
@@ -367,7 +390,7 @@ class Coordinator:
             "spent": sorted(self.spent),
             "tasks": [[list(t), deadline] for t, deadline in self.tasks.values()],
             "last": [list(t) for t in self.last.values()],
-            "due": [[deadline, list(t)] for deadline, t in self._due],
+            "due": [[deadline, list(t)] for deadline, t in self._due if self.open(t)],
             "attempts": self._attempts,
             "draws": self._draws,
             "waiting": self._waiting,

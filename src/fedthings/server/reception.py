@@ -29,6 +29,7 @@ def take(service: Service, sender: str, message: Envelope, federation: str, now:
     # A will may have been written before the device knew the federation.
     if federation != service.transport.federation and not (federation == "" and isinstance(message, Bye)):
         raise WireError("another federation", federation)
+    service.heard.add(sender)
     match message:
         case Bye():
             service.on(events.Left(sender), now)

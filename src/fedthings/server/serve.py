@@ -13,10 +13,12 @@ from types import TracebackType
 from typing import Self
 
 from fedthings import run
+from fedthings.errors import SpecError
 from fedthings.federation import Federation
 from fedthings.history import Line
 from fedthings.lifeline import Ending, alone
 from fedthings.messages import Ask, Bye
+from fedthings.protocol.events import Declined
 from fedthings.run import Run
 from fedthings.server import devices
 from fedthings.server.access import Access
@@ -145,6 +147,8 @@ class Server:
             run.finish(self.directory, result)
         if stay or not ended_before:
             self._part(ending, stay)
+        if service.failure:
+            raise SpecError(service.failure)
         return result
 
     def _step(self, until: float) -> Arrival | None:
@@ -195,6 +199,8 @@ class Server:
         names = {device["name"]: device["password"] for device in self.service.store.devices()}
         gone = self.names.keys() - names.keys()
         for name in sorted(gone & self.service.coordinator.present):
+            if name in self.service.coordinator.tasks:
+                self.service.on(Declined(self.service.coordinator.tasks[name][0], "removed"), now)
             self.service.receive(Delivery(name, Bye(), self.transport.federation), now)
         self._open = self._open and not names
         self.names = names

@@ -18,7 +18,7 @@ import numpy as np
 
 from fedthings import run
 from fedthings.engine import Engine
-from fedthings.errors import StoreError, WireError
+from fedthings.errors import SpecError, StoreError, WireError
 from fedthings.federation import Federation, plans
 from fedthings.history import Line
 from fedthings.messages import (
@@ -88,7 +88,9 @@ class Service:
         self.spool = Spool(directory / "spool", fsync)
         self.terms = {"rounds": rounds, "stop": dict(stop or {}), "init": _mark(init), "test": _mark(*(test or ()))}
         self.reason = ""
+        self.failure = ""  # why the federation cannot be done
         self.refusals: Counter[str] = Counter()
+        self.heard: set[str] = set()  # who has spoken since the last boot
         self.history: list[Line] = []
         self._fresh: list[Line] = []  # lines that the next checkpoint writes
         self._usage: dict[str, list[int]] = {}
@@ -115,6 +117,7 @@ class Service:
         """Take one arrival at `now` seconds of federation time."""
         if isinstance(arrival, Linked):
             self.boot = secrets.token_hex(8)  # what was said before may be lost: every device says Hello again
+            self.heard.clear()
             self.bodies.publish()
             self.announce()
         elif isinstance(arrival, Refused):
@@ -131,6 +134,10 @@ class Service:
     def wake(self, now: float) -> None:
         """Let the alarm ring."""
         if now >= self.alarm:
+            for ticket, deadline in list(self.coordinator.tasks.values()):
+                device = ticket.device
+                if deadline <= now and device in self.coordinator.present and device not in self.heard:
+                    self.on(events.Left(device), now)  # its will was lost, with the broker or while we were down
             self.on(events.Woke(), now)
             self._flush()
 
@@ -181,7 +188,7 @@ class Service:
         match command:
             case events.Assign(ticket=ticket, deadline=deadline, kept=kept):
                 task, model = self.bodies.task(self.engine), self.bodies.model(self.engine, ticket.version)
-                self._used(ticket.device)[2] += self.engine.model_bytes
+                self._used(ticket.device)[2] += self.engine.model_bytes(ticket)
                 self.send(ticket.device, Assignment(ticket, task, model, max(0.0, deadline - self.now), kept))
             case events.Rest(device=device, reason=reason):
                 self.send(device, Pause(reason))
@@ -211,7 +218,13 @@ class Service:
         self.send(ticket.device, Receipt(ticket, True, reasons[0]))
 
     def _advance(self) -> None:
-        made = self.engine.advance(self.now)
+        try:
+            made = self.engine.advance(self.now)
+        except SpecError as error:  # it would come again with every restart: the federation ends here
+            self.failure = str(error)
+            self._act(events.Cancelled())
+            self._checkpoint()
+            return
         self._add(made.lines)
         self._act(events.Stepped(self.engine.version, made.stop))
         if not self.done:
@@ -236,6 +249,7 @@ class Service:
             "engine": self.engine.snapshot(),
             "published": [[digest, count] for digest, count in self.bodies.published.items()],
             "reason": self.reason,
+            "failure": self.failure,
         }
         usage = {device: Usage(*numbers) for device, numbers in self._usage.items()}
         self.store.checkpoint(self.now, state, self._fresh, usage)
@@ -279,7 +293,7 @@ class Service:
         self.now = saved.now
         self.coordinator.restore(saved.state["coordinator"])
         self.engine.restore(saved.state["engine"])
-        self.reason = saved.state["reason"]
+        self.reason, self.failure = saved.state["reason"], saved.state["failure"]
         self._replaying = True
         for at, (kind, *fields) in saved.events:
             self.now = at
@@ -288,6 +302,8 @@ class Service:
         self._outbox = []  # said before, or asked for again by the Hello of each device
         for digest, count in saved.state["published"]:
             self.bodies.published.setdefault(digest, count)
+        if self.done and self._fresh:
+            self._checkpoint()
 
     # ------------------------------------------------------------- operator
 

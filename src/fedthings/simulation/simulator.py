@@ -114,11 +114,11 @@ class Simulator:
 
     def _run(self, on_version: Callable[[Line], None] | None, out: Path | None, trace: bool) -> Run:
         began = time.perf_counter()
-        said = 0
+        said, fresh = 0, out is None or not (out / CHECKPOINT).exists()
         if out is not None:
             self._resume(out)
             said = len(self.history)
-        with _traced(out if trace else None, fresh=not said) as self.trace, _interruptible() as interrupted:
+        with _traced(out if trace else None, fresh=fresh) as self.trace, _interruptible() as interrupted:
             for _ in self._versions():
                 lines = self.history[said:]
                 said = len(self.history)

@@ -43,7 +43,7 @@ class Address(NamedTuple):
         except ValueError as error:
             raise SpecError(f"the broker's URL is not one ({error}): {usual}") from None
         if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path.strip("/"):
-            shown = f"{parts.scheme}://{parts.hostname or ''}"  # never the password
+            shown = url.rpartition("@")[2] or url  # never the password
             raise SpecError(f"the broker's URL is {shown!r}: {usual}")
         tls = parts.scheme == "mqtts"
         user = None if parts.username is None else unquote(parts.username)
@@ -179,7 +179,7 @@ class Link:
         elif code.value in (0x86, 0x87):  # bad user name or password; not authorised
             user = self._broker.user
             who = f"the user `{user}` or the password" if user else "a client without user and password"
-            self.reason = f"it refuses {who}: ask whoever runs the coordinator for the join URL"
+            self.reason = f"it refuses {who}: ask for a password file, which `fedthings devices add` makes"
         else:
             self.reason = f"it refuses: {code}"
 

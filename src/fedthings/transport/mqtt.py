@@ -182,9 +182,10 @@ class MqttTransport:
         if topic.startswith(f"{self._root}/blob/"):
             with self._lock:
                 wanted = self._wanted.pop(topic, None)
-                if self._held and not self._wanted and self._link is not None:
-                    self._link.unsubscribe(self._held)
-                    self._held = []
+                if wanted and self._link is not None and all(body != wanted[0] for body, _ in self._wanted.values()):
+                    gone = [held for held in self._held if held not in self._wanted]  # a chunk may never come
+                    self._link.unsubscribe(gone)
+                    self._held = [held for held in self._held if held in self._wanted]
             if wanted is None or not payload:
                 return
         elif not self._is_ours(topic):  # amqtt hands out what others have subscribed to
