@@ -73,7 +73,7 @@ def test_that_is_not_there(
 @pytest.mark.parametrize(
     ("name", "password", "said"),
     [
-        ("kitchen", "wrong", "it refuses the user `kitchen` or the password: ask whoever runs the coordinator"),
+        ("kitchen", "wrong", "it refuses the user `kitchen` or the password: ask for a password file"),
         ("garage", "secret", "it refuses the user `garage` or the password"),
         ("kitchen", "", "it refuses a client without user and password"),
     ],
