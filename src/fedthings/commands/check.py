@@ -85,6 +85,11 @@ def _notes(federation: Federation, fleet: Fleet) -> list[str]:
             f"pace.concurrency is {pace.concurrency}, but the fleet has {len(fleet)} devices: the first "
             f"version waits {pace.patience:g} seconds for more; set it to {len(fleet)} or less"
         )
+    if federation.devices == 0 and pace.concurrency < len(fleet):
+        found.append(
+            f"devices is 0: served, the first version starts with the first {pace.concurrency} devices that come; "
+            f"set it to {len(fleet)} to wait for all, as a simulation does"
+        )
     untested = [name for name, size in zip(fleet.names, fleet.test_sizes, strict=True) if size == 0]
     if untested:
         found.append(f"{len(untested)} of {len(fleet)} devices have no test samples and measure nothing")
