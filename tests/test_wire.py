@@ -318,3 +318,10 @@ def test_the_page_names_every_message() -> None:
     page = (DOCS / "wire.md").read_text()
     for kind in (*ENVELOPES, *BODIES):
         assert f"| `{kind.__name__.lower()}` |" in page, kind
+
+
+@pytest.mark.parametrize("dim", [0, 1, 5, 6, 63, 64, 16_383, 16_384, 70_000])
+def test_size_is_that_of_the_packed_body(dim: int) -> None:
+    for dtype in ("f4", "f8", "i1"):
+        body = m.Model(3, 70_000, {"x": np.zeros(dim, dtype), "longer": np.ones(3, "i8")})
+        assert wire.size(body) == len(wire.pack_body(body))

@@ -34,7 +34,7 @@ from fedthings.protocol.events import Assign, Command, Discard, Ticket
 from fedthings.spelling import decode
 from fedthings.stage import zeros
 from fedthings.vector import Array, Key, Payload, Vector
-from fedthings.wire import pack_body
+from fedthings.wire import size
 
 BEST = -1
 """Where the best version's row lies among the rows."""
@@ -208,12 +208,12 @@ class Engine:
         self.schema = schema(spec)
         self._fields = fold.announced(self.schema, self.reports[self.phase])
         self._sums = fold.init(self._fields)
-        self._model_bytes = len(pack_body(self.body(self.version))) - len(cbor2.dumps(self._made_as(self.version)))
+        self._model_bytes = size(self.body(self.version)) - len(cbor2.dumps(self._made_as(self.version)))
         ticket, key = Ticket(self.phase, 0, "device", 0), Key(spec.seed, "device", 0, 0)
         rows, _ = self._stage.encode(zeros(self.schema), [self._stage.init(self.schema)], [key])
         arrays = {name: row[0] for name, row in rows.items()}
         self._template = Report(ticket, arrays, np.ones(1, np.int64), measures(spec))
-        self._report_bytes = len(pack_body(self._template)) - len(cbor2.dumps(list(ticket)))
+        self._report_bytes = size(self._template) - len(cbor2.dumps(list(ticket)))
 
     def _normalised(self, statistics: Payload) -> Made:
         if not statistics:

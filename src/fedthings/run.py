@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import threadpoolctl
@@ -133,12 +133,7 @@ def replace(file: Path, text: str) -> None:
 def append(directory: Path, lines: Sequence[Line]) -> None:
     """Add `lines` to history.jsonl."""
     with (directory / HISTORY).open("a") as file:
-        write_lines(file, lines)
-
-
-def write_lines(file: TextIO, lines: Sequence[Line]) -> None:
-    """Write one JSON object a line."""
-    file.writelines(map(written_line, lines))
+        file.writelines(map(written_line, lines))
 
 
 def written_line(line: Line) -> str:

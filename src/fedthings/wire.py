@@ -65,6 +65,13 @@ def pack_body(body: Body) -> bytes:
     return _pack(body, {})
 
 
+def size(body: Model | Report) -> int:
+    """Return the bytes of `body` when packed; its arrays, which may be large, are not copied for it."""
+    hollow = msgspec.structs.replace(body, arrays={name: row[:0] for name, row in body.arrays.items()})
+    sizes = [row.nbytes for row in body.arrays.values()]
+    return len(pack_body(hollow)) + sum(n + len(cbor2.dumps(n)) - 1 for n in sizes)  # a head is as long as its number
+
+
 def _pack(message: Message, extra: dict[str, Any]) -> bytes:
     _check(message)
     fields = {"v": VERSION, "t": _tag(message), **extra, **_plain(message)}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 WRONG = 3
 """How often a body may come that is not the one offered, before its report is left out."""
 MOST = 64
-"""Chunks that one Want may name; a device asks for a window of 16."""
+"""Chunks that one Want may name; a device asks for a window of 8."""
 SLACK = 4096
 """Bytes that a report may be larger than the schema says: ticket and names."""
 

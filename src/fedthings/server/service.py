@@ -253,8 +253,7 @@ class Service:
         }
         usage = {device: Usage(*numbers) for device, numbers in self._usage.items()}
         self.store.checkpoint(self.now, state, self._fresh, usage)
-        with (self.directory / run.HISTORY).open("a") as file:
-            run.write_lines(file, self._fresh)
+        run.append(self.directory, self._fresh)
         self._fresh, self._usage = [], {}
         for ticket in self._folded:
             self.spool.remove(ticket)

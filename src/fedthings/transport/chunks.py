@@ -24,7 +24,7 @@ from fedthings.protocol.events import Ticket
 
 CHUNK = 64 * 1024
 """Bytes of a chunk unless set otherwise: below the 128 KiB that some brokers allow."""
-WINDOW = 16
+WINDOW = 8
 """How many chunks are wanted at once unless set otherwise."""
 LARGEST = 1 << 19
 """Bytes: an offer with larger chunks is refused, since a message holds at most 1 MiB."""
