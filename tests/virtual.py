@@ -18,6 +18,7 @@ from fedthings.learn.fleet import Fleet
 from fedthings.messages import Offer
 from fedthings.run import Run
 from fedthings.server.service import Service
+from fedthings.simulation.work import Counted
 from fedthings.simulation.world import Steady, World
 from fedthings.transport.memory import Hub
 from fedthings.transport.transport import Arrival, Delivery
@@ -67,8 +68,8 @@ class Virtual:
         """Send on its way: reports as the world says, everything else at once."""
         message = arrival.message if isinstance(arrival, Delivery) else None
         if isinstance(message, Offer) and message.ticket is not None:
-            size = self.service.engine.report_bytes(message.ticket)
-            at = self.world.arrival(message.ticket, self.now, size)
+            work = Counted(self.service.engine, self.fleet)
+            at = self.world.outcome(message.ticket, self.now, work).at
             if at is not None:
                 heapq.heappush(self.agenda, (at, next(self.order), address, arrival))
         else:

@@ -28,6 +28,7 @@ class Tally:
         self.updates = 0
         self.dropped: Counter[str] = Counter()
         self.bytes_up = self.bytes_down = 0
+        self.microjoules: int | None = None  # what the devices spent, where a world counts it
         self.sums: dict[str, Array] = {}
         self.values: dict[str, list[float]] = {}
 
@@ -39,6 +40,16 @@ class Tally:
             if name in METRICS:
                 measured = stats[stats[:, 0] > 0]
                 self.values.setdefault(name, []).extend(np.atleast_1d(METRICS[name].value(measured)).tolist())
+
+    def spend(self, joules: float | None) -> None:
+        """Add what a task cost its device, rounded to microjoules, so that the sum is free of order."""
+        if joules is not None:
+            self.microjoules = (self.microjoules or 0) + round(joules * 1e6)
+
+    @property
+    def joules(self) -> float | None:
+        """What the devices spent; None where nobody counts it."""
+        return None if self.microjoules is None else self.microjoules / 1e6
 
     @property
     def loss(self) -> float | None:
@@ -66,6 +77,7 @@ class Tally:
             "updates": self.updates,
             "dropped": dict(self.dropped),
             "bytes": [self.bytes_up, self.bytes_down],
+            "microjoules": self.microjoules,
             "sums": self.sums,
             "values": self.values,
         }
@@ -75,6 +87,7 @@ class Tally:
         self.updates = state["updates"]
         self.dropped = Counter(state["dropped"])
         self.bytes_up, self.bytes_down = state["bytes"]
+        self.microjoules = state["microjoules"]
         self.sums = dict(state["sums"])
         self.values = {name: list(values) for name, values in state["values"].items()}
 
@@ -98,6 +111,7 @@ def line(version: int, now: float, tally: Tally, test: Mapping[str, float] | Non
         **({"test": dict(test)} if test is not None else {}),
         "bytes_up": tally.bytes_up,
         "bytes_down": tally.bytes_down,
+        "joules": tally.joules,
     }
 
 
@@ -108,6 +122,8 @@ def measured(pending: Line, tally: Tally, closing: bool = False) -> Line:
         complete["dropped"] = dict(sorted((Counter(pending["dropped"]) + tally.dropped).items()))
         complete["bytes_up"] += tally.bytes_up
         complete["bytes_down"] += tally.bytes_down
+        if tally.joules is not None:
+            complete["joules"] = (pending["joules"] or 0.0) + tally.joules
     return complete
 
 

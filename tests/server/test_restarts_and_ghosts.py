@@ -10,6 +10,7 @@ from fedthings.device.rules import Rules
 from fedthings.learn.digits import digits
 from fedthings.protocol.coordinator import Coordinator, Plan
 from fedthings.protocol.events import Advance, Arrived, Assign, Declined, Discard, Joined, Keep, Left, Stepped, Ticket
+from fedthings.simulation.world import Outcome, Work
 from fedthings.transport.topics import COORDINATOR
 from virtual import Virtual
 
@@ -25,10 +26,10 @@ class Slow:
     def __init__(self, dead: bool = False) -> None:
         self.dead = dead
 
-    def arrival(self, ticket: Ticket, now: float, nbytes: int) -> float | None:
+    def outcome(self, ticket: Ticket, now: float, work: Work) -> Outcome:
         if self.dead and ticket.device == "device-2" and ticket.version > 2:
-            return None
-        return now + (500.0 if ticket.device == "device-0" else 1.0)
+            return Outcome(None)
+        return Outcome(now + (500.0 if ticket.device == "device-0" else 1.0))
 
 
 def restarted(world: Virtual) -> None:

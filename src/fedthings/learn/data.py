@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 import numpy as np
 
@@ -21,6 +22,41 @@ class Shard(NamedTuple):
     y: Array
     test_X: Array  # noqa: N815
     test_y: Array
+
+
+class Cohort(Sequence[Shard]):
+    """The shards of n devices in one table: `bounds` `(n, 3)` are where training rows start, stop, test rows stop."""
+
+    def __init__(self, X: Array, y: Array, bounds: Array) -> None:
+        self.X, self.y, self.bounds = X, y, bounds
+
+    def __len__(self) -> int:
+        return len(self.bounds)
+
+    @overload
+    def __getitem__(self, i: int) -> Shard: ...
+    @overload
+    def __getitem__(self, i: slice) -> Cohort: ...
+    def __getitem__(self, i: int | slice) -> Shard | Cohort:
+        """Return device i's shard, as views, or a part of the cohort."""
+        if isinstance(i, slice):
+            return Cohort(self.X, self.y, self.bounds[i])
+        start, middle, stop = self.bounds[i].tolist()
+        return Shard(self.X[start:middle], self.y[start:middle], self.X[middle:stop], self.y[middle:stop])
+
+
+def sizes(shards: Sequence[Shard]) -> Array:
+    """Return how many training samples each device has, `(n,)` int64."""
+    if isinstance(shards, Cohort):
+        return np.subtract(shards.bounds[:, 1], shards.bounds[:, 0])
+    return np.array([len(shard.X) for shard in shards], np.int64)
+
+
+def test_sizes(shards: Sequence[Shard]) -> Array:
+    """Return how many test samples each device has, `(n,)` int64."""
+    if isinstance(shards, Cohort):
+        return np.subtract(shards.bounds[:, 2], shards.bounds[:, 1])
+    return np.array([len(shard.test_X) for shard in shards], np.int64)
 
 
 def check(shard: Shard, task: Task, name: str) -> None:

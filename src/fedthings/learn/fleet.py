@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fedthings.errors import DataError, nearest
-from fedthings.learn.data import Shard
+from fedthings.learn.data import Cohort, Shard
 from fedthings.learn.tables import Table, plain, read, read_csv, read_npz, same_length, table
 from fedthings.vector import Array
 
@@ -121,14 +121,19 @@ class Fleet:
     def _places(self) -> dict[str, int]:
         return {name: place for place, name in enumerate(self.names)}
 
-    def shard(self, name: str) -> Shard:
-        """Return the data of participant `name`, as views. Raises DataError where there is none."""
-        place = self._places.get(name)
-        if place is None:
-            raise DataError(f"the fleet has no participant {name!r}: {nearest(name, self.names[:1000])}")
-        start, middle, stop = self._bounds[2 * place : 2 * place + 3]
-        X, y = self._X, self._y
-        return Shard(X[start:middle], y[start:middle], X[middle:stop], y[middle:stop])
+    def shard(self, name: str, at: float = 0.0) -> Shard:
+        """Return the data that participant `name` has at time `at`, as views. Raises DataError where there is none."""
+        return self.cohort([name], [at])[0]
+
+    def cohort(self, names: Sequence[str], at: Sequence[float]) -> Sequence[Shard]:
+        """Return the data that each of `names` has at its time `at` (seconds), as views. Raises DataError."""
+        places = self._places
+        try:
+            found = np.array([places[name] for name in names], np.int64)
+        except KeyError as error:
+            name = error.args[0]
+            raise DataError(f"the fleet has no participant {name!r}: {nearest(name, self.names[:1000])}") from None
+        return Cohort(self._X, self._y, self._bounds[2 * found[:, None] + np.arange(3)])
 
     def write(self, directory: str | Path) -> dict[str, Path]:
         """Write one npz a participant, readable by its owner only, and return where each lies."""

@@ -38,6 +38,7 @@ from fedthings.protocol.events import (
 )
 from fedthings.run import Run
 from fedthings.simulation.cohort import Cohorts, Kept
+from fedthings.simulation.work import Counted
 from fedthings.simulation.world import Steady, World
 from fedthings.trace import traced
 from fedthings.vector import Array, Vector
@@ -56,13 +57,16 @@ def simulate(
     out: str | Path | None = None,
     world: World | None = None,
     trace: bool = False,
+    engine: str = "auto",
+    workers: int = 0,
 ) -> Run:
     """Train `rounds` versions on `fleet` in virtual time and return the run.
 
     `test` `(X, y)` is a central test set; `init` `(dim,)` a warm start; `stop` ends the training at a target,
     like `{"accuracy": 0.97}`; `on_version` is called with each complete line of history; `out` is the run
-    directory: Ctrl-C leaves a checkpoint there, from which the same call goes on. Raises SpecError, DataError,
-    StoreError.
+    directory: Ctrl-C leaves a checkpoint there, from which the same call goes on. `world` says when reports
+    arrive and what they cost. `engine` is "auto", "numpy" or "kernels"; `workers` train at once (0: as many as
+    there are processors), and never change the result. Raises SpecError, DataError, StoreError.
     """
     if rounds < 1:
         raise SpecError(f"rounds is {rounds}: it must be at least 1")
@@ -98,6 +102,7 @@ class Simulator:
         self.order = count()
         self.kept: list[Kept] = []
         self.history: list[Line] = []
+        self.work = Counted(self.engine, fleet)
         self.now = 0.0
         self.trace: TextIO | None = None
         self.reason = ""
@@ -180,9 +185,10 @@ class Simulator:
         self.engine.obey(command)
         match command:
             case Assign(ticket=ticket):
-                at = self.world.arrival(ticket, self.now, self.engine.report_bytes(ticket))
-                if at is not None:
-                    self._plan(at, ticket)
+                outcome = self.world.outcome(ticket, self.now, self.work)
+                self.engine.tally.spend(outcome.joules)
+                if outcome.at is not None:
+                    self._plan(outcome.at, ticket)
             case Keep(ticket=ticket, lag=lag):
                 self.kept.append(Kept(ticket, lag))
             case Advance():

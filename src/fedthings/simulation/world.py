@@ -1,7 +1,11 @@
-"""Worlds: when a report arrives in virtual time, or that it never does. When does not depend on what (law 4)."""
+"""Worlds: when a report arrives in virtual time and what it costs, or that it never does.
+
+When does not depend on what is in it (law 4). Devices, links and availability of real things are in `things.py`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from math import exp
 from statistics import NormalDist
 from typing import NamedTuple, Protocol
@@ -10,11 +14,51 @@ from fedthings.protocol.events import Ticket
 from fedthings.vector import digest
 
 
+class Work(Protocol):
+    """What a task asks of its device, counted by the same code as in the field (law 12)."""
+
+    def down(self, ticket: Ticket) -> int:
+        """Return the bytes of the assignment and of the model body that go down."""
+
+    def up(self, ticket: Ticket) -> int:
+        """Return the bytes of the report that goes up."""
+
+    def flops(self, ticket: Ticket, now: float) -> float:
+        """Return the floating-point operations of local training on the samples that the device has at `now`."""
+
+    def memory(self, ticket: Ticket) -> int:
+        """Return the bytes that training holds at least: parameters, gradients, moments, a batch in every layer."""
+
+
+class Outcome(NamedTuple):
+    """When the report is here (seconds; None: never), what the task cost the device, why the device declined then."""
+
+    at: float | None
+    joules: float | None = None
+    declined: str = ""
+
+
+class Change(NamedTuple):
+    """A device comes (`present`) or goes at a time."""
+
+    at: float
+    device: str
+    present: bool
+
+
 class World(Protocol):
     """What the simulator asks of the outside."""
 
-    def arrival(self, ticket: Ticket, now: float, nbytes: int) -> float | None:
-        """Return when the report of `ticket`, given out at `now`, is here (seconds); None: never."""
+    def outcome(self, ticket: Ticket, now: float, work: Work) -> Outcome:
+        """Return what becomes of the task of `ticket`, given out at `now`; free of the order of asking (law 5)."""
+
+    def changes(self, names: Sequence[str]) -> Iterator[Change]:
+        """Yield when each device comes and goes, in the order of time, those there at the start first."""
+
+
+def always(names: Sequence[str]) -> Iterator[Change]:
+    """Yield that all of `names` are there from the start."""
+    return (Change(0.0, name, True) for name in names)
 
 
 class Steady(NamedTuple):
@@ -22,9 +66,13 @@ class Steady(NamedTuple):
 
     seconds: float = 1.0
 
-    def arrival(self, ticket: Ticket, now: float, nbytes: int) -> float | None:
+    def outcome(self, ticket: Ticket, now: float, work: Work) -> Outcome:
         """Return `now + seconds`."""
-        return now + self.seconds
+        return Outcome(now + self.seconds)
+
+    def changes(self, names: Sequence[str]) -> Iterator[Change]:
+        """Yield that all are there."""
+        return always(names)
 
 
 class Uneven(NamedTuple):
@@ -38,10 +86,14 @@ class Uneven(NamedTuple):
     lost: float = 0.0
     seed: int = 0
 
-    def arrival(self, ticket: Ticket, now: float, nbytes: int) -> float | None:
+    def outcome(self, ticket: Ticket, now: float, work: Work) -> Outcome:
         """Return when the report is here, or None where it is lost."""
         bits = digest(self.seed, *ticket)
         if (bits >> 64) / 2**64 < self.lost:
-            return None
+            return Outcome(None)
         normal = NormalDist().inv_cdf(((bits & (2**64 - 1)) + 0.5) / 2**64)
-        return now + self.median * exp(self.spread * normal)
+        return Outcome(now + self.median * exp(self.spread * normal))
+
+    def changes(self, names: Sequence[str]) -> Iterator[Change]:
+        """Yield that all are there."""
+        return always(names)
