@@ -51,9 +51,10 @@ if TYPE_CHECKING:
         standardise,
         tanh,
     )
+    from fedthings.learn.synthetic import clusters, synthetic
     from fedthings.learn.task import Recipe, Task
     from fedthings.privacy.clip import Clip as clip
-    from fedthings.protocol.coordinator import Pace
+    from fedthings.protocol.pace import Pace
     from fedthings.run import Run
     from fedthings.simulation.simulator import simulate
     from fedthings.strategy import (
@@ -85,6 +86,7 @@ __all__ = [
     "adam",
     "avg_pool",
     "clip",
+    "clusters",
     "constant",
     "conv1d",
     "conv2d",
@@ -117,6 +119,7 @@ __all__ = [
     "simulate",
     "softmax",
     "standardise",
+    "synthetic",
     "tanh",
     "yogi",
 ]
@@ -129,8 +132,9 @@ _MODULES = {
         "mlp sequential dense conv1d conv2d max_pool avg_pool flatten relu tanh sigmoid softmax "
         "layer_norm dropout standardise impute"
     ),
+    "learn.synthetic": "synthetic clusters",
     "learn.task": "Task Recipe",
-    "protocol.coordinator": "Pace",
+    "protocol.pace": "Pace",
     "run": "Run",
     "simulation.simulator": "simulate",
     "strategy": "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad mixing",

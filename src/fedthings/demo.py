@@ -22,7 +22,7 @@ from fedthings.learn.fleet import Fleet
 from fedthings.learn.model import dense, flatten, mlp, sequential
 from fedthings.learn.task import Recipe, Task
 from fedthings.lifeline import Ending
-from fedthings.protocol.coordinator import Pace
+from fedthings.protocol.pace import Pace
 from fedthings.run import Run, prepare
 from fedthings.server import devices
 from fedthings.server.serve import Server

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
-import cbor2
 import numpy as np
 
 from fedthings import history
@@ -22,19 +21,18 @@ from fedthings.federation import (
     measures,
     phases,
     plans,
-    schema,
-    stage,
 )
 from fedthings.history import Line, Tally
 from fedthings.learn.data import Shard
 from fedthings.learn.local import evaluator
-from fedthings.learn.metrics import impossible, usual, values
+from fedthings.learn.metrics import usual, values
 from fedthings.messages import Model, Report
+from fedthings.partial import Partial
 from fedthings.protocol.events import Assign, Command, Discard, Ticket
 from fedthings.spelling import decode
 from fedthings.stage import zeros
 from fedthings.vector import Array, Key, Payload, Vector
-from fedthings.wire import size
+from fedthings.wire import number_size, size, ticket_size
 
 BEST = -1
 """Where the best version's row lies among the rows."""
@@ -86,10 +84,14 @@ class Engine:
             self.rows[0] = model.init(federation.seed) if init is None else init.astype(np.float32)
         self.trained = 0  # the newest trained version; `version` counts within the phase
         self.state = step.init(federation.strategy.step, self.rows[0])
-        self.tally = Tally()
-        self._begin()
+        self._begin(Tally())
 
     # ------------------------------------------------------------- answers
+
+    @property
+    def tally(self) -> Tally:
+        """What has come in for the version being made."""
+        return self.partial.tally
 
     @property
     def spec(self) -> Phase:
@@ -108,7 +110,7 @@ class Engine:
 
     def model_bytes(self, ticket: Ticket) -> int:
         """Return the bytes of the model body that goes down for `ticket`."""
-        return self._model_bytes + len(cbor2.dumps(self._made_as(ticket.version)))
+        return self._model_bytes + number_size(self._made_as(ticket.version))
 
     def _made_as(self, version: int) -> int:
         """Return which trained version devices of the running phase receive as `version`."""
@@ -116,7 +118,7 @@ class Engine:
 
     def report_bytes(self, ticket: Ticket) -> int:
         """Return the bytes of the report body of `ticket`: stages and metrics have a fixed size (law 4)."""
-        return self._report_bytes + len(cbor2.dumps(list(ticket)))
+        return self._report_bytes + ticket_size(ticket)
 
     def expect(self, report: Report) -> None:
         """Raise WireError unless `report` has the arrays and the metrics of the running phase."""
@@ -139,45 +141,33 @@ class Engine:
     def arrived(self, ticket: Ticket) -> int:
         """Count the bytes of a report that is here whole, and return them."""
         size = self.report_bytes(ticket)
-        self.tally.bytes_up += size
+        self.partial.tally.bytes_up += size
         return size
+
+    def assigned(self, ticket: Ticket) -> None:
+        """Count the bytes of the model that goes down for `ticket`."""
+        self.partial.tally.bytes_down += self.model_bytes(ticket)
 
     def obey(self, command: Command) -> None:
         """Count what a command means: a model goes down, a report is left out."""
         if isinstance(command, Assign):
-            self.tally.bytes_down += self.model_bytes(command.ticket)
+            self.assigned(command.ticket)
         elif isinstance(command, Discard):
             self.tally.dropped[command.reason] += 1
 
     def keep(self, arrays: Payload, weights: Array, metrics: Mapping[str, Array], lags: Sequence[int]) -> Array:
-        """Fold n reports, rows `(n, ...)` as encoded, weights `(n,)`, metrics `(n, m)`; refuse bad values (law 4).
-
-        Return for each why it was left out, "" where it was not `(n,)`.
-        """
-        rows = self._stage.decode(arrays)
-        reasons = fold.refused(self._fields, rows, weights)
-        if metrics:
-            reasons[impossible(metrics) & (reasons == "")] = "impossible metrics"
-        good = reasons == ""
-        for reason in reasons[~good]:
-            self.tally.dropped[reason] += 1
-        if not good.all():
-            rows = {name: row[good] for name, row in rows.items()}
-            weights, metrics = weights[good], {name: stats[good] for name, stats in metrics.items()}
-            lags = [lag for lag, ok in zip(lags, good, strict=True) if ok]
-        fold.add(self._sums, self._fields, rows, weights, lags)
-        self.tally.updates += len(weights)
-        self.tally.keep(metrics)
-        return reasons
+        """Fold n reports; see `Partial.keep`."""
+        return self.partial.keep(arrays, weights, metrics, lags)
 
     def advance(self, now: float) -> Made:
         """Make the next version of the running phase from what was kept, at `now` seconds."""
-        spec, count = self.spec, self._sums.count
-        weights = dict(self._sums.weights)
-        total: Payload = fold.done(self._sums, self._fields) if count else {}
+        spec, (sums, tally) = self.spec, self.partial.take()
+        self.partial.tally = tally
+        count, weights = sums.count, dict(sums.weights)
+        total: Payload = fold.done(sums, self.partial.fields) if count else {}
         if count:
             key = Key(spec.seed, "", self.version, 0)
-            total = self._stage.settle(total, count, key)
+            total = self.partial.stage.settle(total, count, key)
         self.version += 1
         if spec.kind == "normalise":
             return self._normalised(total)
@@ -194,7 +184,7 @@ class Engine:
         """Go to `phase` if it is not the running one."""
         if phase != self.phase:
             self.phase, self.version = phase, 0
-            self._begin()
+            self._begin(self.tally)
 
     def finish(self) -> list[Line]:
         """Return the line that is still incomplete, where no closing evaluation came."""
@@ -202,18 +192,16 @@ class Engine:
 
     # --------------------------------------------------------------- parts
 
-    def _begin(self) -> None:
+    def _begin(self, tally: Tally) -> None:
         spec = self.spec
-        self._stage = stage(spec)
-        self.schema = schema(spec)
-        self._fields = fold.announced(self.schema, self.reports[self.phase])
-        self._sums = fold.init(self._fields)
-        self._model_bytes = size(self.body(self.version)) - len(cbor2.dumps(self._made_as(self.version)))
+        self.partial = Partial(spec, self.reports[self.phase], tally)
+        stage, schema = self.partial.stage, self.partial.schema
+        self._model_bytes = size(self.body(self.version)) - number_size(self._made_as(self.version))
         ticket, key = Ticket(self.phase, 0, "device", 0), Key(spec.seed, "device", 0, 0)
-        rows, _ = self._stage.encode(zeros(self.schema), [self._stage.init(self.schema)], [key])
+        rows, _ = stage.encode(zeros(schema), [stage.init(schema)], [key])
         arrays = {name: row[0] for name, row in rows.items()}
         self._template = Report(ticket, arrays, np.ones(1, np.int64), measures(spec))
-        self._report_bytes = size(self._template) - len(cbor2.dumps(list(ticket)))
+        self._report_bytes = size(self._template) - ticket_size(ticket)
 
     def _normalised(self, statistics: Payload) -> Made:
         if not statistics:
@@ -229,8 +217,7 @@ class Engine:
         test = self._tested(row)
         lines = self._complete()
         self.pending = history.line(version, now, self.tally, test)
-        self.tally = Tally()
-        self._sums = fold.init(self._fields)
+        self.partial.tally = Tally()
         # One more than is needed: a checkpoint from before this version must find its own.
         oldest = version - max(1, self.federation.pace.staleness) - 1
         for old in [v for v in self.rows if 0 <= v < oldest]:
@@ -285,11 +272,12 @@ class Engine:
         self.phases = [decode(spec, Phase) for spec in state["phases"]]
         self.state = {name: np.array(row) for name, row in state["state"].items()}
         self.best, self.pending = state["best"], state["pending"]
-        self.tally.restore(state["tally"])
+        tally = Tally()
+        tally.restore(state["tally"])
         dim = self.spec.task.model.layout.dim
         if self.rows[self.trained].shape != (dim,):
             raise StoreError(f"the model of version {self.trained} is damaged: it has not {dim} parameters")
-        self._begin()
+        self._begin(tally)
 
 
 def _targets(stop: Mapping[str, float], federation: Federation) -> dict[str, float]:

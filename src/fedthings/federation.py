@@ -22,7 +22,7 @@ from fedthings.learn.metrics import MANY, nothing
 from fedthings.learn.normalise import standardised, statistician, statistics_schema
 from fedthings.learn.task import Task, within
 from fedthings.privacy import clip
-from fedthings.protocol.coordinator import Pace, Plan
+from fedthings.protocol.pace import Pace, Plan
 from fedthings.spelling import decode, sound
 from fedthings.stage import Field, Schema, Stage, chain
 from fedthings.strategy import Strategy
@@ -123,13 +123,13 @@ def schema(phase: Phase) -> Schema:
     return (Field("x", phase.task.model.layout.dim),)
 
 
-def learner(phase: Phase) -> Learner:
-    """Return what a device does in `phase`."""
+def learner(phase: Phase, engine: str = "auto", threads: int = 1) -> Learner:
+    """Return what a device does in `phase`, with `engine` for its local steps on `threads`."""
     if phase.kind == "normalise":
         return statistician(phase.task)
     if phase.kind == "evaluate":
         return evaluator(phase.task)
-    return trainer(phase.task, mu=phase.strategy.mu, weight=phase.strategy.weight)
+    return trainer(phase.task, mu=phase.strategy.mu, weight=phase.strategy.weight, engine=engine, threads=threads)
 
 
 def measures(phase: Phase) -> dict[str, Array]:

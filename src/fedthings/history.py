@@ -41,6 +41,19 @@ class Tally:
                 measured = stats[stats[:, 0] > 0]
                 self.values.setdefault(name, []).extend(np.atleast_1d(METRICS[name].value(measured)).tolist())
 
+    def merge(self, other: Tally) -> None:
+        """Add what another has tallied."""
+        self.updates += other.updates
+        self.dropped += other.dropped
+        self.bytes_up += other.bytes_up
+        self.bytes_down += other.bytes_down
+        if other.microjoules is not None:
+            self.microjoules = (self.microjoules or 0) + other.microjoules
+        for name, total in other.sums.items():
+            self.sums[name] = self.sums[name] + total if name in self.sums else total
+        for name, values in other.values.items():
+            self.values.setdefault(name, []).extend(values)
+
     def spend(self, joules: float | None) -> None:
         """Add what a task cost its device, rounded to microjoules, so that the sum is free of order."""
         if joules is not None:

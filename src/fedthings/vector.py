@@ -59,6 +59,10 @@ class Key(NamedTuple):
         """Return the counter-based generator (Philox) of this key and `purpose`."""
         return keyed(self.seed, self.device, self.version, self.attempt, purpose)
 
+    def word(self, purpose: str) -> int:
+        """Return 64 bits of this key and `purpose`, for a counter-based generator that is not NumPy's."""
+        return digest(self.seed, self.device, self.version, self.attempt, purpose) & (2**64 - 1)
+
 
 def keyed(*key: int | str) -> np.random.Generator:
     """Return the counter-based generator (Philox) of `key`; equal keys give equal draws everywhere."""

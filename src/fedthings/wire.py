@@ -69,7 +69,21 @@ def size(body: Model | Report) -> int:
     """Return the bytes of `body` when packed; its arrays, which may be large, are not copied for it."""
     hollow = msgspec.structs.replace(body, arrays={name: row[:0] for name, row in body.arrays.items()})
     sizes = [row.nbytes for row in body.arrays.values()]
-    return len(pack_body(hollow)) + sum(n + len(cbor2.dumps(n)) - 1 for n in sizes)  # a head is as long as its number
+    return len(pack_body(hollow)) + sum(n + number_size(n) - 1 for n in sizes)  # a head is as long as its number
+
+
+def number_size(n: int) -> int:
+    """Return the bytes of a whole number from 0, or of the head of n bytes or elements (RFC 8949, section 3)."""
+    if n < 24:
+        return 1
+    return 2 if n < 1 << 8 else 3 if n < 1 << 16 else 5 if n < 1 << 32 else 9
+
+
+def ticket_size(ticket: Ticket) -> int:
+    """Return the bytes of `ticket` inside a message."""
+    phase, version, device, attempt = ticket
+    name = len(device) if device.isascii() else len(device.encode())
+    return 1 + number_size(phase) + number_size(version) + number_size(name) + name + number_size(attempt)
 
 
 def _pack(message: Message, extra: dict[str, Any]) -> bytes:

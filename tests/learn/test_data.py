@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedthings.errors import DataError
-from fedthings.learn.data import Shard, check
+from fedthings.learn.data import Cohort, Shard, check, check_all
 from fedthings.learn.model import dense, impute, mlp, sequential, standardise
 from fedthings.learn.task import Task
 
@@ -68,3 +68,19 @@ def test_accepted() -> None:
     for first in (impute(0.0), standardise([0, 0, 0], [1, 1, 1])):
         check(gaps, Task(model=sequential(3, first, dense(4)), loss="cross_entropy"), "d7")
     check(gaps, Task(model=mlp(3, 4), loss="cross_entropy", normalise="fleet"), "d7")
+
+
+def test_many_are_checked_at_once_and_the_one_at_fault_is_named() -> None:
+    bounds = np.array([[0, 2, 2], [2, 3, 4]])
+    y = np.array([0, 1, 2, 3])
+    names, at = ["d1", "d2"], [0.0, 12.5]
+    for shards in (Cohort(X, y, bounds), list(Cohort(X, y, bounds))):
+        check_all(shards, CLASSES, names, at)
+    for table in (Cohort(X, y + 1, bounds), Cohort(wrong(np.inf), y, bounds)):
+        for shards in (table, list(table)):
+            with pytest.raises(DataError, match=r"d2 at 12.5 s: (test_y has the label 4|X has 1 of 3)"):
+                check_all(shards, CLASSES, names, at)
+    with pytest.raises(DataError, match="d2 at 12.5 s has no training samples"):
+        check_all(Cohort(X, y, np.array([[0, 2, 2], [2, 2, 4]])), CLASSES, names, at)
+    # What is wrong in the table and nobody's is no fault of theirs.
+    check_all(Cohort(wrong(np.inf), y, bounds[:1]), CLASSES, names[:1], at[:1])

@@ -7,7 +7,7 @@ from math import inf
 import pytest
 
 from fedthings.errors import SpecError
-from fedthings.protocol.coordinator import Coordinator, Pace, Plan
+from fedthings.protocol.coordinator import Coordinator
 from fedthings.protocol.events import (
     Advance,
     Arrived,
@@ -27,6 +27,7 @@ from fedthings.protocol.events import (
     Ticket,
     Woke,
 )
+from fedthings.protocol.pace import Pace, Plan
 
 
 def started(pace: Pace, devices: int, versions: int = 3, **more) -> tuple[Coordinator, list]:

@@ -8,8 +8,9 @@ import pytest
 import fedthings as ft
 from fedthings.device.rules import Rules
 from fedthings.learn.digits import digits
-from fedthings.protocol.coordinator import Coordinator, Plan
+from fedthings.protocol.coordinator import Coordinator
 from fedthings.protocol.events import Advance, Arrived, Assign, Declined, Discard, Joined, Keep, Left, Stepped, Ticket
+from fedthings.protocol.pace import Plan
 from fedthings.simulation.world import Outcome, Work
 from fedthings.transport.topics import COORDINATOR
 from virtual import Virtual

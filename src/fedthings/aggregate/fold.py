@@ -6,13 +6,12 @@ into four int64 limbs of 2**32, which holds every bit above 2**-scale. What is o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import ceil, log2
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fedthings.stage import Field, Schema
 from fedthings.vector import Array, Payload
@@ -79,14 +78,16 @@ def init(schema: Schema) -> Sums:
     )
 
 
-def add(sums: Sums, schema: Schema, payload: Payload, weights: Array, lags: Iterable[int]) -> None:
-    """Add n reports, rows `(n, dim)` with int weights `(n,)`, that `refused` let through."""
+def add(sums: Sums, schema: Schema, payload: Payload, weights: Array, lags: ArrayLike) -> None:
+    """Add n reports, rows `(n, dim)` with int weights and lags `(n,)`, that `refused` let through."""
     for f in schema:
         factors = weights if f.per == "weight" else np.ones_like(weights)
         _add(sums.limbs[f.name], payload[f.name], factors[:, None], f)
-    for lag, weight in zip(lags, weights, strict=True):
-        sums.weights[lag] = sums.weights.get(lag, 0) + int(weight)
-        sums.counts[lag] = sums.counts.get(lag, 0) + 1
+    lags = np.asarray(lags)
+    for lag in np.unique(lags).tolist():
+        some = weights[lags == lag]
+        sums.weights[lag] = sums.weights.get(lag, 0) + int(some.sum())
+        sums.counts[lag] = sums.counts.get(lag, 0) + len(some)
 
 
 def _add(limbs: list[NDArray[np.int64]], rows: Array, factors: Array, f: Field) -> None:

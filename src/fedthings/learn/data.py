@@ -72,6 +72,18 @@ def check(shard: Shard, task: Task, name: str) -> None:
         _targets(f"{name}: {part.replace('X', 'y')}", y, task)
 
 
+def check_all(shards: Sequence[Shard], task: Task, names: Sequence[str], at: Sequence[float]) -> None:
+    """Raise DataError with the device and its time `at` (seconds), what is wrong and a remedy, unless all fit."""
+    if isinstance(shards, Cohort) and sizes(shards).all():
+        try:
+            check(Shard(shards.X, shards.y, shards.X[:0], shards.y[:0]), task, "the table")
+            return
+        except DataError:  # whose it is, if it is anyone's of these, is found below
+            pass
+    for shard, name, when in zip(shards, names, at, strict=True):
+        check(shard, task, f"{name} at {when:g} s")
+
+
 def _samples(where: str, X: Array, task: Task) -> None:
     """Check shape and numbers of the samples."""
     if X.shape[1:] != task.model.input:

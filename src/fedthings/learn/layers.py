@@ -41,6 +41,10 @@ class Element(Struct, frozen=True, forbid_unknown_fields=True, tag=snake):
         """Return the numbers that one sample needs in this layer, to size cohorts by."""
         return max(prod(given), prod(self.shape(given)))
 
+    def flops(self, given: Shape) -> int:
+        """Return the operations of the forward pass of one sample; a multiply-add is two, an exponential one."""
+        return prod(given)
+
 
 class Dense(Element, frozen=True):
     """Y = X W + b, then `activation`; W `(inputs, units)`."""
@@ -56,6 +60,9 @@ class Dense(Element, frozen=True):
 
     def parameters(self, given: Shape) -> dict[str, Shape]:
         return {"weight": (given[0], self.units), "bias": (self.units,)}
+
+    def flops(self, given: Shape) -> int:
+        return self.units * (2 * given[0] + 1 + (self.activation != "linear"))
 
 
 class _Conv(Element, frozen=True):
@@ -100,6 +107,10 @@ class _Conv(Element, frozen=True):
         window = prod((self.kernel,) * self.rank) * given[-1]
         return max(prod(given), prod(self.shape(given)[:-1]) * max(window, self.filters))
 
+    def flops(self, given: Shape) -> int:
+        window = prod((self.kernel,) * self.rank) * given[-1]
+        return prod(self.shape(given)) * (2 * window + 1 + (self.activation != "linear"))
+
 
 class Conv1d(_Conv, frozen=True):
     """Convolution of signals `(T, C)`; weight `(kernel, C, filters)`."""
@@ -135,6 +146,9 @@ class _Pool(Element, frozen=True, omit_defaults=True):
             raise SpecError("it takes samples (steps, channels) or (height, width, channels): leave it out")
         return (*places(given[:-1], self.size, self.step, "size"), given[-1])
 
+    def flops(self, given: Shape) -> int:
+        return int(prod(self.shape(given)) * self.size ** (len(given) - 1))
+
 
 class MaxPool(_Pool, frozen=True):
     """The largest number of each window."""
@@ -149,6 +163,9 @@ class Flatten(Element, frozen=True):
 
     def shape(self, given: Shape) -> Shape:
         return (prod(given),)
+
+    def flops(self, given: Shape) -> int:
+        return 0
 
 
 class Relu(Element, frozen=True):
@@ -166,6 +183,9 @@ class Sigmoid(Element, frozen=True):
 class Softmax(Element, frozen=True):
     """e^x over its sum, on the last axis."""
 
+    def flops(self, given: Shape) -> int:
+        return 5 * prod(given)  # the largest, less it, e to it, the sum, the quotient
+
 
 class LayerNorm(Element, frozen=True):
     """Mean 0 and variance 1 over the last axis, then a weight and a bias (Ba et al. 2016)."""
@@ -178,6 +198,9 @@ class LayerNorm(Element, frozen=True):
 
     def parameters(self, given: Shape) -> dict[str, Shape]:
         return {"weight": (given[-1],), "bias": (given[-1],)}
+
+    def flops(self, given: Shape) -> int:
+        return 7 * prod(given)  # the mean, less it, the squares and their sum, the quotient, weight and bias
 
 
 class Dropout(Element, frozen=True):
@@ -217,6 +240,9 @@ class Standardise(Element, frozen=True):
         if not (self.arrays(given)[1] > 0).all():
             raise SpecError("a deviation is not above 0: use 1 for a feature that never changes")
         return given
+
+    def flops(self, given: Shape) -> int:
+        return 3 * prod(given)  # fill, difference, quotient
 
 
 class Impute(Element, frozen=True):

@@ -114,6 +114,31 @@ class Sequential(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         return max(layer.work(given) for layer, given in zip(self.layers, self.shapes, strict=False))
 
     @cached_property
+    def flops(self) -> int:
+        """The operations of the forward pass of one sample."""
+        return sum(layer.flops(given) for layer, given in zip(self.layers, self.shapes, strict=False))
+
+    @cached_property
+    def training_flops(self) -> int:
+        """The operations of one sample's forward and backward pass.
+
+        Back from the last layer to the first with parameters, the gradient of a layer's weights costs what its
+        forward pass does, and so does that of its input where a layer before it learns too.
+        """
+        learns = [bool(layer.parameters(given)) for layer, given in zip(self.layers, self.shapes, strict=False)]
+        back = (
+            layer.flops(given) * (learns[i] + (i > self.first))
+            for i, (layer, given) in enumerate(zip(self.layers, self.shapes, strict=False))
+            if i >= self.first
+        )
+        return self.flops + sum(back)
+
+    @cached_property
+    def held(self) -> int:
+        """The numbers that one sample takes in training: its input and what every layer gives."""
+        return sum(prod(shape) for shape in self.shapes)
+
+    @cached_property
     def passes(self) -> tuple[Pass, ...]:
         """The mathematics of each layer."""
         return tuple(

@@ -13,6 +13,10 @@ from fedthings.learn.metrics import METRICS, suits
 from fedthings.learn.model import Sequential
 
 OPTIMIZERS = ("sgd", "momentum", "adam")
+UPDATE = {"sgd": 2, "momentum": 4, "adam": 14}
+"""Operations of a step on each parameter."""
+MOMENTS = {"sgd": 0, "momentum": 1, "adam": 2}
+"""Numbers that an optimiser keeps for each parameter."""
 
 
 def positive(field: str, value: float) -> None:
@@ -83,3 +87,19 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                     f"task.metrics has {name!r}, not for {self.loss} with {self.model.outputs[-1]} outputs: "
                     "leave metrics out to get those usual for the loss"
                 )
+
+    def flops(self, samples: int, tested: int) -> int:
+        """Return the operations of local training on `samples`, the received model measured on `tested` others."""
+        recipe, model = self.recipe, self.model
+        steps = recipe.epochs * -(-samples // (recipe.batch or max(samples, 1)))
+        passes = recipe.epochs * samples * model.training_flops + tested * model.flops
+        return passes + steps * UPDATE[recipe.optimizer] * model.layout.dim
+
+    def memory(self, samples: int) -> int:
+        """Return the bytes that training on `samples` holds at least, in float32.
+
+        These are parameters, gradients and moments, and a batch in every layer; samples may come from flash.
+        """
+        batch = min(self.recipe.batch or samples, samples)
+        rows = 2 + MOMENTS[self.recipe.optimizer]
+        return 4 * (rows * self.model.layout.dim + batch * self.model.held)

@@ -10,12 +10,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from math import inf
-from typing import Any, NamedTuple
+from struct import unpack
+from typing import Any
 
-import msgspec
-from msgspec import Struct
-
-from fedthings.errors import SpecError
 from fedthings.protocol.events import (
     Advance,
     Arrived,
@@ -37,58 +34,8 @@ from fedthings.protocol.events import (
     Ticket,
     Woke,
 )
+from fedthings.protocol.pace import Plan, Wait
 from fedthings.protocol.roster import Roster
-
-
-class Pace(Struct, frozen=True, forbid_unknown_fields=True):
-    """When a version is made.
-
-    `goal` reports make a version; `concurrency` devices work at once (more than `goal` is over-selection);
-    a device has `patience` seconds; a report may lag `staleness` versions (0 is synchronous); with fewer
-    than `quorum` reports at the deadline the version is tried again.
-    """
-
-    goal: int = 10
-    concurrency: int = 0
-    patience: float = 60.0
-    staleness: int = 0
-    quorum: int = 1
-
-    def __post_init__(self) -> None:
-        if self.concurrency == 0:
-            msgspec.structs.force_setattr(self, "concurrency", self.goal)
-        for name, low in (("goal", 1), ("concurrency", 1), ("staleness", 0), ("quorum", 1)):
-            if getattr(self, name) < low:
-                raise SpecError(f"pace.{name} is {getattr(self, name)}: it must be at least {low}")
-        if not 0 < self.patience < inf:
-            raise SpecError(f"pace.patience is {self.patience}: give the seconds a device has, above 0")
-        if self.quorum > self.goal:
-            raise SpecError(f"pace.quorum is {self.quorum}, above pace.goal {self.goal}: it could never be met")
-        if self.concurrency < self.goal and self.staleness == 0:
-            raise SpecError(
-                f"pace.concurrency is {self.concurrency}, below pace.goal {self.goal}: "
-                "a synchronous version needs as many devices at work as reports"
-            )
-
-
-class Plan(NamedTuple):
-    """One phase as the coordinator sees it: `versions` to make at `pace`; `everyone` asks all, up to `most`.
-
-    `optional`: the federation ends without it where no device is there within the patience.
-    """
-
-    pace: Pace
-    versions: int
-    everyone: bool = False
-    most: int = 1 << 31
-    optional: bool = False
-
-
-class Wait(NamedTuple):
-    """What is waited for, and until when at the latest (seconds of federation time; law 11)."""
-
-    reason: str
-    until: float
 
 
 class Coordinator:
@@ -96,6 +43,7 @@ class Coordinator:
 
     def __init__(self, plans: Sequence[Plan], seed: int = 0, devices: int = 0) -> None:
         self.plans = tuple(plans)
+        self.plan = self.plans[0]  # the running phase
         self.seed = seed
         self.devices = devices
         self.phase = self.version = 0
@@ -105,11 +53,13 @@ class Coordinator:
         self.present: set[str] = set()
         self.idle = Roster()
         self.spent: set[str] = set()  # present, and not asked again before the next version
+        self.reported: set[str] = set()  # whose report is kept toward the version being made
         self.tasks: dict[str, tuple[Ticket, float]] = {}  # device -> what it works on, deadline
         self.last: dict[str, Ticket] = {}  # device -> the last of its tickets that was kept
         self._due: deque[tuple[float, Ticket]] = deque()
         self._attempts: dict[str, int] = {}  # of the version being made
         self._draws = 0
+        self._numbers: tuple[int, ...] = ()  # the random numbers of the block that `_draws` is in
         self._reached = False  # whether a target ended the training
         self._waiting = inf  # since when devices are waited for
         self._fewer = 0  # devices that had to do, once too few came within the patience
@@ -125,11 +75,6 @@ class Coordinator:
             Resumed: self._resumed,
             Cancelled: self._cancelled,
         }
-
-    @property
-    def plan(self) -> Plan:
-        """The running phase."""
-        return self.plans[self.phase]
 
     @property
     def alarm(self) -> float:
@@ -201,23 +146,27 @@ class Coordinator:
 
     def _arrived(self, event: Arrived, now: float, out: list[Command]) -> None:
         ticket = event.ticket
+        staleness = self.plan.pace.staleness
         lag = self.version + self.stepping - ticket.version
         if not self.open(ticket):
             out.append(Discard(ticket, "late"))
             return
         self._close(ticket)
-        if lag > self.plan.pace.staleness:
+        if lag > staleness:
             out.append(Discard(ticket, "stale"))
         else:
             self.kept += 1
             self.last[ticket.device] = ticket
             out.append(Keep(ticket, lag))
-        if self.plan.pace.staleness:
+        if staleness:
             self.spent.discard(ticket.device)
             self._release(ticket.device)
-        self._check(now, out)
-        if self.plan.pace.staleness:
+            self._check(now, out)
             self._fill(now, out)
+        else:
+            self.reported.add(ticket.device)
+            if self.kept >= self.goal or not self.tasks:
+                self._check(now, out)
 
     def _woke(self, event: Woke, now: float, out: list[Command]) -> None:
         while self._due and self._due[0][0] <= now:
@@ -245,7 +194,9 @@ class Coordinator:
         self.stepping = False
         self.version = event.version
         self._attempts.clear()
+        self.reported.clear()
         self._draws = 0
+        self._numbers = ()
         self._reached = self._reached or event.stop
         last = event.stop or self.version >= self.plan.versions
         if last or not self.plan.pace.staleness:  # nothing older will be folded: free the stragglers
@@ -257,6 +208,7 @@ class Coordinator:
                 self._finish("target" if self._reached else "done", out)
                 return
             self.phase, self.version = self.phase + 1, 0
+            self.plan = self.plans[self.phase]
         self._renew()
         self._fill(now, out)
 
@@ -284,17 +236,17 @@ class Coordinator:
         """Let `device` be drawn, if it is there and free; who has reported waits for the next version."""
         if device not in self.present or device in self.tasks or device in self.spent:
             return
-        last = self.last.get(device)
-        if last is not None and last[:2] == (self.phase, self.version) and not self.plan.pace.staleness:
+        if device in self.reported:
             self.spent.add(device)
         else:
             self.idle.add(device)
 
     def _renew(self) -> None:
         """Let those be asked again who declined or were late."""
-        spent, self.spent = self.spent, set()
-        for device in spent:
-            self._release(device)
+        free = {device for device in self.spent if device not in self.tasks and device not in self.reported}
+        free &= self.present
+        self.spent = self.spent & self.reported & self.present
+        self.idle.extend(free)
 
     def _drop(self, reason: str, out: list[Command]) -> None:
         for ticket, _ in list(self.tasks.values()):
@@ -353,9 +305,13 @@ class Coordinator:
         if not self.goal:
             self.goal = min(len(self.idle), self.plan.most) + self.kept if self.plan.everyone else pace.goal
         most = self.goal if self.plan.everyone else pace.concurrency
-        taken = self.kept if synchronous else 0
-        while len(self.tasks) + taken < most and self.idle:
-            self._assign(self.idle.draw(self._random()), now, out)
+        lacking = most - len(self.tasks) - (self.kept if synchronous else 0)
+        if lacking >= len(self.idle):  # nothing is left to chance
+            for device in self.idle.drain():
+                self._assign(device, now, out)
+        else:
+            for _ in range(lacking):
+                self._assign(self.idle.draw(self._random()), now, out)
         # With everyone asked who could be, a lack of devices is waited out; a running task is its own alarm.
         self._waiting = inf if self.tasks else min(self._waiting, now)
 
@@ -372,9 +328,12 @@ class Coordinator:
 
     def _random(self) -> int:
         """Return 64 bits keyed by seed, phase, version and how many were drawn before (law 1)."""
-        key = b"%d/%d/%d/%d" % (self.seed, self.phase, self.version, self._draws)
+        block, place = divmod(self._draws, 8)
+        if place == 0 or not self._numbers:
+            key = b"%d/%d/%d/%d" % (self.seed, self.phase, self.version, block)
+            self._numbers = unpack("<8Q", blake2b(key).digest())
         self._draws += 1
-        return int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
+        return self._numbers[place]
 
     # ------------------------------------------------------------- durable
 
@@ -388,6 +347,7 @@ class Coordinator:
             "flags": [self.stepping, self.paused, self.done, self._reached],
             "present": sorted(self.present),
             "spent": sorted(self.spent),
+            "reported": sorted(self.reported),
             "tasks": [[list(t), deadline] for t, deadline in self.tasks.values()],
             "last": [list(t) for t in self.last.values()],
             "due": [[deadline, list(t)] for deadline, t in self._due if self.open(t)],
@@ -400,15 +360,17 @@ class Coordinator:
     def restore(self, state: dict[str, Any]) -> None:
         """Take up the state that `snapshot` returned."""
         self.phase, self.version = state["phase"], state["version"]
+        self.plan = self.plans[self.phase]
         self.kept, self.goal = state["kept"], state["goal"]
         self.stepping, self.paused, self.done, self._reached = state["flags"]
         self.present = set(state["present"])
         self.spent = set(state["spent"])
+        self.reported = set(state["reported"])
         self.tasks = {t[2]: (Ticket(*t), deadline) for t, deadline in state["tasks"]}
         self.last = {t[2]: Ticket(*t) for t in state["last"]}
         self._due = deque((deadline, Ticket(*t)) for deadline, t in state["due"])
         self._attempts = dict(state["attempts"])
-        self._draws = state["draws"]
+        self._draws, self._numbers = state["draws"], ()
         self._waiting, self._fewer = state["waiting"], state["fewer"]
         self.idle = Roster()
         for device in state["present"]:

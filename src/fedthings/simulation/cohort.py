@@ -2,62 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from fedthings.engine import Engine
-from fedthings.federation import learner, stage
-from fedthings.learn.fleet import Fleet
-from fedthings.protocol.events import Ticket
+from fedthings.simulation.pool import Job, Pool
+from fedthings.simulation.worker import Kept, Setting
 from fedthings.stage import State
-from fedthings.vector import Key
 
-ROWS = 1 << 23
-"""Numbers that a cohort's reports hold at once (32 MB)."""
-
-
-class Kept(NamedTuple):
-    """A report that will be folded: its ticket and how many versions it lags."""
-
-    ticket: Ticket
-    lag: int
+ROWS = 1 << 20
+"""Numbers that a part's reports hold at once (4 MB): they are folded while a core has them near."""
+PARTS = 4
+"""Parts a worker at least, so that all are done at about the same time."""
 
 
 class Cohorts:
     """The devices of a fleet at work for one engine; it holds what each device keeps for itself."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self.fleet = fleet
+    def __init__(self, pool: Pool, engine: str, threads: int) -> None:
+        self.pool, self.engine, self.threads = pool, engine, threads
         self.states: dict[str, tuple[State, State]] = {}  # device -> of its learner, of its stages
         self._phase: int | None = None
 
     def train(self, engine: Engine, kept: Sequence[Kept]) -> None:
-        """Train the `kept` tasks and give their reports to `engine`."""
+        """Train the `kept` tasks and add their reports to `engine`."""
         if engine.phase != self._phase:
             self._enter(engine)
-        dim = engine.spec.task.model.layout.dim
-        for group in _groups(kept, max(1, ROWS // max(dim, 1))):
-            self._train(engine, group)
+        for wave in _waves(kept):
+            self._train(engine, wave)
 
-    def _train(self, engine: Engine, group: Sequence[Kept]) -> None:
-        tickets = [kept.ticket for kept in group]
-        fresh = (self._learner.init(), self._stage.init(engine.schema))
-        states = [self.states.get(ticket.device, fresh) for ticket in tickets]
-        keys = [Key(engine.spec.seed, t.device, t.version, t.attempt) for t in tickets]
-        fit, after = self._learner.many(
-            engine.model(tickets[0].version),
-            [state[0] for state in states],
-            [self.fleet.shard(ticket.device) for ticket in tickets],
-            keys,
-            [1.0] * len(tickets),
-        )
-        report, encoded = self._stage.encode(fit.report, [state[1] for state in states], keys)
-        reasons = engine.keep(report, np.asarray(fit.weight), fit.metrics, [kept.lag for kept in group])
-        for ticket, reason, *state in zip(tickets, reasons, after, encoded, strict=True):
-            if not reason and any(part is not None and part != [] for part in state):
-                self.states[ticket.device] = (state[0], state[1])
+    def _train(self, engine: Engine, wave: Sequence[Kept]) -> None:
+        most = max(1, ROWS // max(engine.spec.task.model.layout.dim, 1))
+        if self.pool.size > 1:
+            most = max(1, min(most, -(-len(wave) // (PARTS * self.pool.size))))
+        jobs = []
+        for part in _parts(wave, most):
+            states = [self.states.get(one.ticket.device) for one in part] if self.states else None
+            jobs.append(Job(engine.model(part[0].ticket.version), part, states))
+        for job, done in zip(jobs, self.pool.train(jobs), strict=True):
+            if done.states is not None:
+                reasons = done.reasons or [""] * len(job.part)
+                for one, reason, state in zip(job.part, reasons, done.states, strict=True):
+                    if not reason and state is not None:
+                        self.states[one.ticket.device] = state
+        for sums, tally in self.pool.take():
+            engine.partial.merge(sums, tally)
 
     def snapshot(self) -> dict[str, Any]:
         """Return what the devices keep, as plain data and arrays."""
@@ -71,19 +60,32 @@ class Cohorts:
     def _enter(self, engine: Engine) -> None:
         """Begin a phase, with nothing kept."""
         self._phase, self.states = engine.phase, {}
-        self._learner, self._stage = learner(engine.spec), stage(engine.spec)
+        self.pool.begin(Setting(engine.spec, engine.reports[engine.phase], self.engine, self.threads))
 
 
-def _groups(kept: Iterable[Kept], most: int) -> Iterator[list[Kept]]:
-    """Yield tasks that can be trained at once: of one version, no device twice, at most `most`.
+def _waves(kept: Sequence[Kept]) -> Iterator[Sequence[Kept]]:
+    """Yield tasks with no device twice.
 
     A device that stands in a set twice trains in waves, since the second task begins from the first's state.
     """
-    waves: dict[tuple[int, int], list[Kept]] = {}
+    if len({one.ticket.device for one in kept}) == len(kept):
+        yield kept
+        return
+    waves: list[list[Kept]] = []
     turns: dict[str, int] = {}
     for one in kept:
         turn = turns[one.ticket.device] = turns.get(one.ticket.device, -1) + 1
-        waves.setdefault((turn, one.ticket.version), []).append(one)
-    for _, wave in sorted(waves.items()):
-        for start in range(0, len(wave), most):
-            yield wave[start : start + most]
+        if turn == len(waves):
+            waves.append([])
+        waves[turn].append(one)
+    yield from waves
+
+
+def _parts(wave: Sequence[Kept], most: int) -> Iterator[Sequence[Kept]]:
+    """Yield tasks of one version each, at most `most`."""
+    versions: dict[int, list[Kept]] = {}
+    for one in wave:
+        versions.setdefault(one.ticket.version, []).append(one)
+    for _, part in sorted(versions.items()):
+        for start in range(0, len(part), most):
+            yield part[start : start + most]

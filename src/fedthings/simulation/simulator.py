@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import heapq
+import gc
 import json
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import count
 from math import inf
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,6 +20,7 @@ from fedthings.engine import Engine
 from fedthings.errors import SpecError, StoreError
 from fedthings.federation import Federation, fits, plans
 from fedthings.history import Line
+from fedthings.learn.engines import choose
 from fedthings.learn.fleet import Fleet
 from fedthings.lifeline import alone
 from fedthings.protocol.coordinator import Coordinator
@@ -27,22 +28,29 @@ from fedthings.protocol.events import (
     Advance,
     Arrived,
     Assign,
-    Command,
+    Declined,
+    Discard,
     Event,
     Finish,
     Joined,
     Keep,
+    Left,
     Stepped,
     Ticket,
     Woke,
 )
 from fedthings.run import Run
-from fedthings.simulation.cohort import Cohorts, Kept
+from fedthings.simulation.agenda import Agenda, Answer, Changes
+from fedthings.simulation.cohort import Cohorts
+from fedthings.simulation.pool import Forked, Here
 from fedthings.simulation.work import Counted
-from fedthings.simulation.world import Steady, World
+from fedthings.simulation.worker import Kept
+from fedthings.simulation.world import Change, Steady, World
 from fedthings.trace import traced
 from fedthings.vector import Array, Vector
 
+PATIENCE = 30 * 86400.0
+"""Seconds of virtual time without any report after which the simulator gives up; or 1,000 times the pace's."""
 CHECKPOINT, TRACE = "checkpoint.cbor", "trace.jsonl"
 
 
@@ -76,9 +84,26 @@ def simulate(
         )
     for name in fleet.names[:: max(1, len(fleet) // 1000)]:  # of a huge fleet, a thousand tell enough
         fits(federation, fleet.shard(name), name)
-    with threadpoolctl.threadpool_limits(1):
-        simulator = Simulator(federation, fleet, rounds, test, init, stop, world or Steady())
-        return simulator.run(on_version, None if out is None else Path(out), trace)
+    with threadpoolctl.threadpool_limits(1), _fewer_collections():
+        cohorts = hired(federation, fleet, engine, workers)
+        try:
+            simulator = Simulator(federation, fleet, rounds, test, init, stop, world or Steady(), cohorts)
+            return simulator.run(on_version, None if out is None else Path(out), trace)
+        finally:
+            cohorts.pool.close()
+
+
+def hired(federation: Federation, fleet: Fleet, engine: str, workers: int) -> Cohorts:
+    """Return the workers: threads for the kernels, otherwise this process, or processes where several are asked for.
+
+    Raises SpecError.
+    """
+    engine = choose(federation.task, engine)
+    if workers < 0:
+        raise SpecError(f"workers is {workers}: give how many train at once, or 0 for what suits this machine")
+    if engine == "kernels":
+        return Cohorts(Here(fleet), engine, workers or len(os.sched_getaffinity(0)))
+    return Cohorts(Forked(fleet, workers) if workers > 1 else Here(fleet), engine, 1)
 
 
 class Simulator:
@@ -93,17 +118,23 @@ class Simulator:
         init: Vector | None,
         stop: Mapping[str, float] | None,
         world: World,
+        cohorts: Cohorts,
     ) -> None:
         self.federation, self.fleet, self.rounds, self.world = federation, fleet, rounds, world
         self.engine = Engine(federation, rounds, init, test, stop)
-        self.coordinator = Coordinator(plans(federation, rounds), federation.seed, federation.devices or len(fleet))
-        self.cohorts = Cohorts(fleet)
-        self.agenda: list[tuple[float, int, Ticket]] = []  # when which report arrives
-        self.order = count()
+        self.cohorts = cohorts
+        self.agenda = Agenda()
+        self.changes = Changes(world.changes(fleet.names))
+        self.first: list[Event] = []  # who is there from the start
+        while self.changes.next <= 0:
+            self.first.append(_presence(self.changes.take()))
+        there = federation.devices or len(self.first)
+        self.coordinator = Coordinator(plans(federation, rounds), federation.seed, there)
         self.kept: list[Kept] = []
         self.history: list[Line] = []
         self.work = Counted(self.engine, fleet)
-        self.now = 0.0
+        self.now = self.began = self.last = 0.0  # now; when the task was given out that is answered now; the last Keep
+        self.made = 0  # versions, of all phases
         self.trace: TextIO | None = None
         self.reason = ""
 
@@ -151,58 +182,93 @@ class Simulator:
 
     def _versions(self) -> Iterator[None]:
         """Go through the agenda; yield whenever a version was made."""
-        if not self.coordinator.present:
-            for name in self.fleet.names:
-                self._on(Joined(name))
+        coordinator, agenda, changes = self.coordinator, self.agenda, self.changes
+        for event in self.first:
+            self._on(event)
+        self.first = []
         yield
-        while not self.coordinator.done:
-            alarm = self.coordinator.alarm
-            if self.agenda and self.agenda[0][0] <= alarm:
-                self.now, _, ticket = heapq.heappop(self.agenda)
-                event: Event = Arrived(ticket)
-                if not self.coordinator.open(ticket):
-                    continue  # a service answers the offer of a late report, and does not take it in
+        made, alarm = self.made, coordinator.alarm
+        while not coordinator.done:
+            answer, change = agenda.next, changes.next
+            if min(answer, change) > alarm:
+                alarm = coordinator.alarm  # what closed a task meanwhile has put it off
+            if change <= answer and change <= alarm and change < inf:
+                self.now = change
+                more = self._on(_presence(changes.take()))
+            elif answer <= alarm and answer < inf:
+                self.now = answer
+                more = self._answered(agenda.take())
             elif alarm < inf:
-                self.now, event = alarm, Woke()
+                self.now = alarm
+                more = self._on(Woke())
+                self._still_alive()
             else:
                 raise SpecError("nothing can happen any more: every device has left; check the world's figures")
-            before = self.engine.phase, self.engine.version
-            self._on(event)
-            if (self.engine.phase, self.engine.version) != before:
+            if more:
+                alarm = coordinator.alarm
+            if made != self.made:
+                made = self.made
                 yield
 
-    def _on(self, event: Event) -> None:
-        if isinstance(event, Arrived):
-            self.engine.arrived(event.ticket)
+    def _answered(self, answer: Answer) -> bool:
+        """Give an answer to the coordinator."""
+        ticket = answer.ticket
+        if answer.declined:
+            return self._on(Declined(ticket, answer.declined))
+        if not self.coordinator.open(ticket):
+            return False  # a service answers the offer of a late report, and does not take it in
+        self.began = answer.began
+        self.engine.arrived(ticket)
+        return self._on(Arrived(ticket))
+
+    def _on(self, event: Event) -> bool:
+        """Let the coordinator take `event`, and do what it says; return whether the alarm can be earlier for it."""
         commands = self.coordinator.on(event, self.now)
-        self.engine.enter(self.coordinator.phase)
+        if type(event) is Stepped:
+            self.engine.enter(self.coordinator.phase)
         if self.trace is not None:
             self.trace.write(traced(self.now, event, commands))
         for command in commands:
-            self._obey(command)
-
-    def _obey(self, command: Command) -> None:
-        self.engine.obey(command)
-        match command:
-            case Assign(ticket=ticket):
-                outcome = self.world.outcome(ticket, self.now, self.work)
-                self.engine.tally.spend(outcome.joules)
-                if outcome.at is not None:
-                    self._plan(outcome.at, ticket)
-            case Keep(ticket=ticket, lag=lag):
-                self.kept.append(Kept(ticket, lag))
-            case Advance():
-                self.cohorts.train(self.engine, self.kept)
-                self.kept = []
-                made = self.engine.advance(self.now)
-                self.history += made.lines
-                self._on(Stepped(self.engine.version, made.stop))
-            case Finish(reason=reason):
-                self.reason = reason
+            kind = type(command)
+            if kind is Assign:
+                self._assign(command.ticket)  # type: ignore[union-attr]
+            elif kind is Keep:
+                self.kept.append(Kept(command.ticket, command.lag, self.began))  # type: ignore[union-attr]
+                self.last = self.now
+            elif kind is Discard:
+                self.engine.obey(command)
+            elif kind is Advance:
+                self._advance()
+            elif kind is Finish:
+                self.reason = command.reason  # type: ignore[union-attr]
                 self.history += self.engine.finish()
+        return len(commands) != 1 or type(commands[0]) is not Keep
 
-    def _plan(self, at: float, ticket: Ticket) -> None:
-        heapq.heappush(self.agenda, (at, next(self.order), ticket))
+    def _assign(self, ticket: Ticket) -> None:
+        engine = self.engine
+        engine.assigned(ticket)
+        outcome = self.world.outcome(ticket, self.now, self.work)
+        if outcome.joules is not None:
+            engine.tally.spend(outcome.joules)
+        if outcome.at is not None:
+            self.agenda.plan(outcome.at, Answer(ticket, self.now, outcome.declined))
+
+    def _advance(self) -> None:
+        self.cohorts.train(self.engine, self.kept)
+        self.kept = []
+        made = self.engine.advance(self.now)
+        self.history += made.lines
+        self.made += 1
+        self._on(Stepped(self.engine.version, made.stop))
+
+    def _still_alive(self) -> None:
+        """Raise SpecError where nothing has come for so long that nothing ever will."""
+        most = max(PATIENCE, 1000 * self.federation.pace.patience)
+        if self.now - self.last > most:
+            raise SpecError(
+                f"no report was kept in the last {most / 86400:.0f} days of virtual time: the world lets none arrive "
+                f"within pace.patience ({self.federation.pace.patience:g} s); raise it, or check the world's figures"
+            )
 
     # --------------------------------------------------------------- durable
 
@@ -215,8 +281,9 @@ class Simulator:
             "engine": self.engine.snapshot(),
             "rows": self.engine.rows,
             "states": self.cohorts.snapshot(),
-            "kept": [[list(kept.ticket), kept.lag] for kept in self.kept],
-            "agenda": [[at, list(ticket)] for at, _, ticket in sorted(self.agenda)],
+            "kept": [[list(kept.ticket), kept.lag, kept.began] for kept in self.kept],
+            "agenda": [[at, list(answer.ticket), answer.began, answer.declined] for at, answer in self.agenda.all()],
+            "changes": self.changes.taken,
         }
         partial = out / (CHECKPOINT + ".part")
         partial.write_bytes(checkpoint.pack(state))
@@ -246,9 +313,27 @@ class Simulator:
         self.engine.rows.update(state["rows"])
         self.engine.restore(state["engine"])
         self.cohorts.restore(self.engine, state["states"])
-        self.kept = [Kept(Ticket(*ticket), lag) for ticket, lag in state["kept"]]
-        for at, ticket in state["agenda"]:
-            self._plan(at, Ticket(*ticket))
+        self.kept = [Kept(Ticket(*ticket), lag, began) for ticket, lag, began in state["kept"]]
+        for at, ticket, began, declined in state["agenda"]:
+            self.agenda.plan(at, Answer(Ticket(*ticket), began, declined))
+        self.first = []
+        while self.changes.taken < state["changes"]:
+            self.changes.take()
+
+
+def _presence(change: Change) -> Event:
+    return Joined(change.device) if change.present else Left(change.device)
+
+
+@contextmanager
+def _fewer_collections() -> Iterator[None]:
+    """Let Python look for circular garbage seldom: events and commands are many, and make none."""
+    before = gc.get_threshold()
+    gc.set_threshold(200_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 @contextmanager

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from math import inf, prod
+
 from fedthings.engine import Engine
 from fedthings.learn.fleet import Fleet
 from fedthings.protocol.events import Ticket
+
+STATISTICS = 3
+"""Operations on each number, and numbers kept of each feature, where a fleet learns its scaling."""
 
 
 class Counted:
@@ -23,8 +28,28 @@ class Counted:
 
     def flops(self, ticket: Ticket, now: float) -> float:
         """Return the floating-point operations of the task on the samples that the device has at `now`."""
-        return 0.0
+        phase = self.engine.phases[ticket.phase]
+        samples, tested = self._sizes(ticket.device, now)
+        if phase.kind == "normalise":
+            return float(STATISTICS * samples * prod(phase.task.model.input))
+        if phase.kind == "evaluate":
+            return float(tested * phase.task.model.flops)
+        return float(phase.task.flops(samples, tested))
 
     def memory(self, ticket: Ticket) -> int:
-        """Return the bytes that training holds at least."""
-        return 0
+        """Return the bytes that the task holds at least; of a stream, as if it had grown to its batch.
+
+        To scale is to hold sums, and to evaluate is to hold the parameters and a sample.
+        """
+        phase = self.engine.phases[ticket.phase]
+        model = phase.task.model
+        if phase.kind == "normalise":
+            return 8 * STATISTICS * prod(model.input)
+        if phase.kind == "evaluate":
+            return 4 * (model.layout.dim + 2 * model.work)
+        return phase.task.memory(self._sizes(ticket.device, inf)[0])
+
+    def _sizes(self, device: str, now: float) -> tuple[int, int]:
+        """Return how many training and test samples `device` has at `now`."""
+        shard = self.fleet.shard(device, now)
+        return len(shard.X), len(shard.test_X)

@@ -1,0 +1,9 @@
+// The kernels for one instruction set: this file is compiled with its flags.
+// No header of the C++ library may be included below: its functions would be shared with code for other machines.
+#include "rows.h"
+#include "steps.h"
+
+namespace fedthings {
+extern const Engine avx512_engine;
+const Engine avx512_engine = {"avx512", LANES, spread, change, step, outputs, fold, largest};
+}  // namespace fedthings

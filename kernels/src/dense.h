@@ -1,0 +1,39 @@
+// Dense layers on a whole batch.
+#pragma once
+#include "curves.h"
+#include "gemm.h"
+#include "rates.h"
+
+namespace fedthings {
+namespace {
+
+void dense_forward(const Operation& op, const Work& work, Int B) {
+  bool relu = op.curve == Curve::Relu;
+  product(B, op.columns, op.rows, {at(work, op.x, 0), op.x.sample, 1, 0}, {work.theta + op.weight, op.pitch, 0},
+          {to(work, op.y, 0), op.y.sample, Start::Bias, work.theta + op.bias, relu});
+  if (!relu && op.curve != Curve::Linear)
+    for (Int b = 0; b < B; b++) bend(op, work, b);
+}
+
+void dense_backward(const Operation& op, const Work& work, Int B, const Rates& rates) {
+  for (Int b = 0; b < B; b++) unbend(op, work, b);
+  float* aimed = aim(work, rates);
+  const float* X = at(work, op.x, 0);
+  const float* D = at(work, op.dy, 0);
+  // A block of rows serves the slope by the input and is then changed while it is in the cache.
+  const Int block = op.deep ? 2 * (TALLEST % 2 ? TALLEST + 1 : TALLEST) : op.rows;
+  for (Int i = 0; i < op.rows; i += block) {
+    Int some = op.rows - i < block ? op.rows - i : block;
+    Int from = op.weight + i * op.pitch;
+    if (op.deep)
+      transposed(B, some, op.columns, D, op.dy.sample, work.theta + from, op.pitch, to(work, op.dx, 0) + i, op.dx.sample);
+    relax(work, rates, from, some * op.pitch);
+    update(some, op.columns, B, {X + i, 1, op.x.sample, 0}, {D, op.dy.sample, 0},
+           {aimed + from, op.pitch, Start::Sum, nullptr, false});
+  }
+  relax(work, rates, op.bias, op.columns);
+  down(B, op.columns, D, op.dy.sample, aimed + op.bias);
+}
+
+}  // namespace
+}  // namespace fedthings

@@ -1,0 +1,199 @@
+// Matrix products on strided views: a tile of sums stays in registers while the products go by.
+#pragma once
+#include "simd.h"
+
+namespace fedthings {
+namespace {
+
+// What a tile begins with: nothing, a bias for each column, or what is there already.
+enum class Start { Zero, Bias, Sum };
+
+// A(m, k) of segment s lies at at[m*row + k*col + s*segment].
+struct Left {
+  const float* at;
+  Int row, col, segment;
+};
+
+// B(k, n) of segment s lies at at[k*row + s*segment + n]; n counts whole vectors.
+struct Right {
+  const float* at;
+  Int row, segment;
+};
+
+struct Result {
+  float* at;
+  Int row;
+  Start start;
+  const float* bias;
+  bool relu;
+};
+
+// C += sum over segments and k of A(m, k) B(k, n), for M rows and N vectors of columns.
+template <int M, int N>
+__attribute__((noinline)) void tile(const Left& A, const Right& B, Int segments, Int K, const Result& C) {
+  V acc[M][N];
+  if (C.start == Start::Sum) {
+    UNROLL for (int m = 0; m < M; m++)
+      UNROLL for (int n = 0; n < N; n++) acc[m][n] = load(C.at + m * C.row + n * LANES);
+  } else {
+    UNROLL for (int n = 0; n < N; n++) {
+      V begin = C.start == Start::Bias ? load(C.bias + n * LANES) : V{};
+      UNROLL for (int m = 0; m < M; m++) acc[m][n] = begin;
+    }
+  }
+  const Int ar = A.row, ac = A.col, br = B.row;
+  for (Int s = 0; s < segments; s++) {
+    const float* a = A.at + s * A.segment;
+    const float* b = B.at + s * B.segment;
+    for (Int k = 0; k < K; k++, a += ac, b += br) {
+      V v[N];
+      UNROLL for (int n = 0; n < N; n++) {
+        v[n] = load(b + n * LANES);
+        __builtin_prefetch(b + 8 * br + n * LANES);
+      }
+      UNROLL for (int m = 0; m < M; m++) {
+        float x = a[m * ar];
+        UNROLL for (int n = 0; n < N; n++) acc[m][n] += x * v[n];
+      }
+    }
+  }
+  UNROLL for (int m = 0; m < M; m++)
+    UNROLL for (int n = 0; n < N; n++) {
+      V y = acc[m][n];
+      if (C.relu) y = choose(y < 0.0f, V{}, y);  // NaN stays
+      store(C.at + m * C.row + n * LANES, y);
+    }
+}
+
+typedef void (*Tile)(const Left&, const Right&, Int, Int, const Result&);
+template <int N>
+INLINE void tiles(int m, const Left& A, const Right& B, Int segments, Int K, const Result& C) {
+#define ROWS(M) case M: tile<M, N>(A, B, segments, K, C); return;
+  switch (m) {
+    ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
+#if TALLEST > 6
+    ROWS(7) ROWS(8) ROWS(9) ROWS(10)
+#endif
+#if TALLEST > 10
+    ROWS(11) ROWS(12) ROWS(13) ROWS(14)
+#endif
+  }
+#undef ROWS
+}
+
+const Int PANEL = 2 * LANES;
+
+// One panel of columns, one or two vectors wide: as few tiles as can be, as even as can be.
+INLINE void panel(Int M, bool two, Left A, const Right& B, Int segments, Int K, Result C) {
+  Int count = (M + TALLEST - 1) / TALLEST;
+  for (Int t = 0; t < count; t++) {
+    Int m = (M + count - t - 1) / (count - t);
+    if (two) tiles<2>((int)m, A, B, segments, K, C);
+    else tiles<1>((int)m, A, B, segments, K, C);
+    A.at += m * A.row;
+    C.at += m * C.row;
+    M -= m;
+  }
+}
+
+const Int NEAR = 24 << 10;  // bytes of B that stay in the first cache
+
+// C (M x columns); panels of columns outside, and where several tiles share them parts of K that stay in the cache.
+void product(Int M, Int columns, Int K, const Left& A, const Right& B, const Result& C) {
+  Int part = K;
+  if (M > TALLEST && K * PANEL * 4 > NEAR) {
+    Int most = NEAR / (PANEL * 4), count = (K + most - 1) / most;
+    part = (K + count - 1) / count;
+  }
+  for (Int k = 0; k < K; k += part)
+    for (Int n = 0; n < columns; n += PANEL) {
+      Int some = K - k < part ? K - k : part;
+      Left a = A;
+      a.at += k * A.col;
+      Right b = B;
+      b.at += k * B.row + n;
+      Result c = C;
+      c.at += n;
+      if (c.bias) c.bias += n;
+      if (k) c.start = Start::Sum;
+      c.relu = C.relu && k + some == K;
+      panel(M, n + LANES < columns, a, b, 1, some, c);
+    }
+}
+
+// C (M x columns) += A B for few k: rows of C go by once, B stays in the cache.
+void update(Int M, Int columns, Int K, Left A, const Right& B, Result C) {
+  Int count = (M + TALLEST - 1) / TALLEST;
+  for (Int t = 0; t < count; t++) {
+    Int m = (M + count - t - 1) / (count - t);
+    Result c = C;
+    Right b = B;
+    for (Int n = 0; n < columns; n += PANEL) {
+      if (n + LANES < columns) tiles<2>((int)m, A, b, 1, K, c);
+      else tiles<1>((int)m, A, b, 1, K, c);
+      c.at += PANEL;
+      b.at += PANEL;
+    }
+    A.at += m * A.row;
+    C.at += m * C.row;
+    M -= m;
+  }
+}
+
+// X(b, i) = sum over o of D(b, o) W(i, o): tiles of dot products, four rows of W and a few samples.
+template <int T, int S>
+__attribute__((noinline)) void dots(const float* D, Int dr, const float* W, Int wr, Int columns, float* X, Int xr) {
+  V acc[S][T];
+  UNROLL for (int s = 0; s < S; s++)
+    UNROLL for (int t = 0; t < T; t++) acc[s][t] = V{};
+  for (Int o = 0; o < columns; o += LANES) {
+    V w[T];
+    UNROLL for (int t = 0; t < T; t++) w[t] = load(W + t * wr + o);
+    UNROLL for (int s = 0; s < S; s++) {
+      V d = load(D + s * dr + o);
+      UNROLL for (int t = 0; t < T; t++) acc[s][t] += d * w[t];
+    }
+  }
+  UNROLL for (int s = 0; s < S; s++) {
+    if constexpr (T == 4) sums(acc[s][0], acc[s][1], acc[s][2], acc[s][3], X + s * xr);
+    else X[s * xr] = sum(acc[s][0]);
+  }
+}
+
+template <int T>
+INLINE void samples(int s, const float* D, Int dr, const float* W, Int wr, Int columns, float* X, Int xr) {
+  switch (s) {
+    case 1: dots<T, 1>(D, dr, W, wr, columns, X, xr); return;
+    case 2: dots<T, 2>(D, dr, W, wr, columns, X, xr); return;
+#if DEEPEST > 2
+    case 3: dots<T, 3>(D, dr, W, wr, columns, X, xr); return;
+    case 4: dots<T, 4>(D, dr, W, wr, columns, X, xr); return;
+#endif
+#if DEEPEST > 4
+    case 5: dots<T, 5>(D, dr, W, wr, columns, X, xr); return;
+#endif
+  }
+}
+
+void transposed(Int B, Int rows, Int columns, const float* D, Int dr, const float* W, Int wr, float* X, Int xr) {
+  Int groups = (B + DEEPEST - 1) / DEEPEST;
+  Int i = 0;
+  while (i < rows) {
+    bool four = i + 4 <= rows;
+    Int left = B;
+    const float* d = D;
+    float* x = X + i;
+    for (Int g = 0; g < groups; g++) {
+      Int s = (left + groups - g - 1) / (groups - g);
+      if (four) samples<4>((int)s, d, dr, W + i * wr, wr, columns, x, xr);
+      else samples<1>((int)s, d, dr, W + i * wr, wr, columns, x, xr);
+      d += s * dr;
+      x += s * xr;
+      left -= s;
+    }
+    i += four ? 4 : 1;
+  }
+}
+
+}  // namespace
+}  // namespace fedthings

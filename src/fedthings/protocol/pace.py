@@ -1,0 +1,62 @@
+"""When a version is made: the numbers of a pace, a phase as the coordinator sees it, and what is waited for."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from fedthings.errors import SpecError
+
+
+class Pace(Struct, frozen=True, forbid_unknown_fields=True):
+    """When a version is made.
+
+    `goal` reports make a version; `concurrency` devices work at once (more than `goal` is over-selection);
+    a device has `patience` seconds; a report may lag `staleness` versions (0 is synchronous); with fewer
+    than `quorum` reports at the deadline the version is tried again.
+    """
+
+    goal: int = 10
+    concurrency: int = 0
+    patience: float = 60.0
+    staleness: int = 0
+    quorum: int = 1
+
+    def __post_init__(self) -> None:
+        if self.concurrency == 0:
+            msgspec.structs.force_setattr(self, "concurrency", self.goal)
+        for name, low in (("goal", 1), ("concurrency", 1), ("staleness", 0), ("quorum", 1)):
+            if getattr(self, name) < low:
+                raise SpecError(f"pace.{name} is {getattr(self, name)}: it must be at least {low}")
+        if not 0 < self.patience < inf:
+            raise SpecError(f"pace.patience is {self.patience}: give the seconds a device has, above 0")
+        if self.quorum > self.goal:
+            raise SpecError(f"pace.quorum is {self.quorum}, above pace.goal {self.goal}: it could never be met")
+        if self.concurrency < self.goal and self.staleness == 0:
+            raise SpecError(
+                f"pace.concurrency is {self.concurrency}, below pace.goal {self.goal}: "
+                "a synchronous version needs as many devices at work as reports"
+            )
+
+
+class Plan(NamedTuple):
+    """One phase as the coordinator sees it: `versions` to make at `pace`; `everyone` asks all, up to `most`.
+
+    `optional`: the federation ends without it where no device is there within the patience.
+    """
+
+    pace: Pace
+    versions: int
+    everyone: bool = False
+    most: int = 1 << 31
+    optional: bool = False
+
+
+class Wait(NamedTuple):
+    """What is waited for, and until when at the latest (seconds of federation time; law 11)."""
+
+    reason: str
+    until: float
