@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from fedthings import run
-from fedthings.errors import SpecError
+from fedthings.errors import SpecError, TransportError
 from fedthings.federation import Federation
 from fedthings.history import Line
 from fedthings.lifeline import Ending, alone
@@ -35,6 +35,8 @@ log = logging.getLogger("fedthings.server")
 
 LINGER = 10.0
 """Seconds that devices have at the end to fetch the last model and say Bye."""
+RESTARTS = 5
+"""Times in a row that a broker of its own is started again before the coordinator gives up."""
 TRACE = "trace.jsonl"
 _LONGEST = 86400.0  # seconds of one wait; a queue takes no infinity
 
@@ -191,7 +193,7 @@ class Server:
             self._reload(now)
         if self.broker is not None and not self.broker.alive:
             self.on_news("the broker has died: starting it again")
-            self.broker = Broker.start(self.directory, prefer=self._kind)
+            self.broker = self._restarted()
             self._watch(self.broker)
 
     def _reload(self, now: float) -> None:
@@ -210,6 +212,15 @@ class Server:
             self.broker.admit(names)
 
     # ------------------------------------------------------------------- broker
+
+    def _restarted(self) -> Broker:
+        """Start the broker again; it may be killed while it starts, too. Raises TransportError."""
+        for _ in range(RESTARTS - 1):
+            try:
+                return Broker.start(self.directory, prefer=self._kind)
+            except TransportError as error:
+                self.on_news(f"{error}; trying again")
+        return Broker.start(self.directory, prefer=self._kind)
 
     def _start_broker(self, stack: ExitStack, host: str, port: int, root: str) -> str:
         access = Access(self.directory)
