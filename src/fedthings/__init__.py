@@ -56,7 +56,16 @@ if TYPE_CHECKING:
     from fedthings.privacy.clip import Clip as clip
     from fedthings.protocol.pace import Pace
     from fedthings.run import Run
+    from fedthings.simulation.availability import Always as always
+    from fedthings.simulation.availability import Diurnal as diurnal
+    from fedthings.simulation.availability import DutyCycle as duty_cycle
+    from fedthings.simulation.devices import Device
+    from fedthings.simulation.links import Link
+    from fedthings.simulation.recorded import Trace as trace
     from fedthings.simulation.simulator import simulate
+    from fedthings.simulation.stragglers import LogNormal as log_normal
+    from fedthings.simulation.stragglers import Pareto as pareto
+    from fedthings.simulation.things import Group, Things
     from fedthings.strategy import (
         Strategy,
         fedadagrad,
@@ -70,9 +79,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DataError",
+    "Device",
     "Federation",
     "FedthingsError",
     "Fleet",
+    "Group",
+    "Link",
     "Pace",
     "Recipe",
     "Run",
@@ -80,10 +92,12 @@ __all__ = [
     "StoreError",
     "Strategy",
     "Task",
+    "Things",
     "TransportError",
     "WireError",
     "adagrad",
     "adam",
+    "always",
     "avg_pool",
     "clip",
     "clusters",
@@ -92,8 +106,10 @@ __all__ = [
     "conv2d",
     "decay",
     "dense",
+    "diurnal",
     "dropout",
     "dumps",
+    "duty_cycle",
     "fedadagrad",
     "fedadam",
     "fedavg",
@@ -105,11 +121,13 @@ __all__ = [
     "impute",
     "layer_norm",
     "load",
+    "log_normal",
     "max_pool",
     "metric",
     "mixing",
     "mlp",
     "momentum",
+    "pareto",
     "partition",
     "polynomial",
     "relu",
@@ -121,6 +139,7 @@ __all__ = [
     "standardise",
     "synthetic",
     "tanh",
+    "trace",
     "yogi",
 ]
 
@@ -136,7 +155,10 @@ _MODULES = {
     "learn.task": "Task Recipe",
     "protocol.pace": "Pace",
     "run": "Run",
+    "simulation.devices": "Device",
+    "simulation.links": "Link",
     "simulation.simulator": "simulate",
+    "simulation.things": "Things Group",
     "strategy": "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad mixing",
 }
 _STEPS = "sgd momentum adam yogi adagrad constant polynomial hinge decay"
@@ -145,6 +167,12 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "partition": ("learn.partition", None),
     "clip": ("privacy.clip", "Clip"),
     "metric": ("learn.metrics", "register"),
+    "always": ("simulation.availability", "Always"),
+    "duty_cycle": ("simulation.availability", "DutyCycle"),
+    "diurnal": ("simulation.availability", "Diurnal"),
+    "trace": ("simulation.recorded", "Trace"),
+    "log_normal": ("simulation.stragglers", "LogNormal"),
+    "pareto": ("simulation.stragglers", "Pareto"),
     **{name: ("aggregate.step", name.capitalize()) for name in _STEPS.split()},
     **{name: (module, name) for module, names in _MODULES.items() for name in names.split()},
 }

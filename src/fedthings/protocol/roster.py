@@ -6,9 +6,10 @@ Adding, removing and drawing cost O(log n): sorted buckets by hash prefix and a 
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Collection, Iterator
 from hashlib import blake2b
+from itertools import chain
 
 BITS = 12
 """4,096 buckets: a bucket of a million devices holds about 250."""
@@ -27,92 +28,98 @@ class Roster:
     """A set of devices with a uniform draw that depends on the set alone."""
 
     def __init__(self) -> None:
-        self._buckets = [array("Q") for _ in range(1 << BITS)]  # places: compact, so that a search stays in the cache
-        self._tree = [0] * ((1 << BITS) + 1)  # Fenwick (1994): prefix sums of the bucket sizes
-        self._inside: set[str] = set()
         self._places: dict[str, int] = {}  # of all that were ever inside: they will be again
-        self._devices: dict[int, str] = {}
+        self._fill([])
 
     def __len__(self) -> int:
-        return len(self._inside)
+        return self._size
 
     def __contains__(self, device: str) -> bool:
-        return device in self._inside
+        at = self._places.get(device)
+        return at is not None and self._find(at, device)[1]
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the devices in roster order."""
-        for bucket in self._buckets:
-            for at in bucket:
-                yield self._devices[at]
+        return chain.from_iterable(self._devices)
 
     def add(self, device: str) -> None:
         """Add `device`; nothing changes where it is in already."""
-        if device in self._inside:
-            return
-        self._inside.add(device)
         at = self._places.get(device) or self._place(device)
-        insort(self._buckets[at >> SHIFT], at)
-        self._count(at >> SHIFT, 1)
+        index, inside = self._find(at, device)
+        if not inside:
+            bucket = at >> SHIFT
+            self._buckets[bucket].insert(index, at)
+            self._devices[bucket].insert(index, device)
+            self._count(bucket, 1)
 
     def extend(self, devices: Collection[str]) -> None:
         """Add `devices`; many at once are sorted together."""
-        if len(devices) < MANY or len(devices) * 8 < len(self._inside):
+        if len(devices) < MANY or len(devices) * 8 < self._size:
             for device in devices:
                 self.add(device)
-            return
-        self._inside.update(devices)
-        self._fill(sorted(self._places.get(device) or self._place(device) for device in self._inside))
+        else:
+            self._fill(sorted({*self, *devices}, key=lambda device: (self._place(device), device)))
 
     def discard(self, device: str) -> None:
         """Take `device` out; nothing changes where it is not in."""
-        if device not in self._inside:
+        at = self._places.get(device)
+        if at is None:
             return
-        self._inside.remove(device)
-        at = self._places[device]
-        bucket = self._buckets[at >> SHIFT]
-        del bucket[bisect_left(bucket, at)]
-        self._count(at >> SHIFT, -1)
+        index, inside = self._find(at, device)
+        if inside:
+            self._take(at >> SHIFT, index)
 
     def draw(self, number: int) -> str:
         """Take out and return the device that the random `number` falls on."""
-        rank = number % len(self._inside)
-        index, tree = 0, self._tree
+        rank = number % self._size
+        bucket, tree = 0, self._tree
         for step in STEPS:
-            if tree[index + step] <= rank:
-                index += step
-                rank -= tree[index]
-        device = self._devices[self._buckets[index].pop(rank)]
-        self._inside.remove(device)
-        self._count(index, -1)
-        return device
+            if tree[bucket + step] <= rank:
+                bucket += step
+                rank -= tree[bucket]
+        return self._take(bucket, rank)
 
     def drain(self) -> list[str]:
         """Take out and return all devices, in roster order."""
-        if len(self._inside) < MANY:
-            devices = sorted(self._inside, key=self._places.__getitem__)
-            for device in devices:
-                self.discard(device)
-            return devices
+        if self._size < MANY:
+            return [self.draw(0) for _ in range(self._size)]
         devices = list(self)
-        self._inside.clear()
         self._fill([])
         return devices
 
     def _place(self, device: str) -> int:
-        """Return the place of a device that was never inside."""
-        at = place(device)
-        while self._devices.setdefault(at, device) != device:  # of a million devices, two in 10**8 cases
-            at += 1
-        self._places[device] = at
-        return at
+        """Return the place of `device`, and remember it."""
+        return self._places.get(device) or self._places.setdefault(device, place(device))
 
-    def _fill(self, places: list[int]) -> None:
-        """Begin anew with the sorted `places`."""
+    def _find(self, at: int, device: str) -> tuple[int, bool]:
+        """Return where in its bucket `device` is or would be, and whether it is inside."""
+        bucket, devices = self._buckets[at >> SHIFT], self._devices[at >> SHIFT]
+        index = bisect_left(bucket, at)
+        while index < len(bucket) and bucket[index] == at:  # two of one place, in 10**8 cases: by name
+            if devices[index] >= device:
+                return index, devices[index] == device
+            index += 1
+        return index, False
+
+    def _take(self, bucket: int, index: int) -> str:
+        del self._buckets[bucket][index]
+        self._count(bucket, -1)
+        return self._devices[bucket].pop(index)
+
+    def _fill(self, devices: list[str]) -> None:
+        """Begin anew with `devices`, sorted."""
+        places = [self._places[device] for device in devices]
+        # Places lie side by side, so that a search stays in the cache; whose they are, beside them.
+        self._buckets: list[array[int]] = []
+        self._devices: list[list[str]] = []
+        self._size = len(devices)
         start = 0
-        for index in range(1 << BITS):
-            stop = bisect_left(places, (index + 1) << SHIFT, start)
-            self._buckets[index] = array("Q", places[start:stop])
+        for bucket in range(1 << BITS):
+            stop = bisect_left(places, (bucket + 1) << SHIFT, start)
+            self._buckets.append(array("Q", places[start:stop]))
+            self._devices.append(devices[start:stop])
             start = stop
+        # Fenwick (1994): prefix sums of the bucket sizes.
         tree = self._tree = [0, *map(len, self._buckets)]
         for index in range(1, len(tree)):
             above = index + (index & -index)
@@ -120,6 +127,7 @@ class Roster:
                 tree[above] += tree[index]
 
     def _count(self, bucket: int, change: int) -> None:
+        self._size += change
         tree, index = self._tree, bucket + 1
         while index <= 1 << BITS:
             tree[index] += change

@@ -131,6 +131,7 @@ class Simulator:
         there = federation.devices or len(self.first)
         self.coordinator = Coordinator(plans(federation, rounds), federation.seed, there)
         self.kept: list[Kept] = []
+        self.planned: set[Ticket] = set()  # whose answer stands on the agenda
         self.history: list[Line] = []
         self.work = Counted(self.engine, fleet)
         self.now = self.began = self.last = 0.0  # now; when the task was given out that is answered now; the last Keep
@@ -213,6 +214,7 @@ class Simulator:
     def _answered(self, answer: Answer) -> bool:
         """Give an answer to the coordinator."""
         ticket = answer.ticket
+        self.planned.discard(ticket)
         if answer.declined:
             return self._on(Declined(ticket, answer.declined))
         if not self.coordinator.open(ticket):
@@ -245,6 +247,8 @@ class Simulator:
         return len(commands) != 1 or type(commands[0]) is not Keep
 
     def _assign(self, ticket: Ticket) -> None:
+        if ticket in self.planned:
+            return  # a device that is back works on; one that had lost its task is told of it again
         engine = self.engine
         engine.assigned(ticket)
         outcome = self.world.outcome(ticket, self.now, self.work)
@@ -252,6 +256,7 @@ class Simulator:
             engine.tally.spend(outcome.joules)
         if outcome.at is not None:
             self.agenda.plan(outcome.at, Answer(ticket, self.now, outcome.declined))
+            self.planned.add(ticket)
 
     def _advance(self) -> None:
         self.cohorts.train(self.engine, self.kept)
@@ -316,6 +321,7 @@ class Simulator:
         self.kept = [Kept(Ticket(*ticket), lag, began) for ticket, lag, began in state["kept"]]
         for at, ticket, began, declined in state["agenda"]:
             self.agenda.plan(at, Answer(Ticket(*ticket), began, declined))
+            self.planned.add(Ticket(*ticket))
         self.first = []
         while self.changes.taken < state["changes"]:
             self.changes.take()

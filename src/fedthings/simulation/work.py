@@ -29,7 +29,7 @@ class Counted:
     def flops(self, ticket: Ticket, now: float) -> float:
         """Return the floating-point operations of the task on the samples that the device has at `now`."""
         phase = self.engine.phases[ticket.phase]
-        samples, tested = self._sizes(ticket.device, now)
+        samples, tested = self.fleet.counts(ticket.device, now)
         if phase.kind == "normalise":
             return float(STATISTICS * samples * prod(phase.task.model.input))
         if phase.kind == "evaluate":
@@ -47,9 +47,4 @@ class Counted:
             return 8 * STATISTICS * prod(model.input)
         if phase.kind == "evaluate":
             return 4 * (model.layout.dim + 2 * model.work)
-        return phase.task.memory(self._sizes(ticket.device, inf)[0])
-
-    def _sizes(self, device: str, now: float) -> tuple[int, int]:
-        """Return how many training and test samples `device` has at `now`."""
-        shard = self.fleet.shard(device, now)
-        return len(shard.X), len(shard.test_X)
+        return phase.task.memory(self.fleet.size(ticket.device, inf))
