@@ -11,7 +11,7 @@ import pytest
 import fedthings as ft
 from fedthings.learn import compiled
 from fedthings.simulation import pool
-from fedthings.simulation.pool import Forked
+from fedthings.simulation.pool import Several
 from fedthings.simulation.world import Uneven
 
 ENGINES = ["numpy", *(["kernels"] if compiled.kernels() is not None else [])]
@@ -57,18 +57,18 @@ def test_what_a_worker_had_done_that_dies_is_done_anew(monkeypatch, moment):
 
     def train(self, jobs):
         if moment == "in the middle of a job" and len(killed) < 3:
-            os.kill(self.links[len(killed) % 2].process.pid, signal.SIGKILL)
+            os.kill(self.seats[len(killed) % 2].link.process.pid, signal.SIGKILL)
             killed.append(0)
         done = real(self, jobs)
         if moment != "in the middle of a job" and len(killed) < 3:
-            victim = next(link for link in self.links if link.done)
-            os.kill(victim.process.pid, signal.SIGKILL)
-            victim.process.join()
+            victim = next(seat for seat in self.seats if seat.done)
+            os.kill(victim.link.process.pid, signal.SIGKILL)
+            victim.link.process.join()
             killed.append(0)
         return done
 
-    real = Forked.train
-    monkeypatch.setattr(Forked, "train", train)
+    real = Several.train
+    monkeypatch.setattr(Several, "train", train)
     run = ft.simulate(spec, fleet(), 6, engine="numpy", workers=2)
     assert len(killed) == 3
     np.testing.assert_array_equal(run.row, whole.row)

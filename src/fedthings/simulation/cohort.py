@@ -35,10 +35,13 @@ class Cohorts:
         most = max(1, ROWS // max(engine.spec.task.model.layout.dim, 1))
         if self.pool.size > 1:
             most = max(1, min(most, -(-len(wave) // (PARTS * self.pool.size))))
-        jobs = []
+        jobs, models = [], {}
         for part in _parts(wave, most):
             states = [self.states.get(one.ticket.device) for one in part] if self.states else None
-            jobs.append(Job(engine.model(part[0].ticket.version), part, states))
+            version = part[0].ticket.version
+            if version not in models:
+                models[version] = engine.model(version)
+            jobs.append(Job(models[version], part, states))
         for job, done in zip(jobs, self.pool.train(jobs), strict=True):
             if done.states is not None:
                 reasons = done.reasons or [""] * len(job.part)

@@ -1,22 +1,20 @@
-"""Workers: in this process, or in processes of their own. How many there are never changes a result."""
+"""Workers: one in this process, or several elsewhere. How many there are never changes a result."""
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 import traceback
-from collections.abc import Iterator, Sequence
-from multiprocessing.connection import Connection, wait
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import threadpoolctl
-
 from fedthings.aggregate.fold import Sums
-from fedthings.errors import FedthingsError
+from fedthings.errors import FedthingsError, SpecError
 from fedthings.history import Tally
 from fedthings.learn.fleet import Fleet
 from fedthings.simulation.worker import Done, Kept, Setting, States, Worker
 from fedthings.vector import Payload
+
+DEATHS = 5
+"""Deaths of one worker and those that took its place, within one version, after which the run ends."""
 
 
 class Job(NamedTuple):
@@ -69,149 +67,147 @@ class Here:
         """Nothing is to be ended."""
 
 
-class Link:
-    """A process, the pipe to it, what it is doing, and what it has done whose sum it still holds."""
+class Link(Protocol):
+    """The way to a worker elsewhere. Who is gone is an EOFError or an OSError."""
 
-    def __init__(self, pipe: Connection[Any, Any], process: Any) -> None:
-        self.pipe, self.process = pipe, process
+    def send(self, message: tuple[Any, ...]) -> None:
+        """Ask for something: ("begin", setting), ("train", job) or ("take",)."""
+
+    def receive(self) -> Any:
+        """Return the next answer; to "begin" there is none."""
+
+    def close(self) -> None:
+        """End the worker."""
+
+
+GONE = (EOFError, OSError)
+
+
+class Seat:
+    """Where a worker sits: the link to it, what it is doing, what it has done whose sum it still holds."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
         self.busy: int | None = None
         self.done: list[int] = []
+        self.deaths = 0
 
 
-class Forked:
-    """Processes that share the fleet's memory; what one had done that dies is done anew by the others (law 7)."""
+class Several:
+    """Workers elsewhere; what one had done that dies is done anew by the others (law 7).
 
-    def __init__(self, fleet: Fleet, size: int) -> None:
-        self.size, self.fleet = size, fleet
+    `start` starts one; `ready` waits until any of some links has an answer, and returns those that do.
+    """
+
+    def __init__(
+        self, size: int, start: Callable[[], Link], ready: Callable[[Sequence[Link]], Collection[Link]]
+    ) -> None:
+        self.size, self._start, self._ready = size, start, ready
         self.setting: Setting | None = None
-        self.links: list[Link] = []
+        self.seats: list[Seat] = []
         for _ in range(size):
-            self.links.append(self._start())
-
-    def _start(self) -> Link:
-        # The fleet is not pickled: a forked process has it in the same memory, until one of both writes there.
-        context = multiprocessing.get_context("fork")
-        ours, theirs = context.Pipe()
-        # An end that stays open in another worker would keep this one from seeing that its pipe is closed.
-        others = [ours, *(link.pipe for link in self.links)]
-        process = context.Process(
-            target=_serve, args=(theirs, others, self.fleet), daemon=True, name="fedthings-worker"
-        )
-        process.start()
-        theirs.close()
-        link = Link(ours, process)
-        if self.setting is not None:
-            ours.send(("begin", self.setting))
-        return link
+            self.seats.append(Seat(start()))
 
     def begin(self, setting: Setting) -> None:
         """Begin a phase."""
         self.setting = setting
-        for index, link in enumerate(self.links):
+        for seat in self.seats:
             try:
-                link.pipe.send(("begin", setting))
-            except OSError:
-                self.links[index] = self._replace(link)
+                seat.link.send(("begin", setting))
+            except GONE:
+                self._replace(seat)
 
     def train(self, jobs: Sequence[Job]) -> list[Done]:
-        """Do `jobs`, each by the next process that is free."""
+        """Do `jobs`, each by the next worker that is free."""
+        self.jobs = jobs
         waiting = list(range(len(jobs)))[::-1]
         found: dict[int, Done] = {}
-        self.jobs = jobs
+        for seat in self.seats:
+            seat.deaths = 0
         while len(found) < len(jobs):
-            for index, link in enumerate(self.links):
-                if link.busy is None and waiting:
-                    job = waiting.pop()
+            for seat in self.seats:
+                if seat.busy is None and waiting:
+                    seat.busy = waiting.pop()
                     try:
-                        link.pipe.send(("train", jobs[job]))
-                        link.busy = job
-                    except OSError:
-                        waiting += [job, *self._lost(index, found)]
-            ready = wait([link.pipe for link in self.links if link.busy is not None])
-            for index, link in enumerate(self.links):
-                if link.pipe not in ready or link.busy is None:
+                        seat.link.send(("train", jobs[seat.busy]))
+                    except GONE:
+                        waiting += self._lost(seat, found)
+            ready = self._ready([seat.link for seat in self.seats if seat.busy is not None])
+            for seat in self.seats:
+                if seat.busy is None or seat.link not in ready:
                     continue
                 try:
-                    found[link.busy] = _result(link.pipe.recv())
-                    link.done.append(link.busy)
-                    link.busy = None
-                except (EOFError, OSError):
-                    waiting += self._lost(index, found)
+                    found[seat.busy] = result(seat.link.receive())
+                    seat.done.append(seat.busy)
+                    seat.busy = None
+                except GONE:
+                    waiting += self._lost(seat, found)
         return [found[index] for index in range(len(jobs))]
 
-    def _lost(self, index: int, found: dict[int, Done]) -> list[int]:
-        """Put a new process in the place of one that has died, and return the jobs that died with it."""
-        link = self.links[index]
-        again = [*link.done, *([] if link.busy is None else [link.busy])]
+    def take(self) -> Iterator[tuple[Sums, Tally]]:
+        """Yield the sum of each worker; one that dies with its sum has its jobs done anew."""
+        for seat in self.seats:
+            while seat.done:
+                try:
+                    seat.link.send(("take",))
+                    taken = result(seat.link.receive())
+                    seat.done = []
+                    yield taken
+                except GONE:
+                    self._again(seat, self._lost(seat, {}))
+
+    def _again(self, seat: Seat, jobs: list[int]) -> None:
+        """Do `jobs` anew, by the worker that has taken the place of the one that died."""
+        while len(seat.done) < len(jobs):
+            job = jobs[len(seat.done)]
+            seat.done.append(job)
+            try:
+                seat.link.send(("train", self.jobs[job]))
+                result(seat.link.receive())
+            except GONE:
+                self._lost(seat, {})
+
+    def _lost(self, seat: Seat, found: dict[int, Done]) -> list[int]:
+        """Put a new worker in the place of one that has died, and return the jobs that died with it."""
+        again = [*seat.done, *([] if seat.busy is None else [seat.busy])]
         for job in again:
             found.pop(job, None)
-        self.links[index] = self._replace(link)
+        seat.done, seat.busy = [], None
+        self._replace(seat)
         return again
 
-    def _replace(self, link: Link) -> Link:
-        link.pipe.close()
-        link.process.join()
-        return self._start()
-
-    def take(self) -> Iterator[tuple[Sums, Tally]]:
-        """Yield the sum of each process; one that dies with its sum has its jobs done anew."""
-        for index in range(len(self.links)):
-            while True:
-                link = self.links[index]
-                if not link.done:
-                    break
-                try:
-                    link.pipe.send(("take",))
-                    taken = _result(link.pipe.recv())
-                    link.done.clear()
-                    yield taken
-                    break
-                except (EOFError, OSError):
-                    again = self._lost(index, {})
-                    for job in again:
-                        self.links[index].pipe.send(("train", self.jobs[job]))
-                        _result(self.links[index].pipe.recv())
-                    self.links[index].done = again
+    def _replace(self, seat: Seat) -> None:
+        seat.deaths += 1
+        if seat.deaths == DEATHS:
+            raise SpecError(
+                f"a worker has died {DEATHS} times in one version: look for what kills it (memory?), use fewer workers"
+            )
+        seat.link.close()
+        seat.link = self._start()
+        if self.setting is not None:
+            seat.link.send(("begin", self.setting))
 
     def close(self) -> None:
-        """End the processes."""
-        for link in self.links:
-            link.pipe.close()
-        for link in self.links:
-            link.process.join()
+        """End the workers."""
+        for seat in self.seats:
+            seat.link.close()
 
 
-def _serve(pipe: Connection[Any, Any], others: Sequence[Connection[Any, Any]], fleet: Fleet) -> None:
-    """Work until the other end of `pipe` is closed."""
-    for other in others:
-        other.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the simulator, which then closes the pipe
-    worker = Worker(fleet)
-    with threadpoolctl.threadpool_limits(1):
-        while True:
-            try:
-                name, *content = pipe.recv()
-            except (EOFError, OSError):
-                return
-            try:
-                match name:
-                    case "begin":
-                        worker.begin(content[0])
-                        continue
-                    case "train":
-                        answer: Any = worker.train(*content[0])
-                    case "take":
-                        answer = worker.take()
-            except Exception as error:
-                answer = error if isinstance(error, FedthingsError) else RuntimeError(traceback.format_exc())
-            try:
-                pipe.send(answer)
-            except OSError:
-                return
+def answer(worker: Worker, message: tuple[Any, ...]) -> Any:
+    """Return what `worker` says to a message, or the error that came of it."""
+    name, *content = message
+    try:
+        if name == "begin":
+            return worker.begin(content[0])
+        return worker.train(*content[0]) if name == "train" else worker.take()
+    except FedthingsError as error:
+        return error
+    except Exception:
+        return RuntimeError(traceback.format_exc())
 
 
-def _result(answer: Any) -> Any:
+def result(answered: Any) -> Any:
     """Return what a worker has answered; raise what went wrong there."""
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+    if isinstance(answered, Exception):
+        raise answered
+    return answered

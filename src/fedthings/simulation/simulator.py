@@ -42,7 +42,8 @@ from fedthings.protocol.events import (
 from fedthings.run import Run
 from fedthings.simulation.agenda import Agenda, Answer, Changes
 from fedthings.simulation.cohort import Cohorts
-from fedthings.simulation.pool import Forked, Here
+from fedthings.simulation.forked import forked
+from fedthings.simulation.pool import Here
 from fedthings.simulation.work import Counted
 from fedthings.simulation.worker import Kept
 from fedthings.simulation.world import Change, Steady, World
@@ -66,15 +67,16 @@ def simulate(
     world: World | None = None,
     trace: bool = False,
     engine: str = "auto",
-    workers: int = 0,
+    workers: int | str = 0,
 ) -> Run:
     """Train `rounds` versions on `fleet` in virtual time and return the run.
 
     `test` `(X, y)` is a central test set; `init` `(dim,)` a warm start; `stop` ends the training at a target,
     like `{"accuracy": 0.97}`; `on_version` is called with each complete line of history; `out` is the run
     directory: Ctrl-C leaves a checkpoint there, from which the same call goes on. `world` says when reports
-    arrive and what they cost. `engine` is "auto", "numpy" or "kernels"; `workers` train at once (0: as many as
-    there are processors), and never change the result. Raises SpecError, DataError, StoreError.
+    arrive and what they cost. `engine` is "auto", "numpy" or "kernels"; `workers` train at once (0: what suits this
+    machine, "ray": all processors of a Ray cluster), and never change the result.
+    Raises SpecError, DataError, StoreError.
     """
     if rounds < 1:
         raise SpecError(f"rounds is {rounds}: it must be at least 1")
@@ -93,17 +95,21 @@ def simulate(
             cohorts.pool.close()
 
 
-def hired(federation: Federation, fleet: Fleet, engine: str, workers: int) -> Cohorts:
+def hired(federation: Federation, fleet: Fleet, engine: str, workers: int | str) -> Cohorts:
     """Return the workers: threads for the kernels, otherwise this process, or processes where several are asked for.
 
     Raises SpecError.
     """
     engine = choose(federation.task, engine)
-    if workers < 0:
-        raise SpecError(f"workers is {workers}: give how many train at once, or 0 for what suits this machine")
+    if workers == "ray":
+        from fedthings.simulation.cluster import Cluster
+
+        return Cohorts(Cluster(fleet), engine, 1)
+    if not isinstance(workers, int) or workers < 0:
+        raise SpecError(f'workers is {workers!r}: give how many train at once, 0 for what suits this machine, or "ray"')
     if engine == "kernels":
         return Cohorts(Here(fleet), engine, workers or len(os.sched_getaffinity(0)))
-    return Cohorts(Forked(fleet, workers) if workers > 1 else Here(fleet), engine, 1)
+    return Cohorts(forked(fleet, workers) if workers > 1 else Here(fleet), engine, 1)
 
 
 class Simulator:

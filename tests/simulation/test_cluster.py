@@ -1,0 +1,89 @@
+"""Workers on a Ray cluster of two nodes: the same model as on one machine, bit for bit, also when one dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+import fedthings as ft
+from fedthings.learn import compiled
+from fedthings.simulation.pool import Several
+from fedthings.simulation.world import Uneven
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fedthings[ray]'")
+pytestmark = pytest.mark.filterwarnings("default")
+ENGINES = ["numpy", *(["kernels"] if compiled.kernels() is not None else [])]
+
+
+@pytest.fixture(scope="module")
+def two_nodes():
+    """Join this process to a cluster of two nodes with two workers each."""
+    from ray.cluster_utils import Cluster
+
+    small = {"num_cpus": 2, "object_store_memory": 100 << 20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=small)
+    cluster.add_node(num_cpus=2, object_store_memory=100 << 20)
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def federation(**pace) -> ft.Federation:
+    task = ft.Task(
+        model=ft.mlp(64, 8, 10), loss="cross_entropy", recipe=ft.Recipe(lr=0.1, batch=7, keep=0.3), normalise="fleet"
+    )
+    return ft.Federation(task, ft.fedprox(mu=0.1), ft.Pace(**pace), stages=(ft.clip(0.5),))
+
+
+def fleet() -> ft.Fleet:
+    return ft.clusters(60, samples=11, tests=4)  # made by a function, which travels to the workers
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("pace", [{"goal": 12, "concurrency": 15}, {"goal": 8, "concurrency": 20, "staleness": 3}])
+def test_the_model_is_that_of_one_machine(two_nodes, engine, pace):
+    world = Uneven(spread=1.0, lost=0.1)
+    alone, spread = (
+        ft.simulate(federation(**pace), fleet(), 4, world=world, engine=engine, workers=workers)
+        for workers in (1, "ray")
+    )
+    np.testing.assert_array_equal(spread.row, alone.row)
+    assert spread.history == alone.history
+
+
+def test_what_a_worker_had_done_that_dies_is_done_anew(two_nodes, monkeypatch):
+    spec = federation(goal=12)
+    alone = ft.simulate(spec, fleet(), 4, engine="numpy", workers=1)
+    killed = []
+
+    def train(self, jobs):
+        done = real(self, jobs)
+        if len(killed) < 2:
+            victim = next(seat for seat in self.seats if seat.done)
+            pid = ray.get(victim.link.actor.pid.remote())
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+        return done
+
+    real = Several.train
+    monkeypatch.setattr(Several, "train", train)
+    run = ft.simulate(spec, fleet(), 4, engine="numpy", workers="ray")
+    assert len(killed) == 2
+    np.testing.assert_array_equal(run.row, alone.row)
+
+
+def test_a_fleet_that_cannot_travel_is_refused(two_nodes):
+    import threading
+
+    lock = threading.Lock()
+
+    def shard(name: str, at: float):
+        with lock:
+            return np.ones((3, 64), "f4"), np.array([0, 1, 2])
+
+    with pytest.raises(ft.SpecError, match="the fleet cannot be sent to other machines"):
+        ft.simulate(federation(goal=2), ft.Fleet.from_function(shard, 3), 1, workers="ray")
