@@ -61,3 +61,54 @@ install() {
   .venv/bin/python -m pip install -qq --editable ".[$extra]" || die "fedthings[$extra] could not be installed"
   echo "$wanted" >".venv/installed-$extra"
 }
+
+# find_compiler: print the name of a C++ compiler; fail where there is none.
+find_compiler() {
+  local name
+  for name in ${CXX:+"$CXX"} g++ clang++; do
+    if command -v "$name" >/dev/null; then
+      echo "$name"
+      return
+    fi
+  done
+  return 1
+}
+
+# compile_kernels NOTE COMPILER [OPTION...]: compile kernels/ and install it with pip's OPTIONs, where its sources, the
+# compiler or Python have changed since the file NOTE was written; fail, with the reason in NOTE.log, where that fails.
+compile_kernels() {
+  local note=$1 compiler=$2 wanted
+  shift 2
+  wanted=$(.venv/bin/python - "$PWD" "$("$compiler" --version | head -n 1)" "$@" <<'PYTHON'
+import hashlib, pathlib, sys
+
+root = pathlib.Path("kernels")
+files = [root / "CMakeLists.txt", root / "pyproject.toml", *sorted(root.glob("src/*")), *sorted(root.glob("python/*/*.py"))]
+print(hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest(), *sys.version.split(), *sys.argv[1:])
+PYTHON
+  )
+  if [ "$(cat "$note" 2>/dev/null)" = "$wanted" ]; then
+    return
+  fi
+  rm -f "$note"
+  say "compiling the kernels with $compiler (half a minute; again only when they change)"
+  CXX=$compiler .venv/bin/python -m pip install -qq "$@" ./kernels >"$note.log" 2>&1 || return 1
+  echo "$wanted" >"$note"
+}
+
+# install_kernels: have the kernels in .venv where there is a C++ compiler. All else works without them, so what
+# keeps them away is said and no more; but in CI, what does not compile is an error.
+install_kernels() {
+  local compiler
+  if ! compiler=$(find_compiler); then
+    say "no C++ compiler: the kernels are left out, and devices train in NumPy (apt install g++)"
+  elif ! compile_kernels .venv/installed-kernels "$compiler"; then
+    if [ "${CI:-}" = true ]; then
+      cat .venv/installed-kernels.log >&2
+      die "the kernels do not compile"
+    fi
+    # Those of older sources must not stand in for them.
+    .venv/bin/python -m pip uninstall -qq -y fedthings-kernels >/dev/null 2>&1 || true
+    say "the kernels do not compile (.venv/installed-kernels.log says why): they are left out, and devices train in NumPy"
+  fi
+}

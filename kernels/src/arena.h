@@ -38,8 +38,11 @@ class Arena {
     numbers = near + row;
     speed = numbers + placed.plan.floats + 16;
 #if defined(__SANITIZE_ADDRESS__)
-    for (std::size_t i = 0; i < placed.gaps.size(); i += 2)
-      __asan_poison_memory_region(numbers + placed.gaps[i], sizeof(float) * std::size_t(placed.gaps[i + 1] - placed.gaps[i]));
+    for (std::size_t i = 0; i < placed.gaps.size(); i += 2) forbid(numbers + placed.gaps[i], numbers + placed.gaps[i + 1]);
+    forbid(theta + placed.plan.padded, near);
+    forbid(near + placed.plan.padded, numbers);
+    forbid(numbers + placed.plan.floats, speed);
+    forbid(speed + placed.plan.padded, speed + row);
 #endif
   }
   ~Arena() {
@@ -57,6 +60,11 @@ class Arena {
   std::vector<Int> order;
 
  private:
+#if defined(__SANITIZE_ADDRESS__)
+  static void forbid(const float* begin, const float* end) {
+    __asan_poison_memory_region(begin, sizeof(float) * std::size_t(end - begin));
+  }
+#endif
   void* mapped_;
   std::size_t bytes_;
 };

@@ -1,8 +1,9 @@
-// Which instruction set is used: the widest that the processor has, unless the environment narrows it.
-#include <cstdlib>
-#include <cstring>
+// Which instruction set is used: the widest that the processor has, or the one that the environment names.
+#include "dispatch.h"
 
-#include "plan.h"
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
 
 namespace fedthings {
 
@@ -11,19 +12,31 @@ extern const Engine generic_engine;
 extern const Engine avx2_engine, avx512_engine;
 #endif
 
-static const Engine& chosen() {
+std::vector<const Engine*> engines() {
+  std::vector<const Engine*> found;
 #if defined(__x86_64__)
-  const char* most = std::getenv("FEDTHINGS_INSTRUCTIONS");
-  const bool generic = most && !std::strcmp(most, "generic");
-  const bool narrow = generic || (most && !std::strcmp(most, "avx2"));
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (!narrow && avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
-    return avx512_engine;
-  if (!generic && avx2) return avx2_engine;
+    found.push_back(&avx512_engine);
+  if (avx2) found.push_back(&avx2_engine);
 #endif
-  return generic_engine;
+  found.push_back(&generic_engine);
+  return found;
+}
+
+static const Engine& chosen() {
+  const std::vector<const Engine*> found = engines();
+  const char* name = std::getenv("FEDTHINGS_KERNELS_SET");
+  if (!name || !*name) return *found.front();
+  std::string names;
+  for (const Engine* one : found) {
+    if (!std::string(name).compare(one->name)) return *one;
+    names += (names.empty() ? "" : ", ") + std::string(one->name);
+  }
+  throw std::runtime_error("FEDTHINGS_KERNELS_SET is \"" + std::string(name) + "\": this processor runs " + names +
+                           "; choose one, or unset it");
 }
 
 const Engine& engine() {

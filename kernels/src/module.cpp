@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "dispatch.h"
 #include "train.h"
 
 namespace nb = nanobind;
@@ -39,8 +40,10 @@ Array<T> array(nb::handle object, const char* name, bool writable, bool strided 
     if (x.device_type() != nb::device::cpu::value) wrong(n + " must be in main memory");
     if (x.ndim() < 1 || x.ndim() > 2) wrong(n + " must have 1 or 2 axes");
     Array<T> out{(T*)x.data(), (Int)x.ndim(), {(Int)x.shape(0), x.ndim() > 1 ? (Int)x.shape(1) : 1}, 0};
+    if ((std::uintptr_t)x.data() % alignof(T)) wrong(n + " is not aligned");
     const std::size_t last = x.ndim() - 1;
     out.row = x.ndim() > 1 ? (Int)x.stride(0) : 1;
+    if (!x.size()) return out;
     if (x.shape(last) > 1 && x.stride(last) != 1) wrong(n + " must be contiguous along its last axis");
     if (!strided && x.ndim() > 1 && x.shape(0) > 1 && out.row != out.shape[1]) wrong(n + " must be contiguous");
     return out;
@@ -175,8 +178,14 @@ void py_largest(nb::handle rows, nb::handle out) {
 }  // namespace
 
 NB_MODULE(_native, m) {
+  engine();  // an instruction set that cannot be is refused at import
   m.attr("version") = FEDTHINGS_VERSION;
   m.def("instructions", [] { return engine().name; });
+  m.def("sets", [] {
+    nb::list names;
+    for (const Engine* one : engines()) names.append(one->name);
+    return names;
+  });
   m.def("supports", [](const std::string& kind) { return supports(kind); }, nb::arg("kind"));
   nb::class_<Compiled>(m, "Program")
       .def("__init__",

@@ -1,5 +1,6 @@
 // A place in memory for everything: values, slopes with the zeros that convolutions want around them, parameters.
 #include <algorithm>
+#include <new>
 
 #include "program.h"
 
@@ -25,6 +26,7 @@ const Int GAP = 0;
 }  // namespace
 
 Int Placed::take(Int floats) {
+  if (floats > Int(1) << 48 || plan.floats > Int(1) << 48) throw std::bad_alloc();
   Int from = plan.floats;
   plan.floats += up(floats, 16);
   if (GAP) {

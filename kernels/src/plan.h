@@ -108,13 +108,11 @@ struct Engine {
   const char* name;
   Int lanes;
   void (*spread)(const Plan&, const float* row, float* padded);
-  void (*change)(const Plan&, const float* padded, const float* received, float* change, float* final);
+  void (*change)(const Plan&, const float* theta, const float* near, float* change, float* final);
   void (*step)(const Plan&, Work&, const Batch&, const Rates&, double* costs);
   void (*outputs)(const Plan&, Work&, const Batch&, float* out);
   void (*fold)(const float* rows, Int pitch, Int n, Int dim, const Int* weights, double scale, Int* limb);
   void (*largest)(const float* rows, Int pitch, Int n, Int dim, float* out);
 };
-
-const Engine& engine();
 
 }  // namespace fedthings

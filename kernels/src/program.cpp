@@ -90,6 +90,7 @@ Program::Program(const std::vector<Int>& shape, const std::vector<std::vector<Fi
   bool front = true;
 
   auto part = [&](std::vector<Int>& own, Int rows, Int width) {
+    if (rows > LARGEST / width) throw std::invalid_argument("the model has too many parameters");
     own.push_back((Int)parts.size());
     parts.push_back({dim, 0, rows, width, 0});
     dim += rows * width;
@@ -122,6 +123,7 @@ Program::Program(const std::vector<Int>& shape, const std::vector<std::vector<Fi
       op.right = read.whole(3);
       op.curve = read.curve(5);
       if (image) op.tall = op.wide, op.down = op.right;
+      if (op.tall * op.wide > LARGEST / at.channels) read.wrong("its window is too large");
       if (read.word(4) == "same") {
         op.out.width = (at.width + op.right - 1) / op.right;
         op.out.height = (at.height + op.down - 1) / op.down;

@@ -5,10 +5,12 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <exception>
 #include <numeric>
 #include <system_error>
 #include <thread>
 
+#include "dispatch.h"
 #include "philox.h"
 
 namespace fedthings {
@@ -25,12 +27,18 @@ void share(const Program& program, Arenas& arenas, Int capacity, Int n, const st
   std::vector<std::unique_ptr<Arena>> own;
   for (Int t = 0; t < threads; t++) own.push_back(arenas.take(program, engine().lanes, capacity));
   std::atomic<Int> next{0};
+  std::vector<std::exception_ptr> failed(std::size_t(threads), nullptr);
   auto worker = [&](Int t) {
     Arena& arena = *own[std::size_t(t)];
-    for (;;) {
-      const Int from = next.fetch_add(portion, std::memory_order_relaxed);
-      if (from >= n) return;
-      for (Int i = from; i < std::min(n, from + portion); i++) each(arena, order.empty() ? i : order[std::size_t(i)]);
+    try {
+      for (;;) {
+        const Int from = next.fetch_add(portion, std::memory_order_relaxed);
+        if (from >= n) return;
+        for (Int i = from; i < std::min(n, from + portion); i++) each(arena, order.empty() ? i : order[std::size_t(i)]);
+      }
+    } catch (...) {  // no memory: nothing may leave a thread
+      failed[std::size_t(t)] = std::current_exception();
+      next = n;
     }
   };
   std::vector<std::thread> others;
@@ -42,6 +50,8 @@ void share(const Program& program, Arenas& arenas, Int capacity, Int n, const st
   }
   worker(0);
   for (std::thread& other : others) other.join();
+  for (const std::exception_ptr& error : failed)
+    if (error) std::rethrow_exception(error);
   for (auto& arena : own) arenas.give(std::move(arena));
 }
 
@@ -71,7 +81,7 @@ void one(const Devices& devices, const Training& training, const float* shared, 
   if (start) code.spread(plan, start, work.theta);
   else if (shared) std::memcpy(work.theta, shared, bytes);
   else code.spread(plan, received, work.theta);
-  if (!shared && rates.mu != 0) code.spread(plan, received, arena.near);
+  if (!shared) code.spread(plan, received, arena.near);
   if (rates.moving) std::memset(work.speed, 0, bytes);
 
   const Int size = devices.sizes[i];
@@ -102,7 +112,7 @@ void one(const Devices& devices, const Training& training, const float* shared, 
   }
   training.seen[2 * i] = seen;
   training.seen[2 * i + 1] = Int(total);
-  code.change(plan, work.theta, received, training.change + i * plan.dim, start);
+  code.change(plan, work.theta, work.near, training.change + i * plan.dim, start);
 }
 
 }  // namespace
@@ -118,7 +128,9 @@ void train(const Program& program, Arenas& arenas, const Devices& devices, const
   // The longest first, so that the threads end together.
   std::vector<Int> order;
   if (!equal && threads > 1) {
-    auto work = [&](Int i) { return training.steps[i] * (training.batch ? std::min(training.batch, devices.sizes[i]) : devices.sizes[i]); };
+    auto work = [&](Int i) {
+      return double(training.steps[i]) * double(training.batch ? std::min(training.batch, devices.sizes[i]) : devices.sizes[i]);
+    };
     order.resize(std::size_t(n));
     std::iota(order.begin(), order.end(), Int(0));
     std::stable_sort(order.begin(), order.end(), [&](Int a, Int b) { return work(a) > work(b); });

@@ -1,4 +1,4 @@
-"""Local steps in compiled code, one device after the other in a core's cache; the distribution fedthings-kernels.
+"""Local steps and outputs in compiled code, one device after the other in a core's cache: fedthings-kernels.
 
 Nothing here computes: it says what the kernels know, and hands them addresses.
 """
@@ -6,19 +6,22 @@ Nothing here computes: it says what the kernels know, and hands them addresses.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from fedthings.learn.data import Cohort, Shard, sizes
+from fedthings.errors import SpecError
+from fedthings.learn.data import Cohort, Shard, check, sizes
 from fedthings.learn.descent import Descent, schedule
 from fedthings.learn.descent import descent as plain
 from fedthings.learn.layers import Layer, snake
 from fedthings.learn.losses import LOSSES, scoring, target
+from fedthings.learn.model import forward
 from fedthings.learn.task import Task
 from fedthings.vector import Array, Key
 
@@ -28,10 +31,13 @@ OFF = "FEDTHINGS_KERNELS"
 
 @cache
 def kernels() -> Any:
-    """Return the module of the kernels, or None where it is not installed."""
+    """Return the module of the kernels, or None where it is not installed. Raises SpecError where it cannot be used."""
     if os.environ.get(OFF) == "0" or find_spec("fedthings_kernels") is None:
         return None
-    return import_module("fedthings_kernels")
+    try:
+        return import_module("fedthings_kernels")
+    except ImportError as error:
+        raise SpecError(f"fedthings-kernels is installed and cannot be used: {error} ({OFF}=0 does without)") from None
 
 
 def described() -> str:
@@ -46,14 +52,24 @@ def lacking(task: Task) -> str:
     model = scoring(task.model, LOSSES[task.loss])
     names = [snake(type(layer).__name__) for layer in model.layers]
     unknown = [name for name in (*names, task.loss, task.recipe.optimizer) if not kernels().supports(name)]
-    return f"they have no {unknown[0]}" if unknown else ""
+    if unknown:
+        return f"they have no {unknown[0]}"
+    try:
+        program(task)
+    except ValueError as error:  # sizes that only NumPy takes
+        return f"they cannot take the model: {error}"
+    return ""
+
+
+def program(task: Task) -> Any:
+    """Return the model and loss of `task` as the kernels read them."""
+    model = scoring(task.model, LOSSES[task.loss])
+    return kernels().Program(tuple(model.input), [written(layer) for layer in model.layers], task.loss)
 
 
 def descent(task: Task, mu: float, threads: int) -> Descent:
-    """Return the local steps of `task` on `threads`, which never change the result."""
-    recipe, loss = task.recipe, LOSSES[task.loss]
-    model = scoring(task.model, loss)
-    program = kernels().Program(tuple(model.input), [written(layer) for layer in model.layers], loss.name)
+    """Return the local steps of `task` on `threads`, which never change the result; they raise DataError."""
+    recipe, read = task.recipe, program(task)
     momentum = recipe.momentum if recipe.optimizer == "momentum" else -1.0
     other = plain(task, mu)
 
@@ -69,32 +85,68 @@ def descent(task: Task, mu: float, threads: int) -> Descent:
             return other(received, own, shards, keys, efforts, change)
         counts = sizes(shards)
         _, steps, done = schedule(recipe, counts, efforts)
-        X, y, alive = addresses(task, shards)
         words = np.array([key.word("shuffle") for key in keys], np.uint64) if (steps > 1).any() else None
         seen = np.zeros((len(shards), 2), np.int64)
-        kernels().train(
-            program,
-            X,
-            y,
-            counts,
-            np.ascontiguousarray(received),
-            start=own,
-            keys=words,
-            steps=done,
-            batch=recipe.batch,
-            epochs=recipe.epochs,
-            lr=recipe.lr,
-            momentum=momentum,
-            decay=recipe.weight_decay,
-            mu=mu,
-            change=change,
-            seen=seen,
-            threads=threads,
-        )
+        try:
+            X, y, alive = addresses(task, shards)
+            kernels().train(
+                read,
+                X,
+                y,
+                counts,
+                np.ascontiguousarray(received),
+                start=own,
+                keys=words,
+                steps=done,
+                batch=recipe.batch,
+                epochs=recipe.epochs,
+                lr=recipe.lr,
+                momentum=momentum,
+                decay=recipe.weight_decay,
+                mu=mu,
+                change=change,
+                seen=seen,
+                threads=threads,
+            )
+        except ValueError:
+            for shard, key in zip(shards, keys, strict=True):
+                if len(shard.X):
+                    check(shard, task, key.device)  # DataError, with the device and what to do
+            raise
         del alive
         return seen
 
     return descend
+
+
+def outputs(task: Task, threads: int) -> Callable[[Array, Array], Array]:
+    """Return `(rows, X) -> out`: what the loss of `task` reads, as `model.forward` gives it, on `threads`.
+
+    Of rows `(dim,)` or `(K, dim)` and samples `(K, B, *input)`, `out` is `(K, B, *outputs)`. Raises ValueError.
+    """
+    model, read = scoring(task.model, LOSSES[task.loss]), program(task)
+
+    def give(rows: Array, X: Array) -> Array:
+        if rows.dtype != np.float32:
+            several = model.split(rows[None] if rows.ndim == 1 else rows)
+            return forward(model, several, X.astype(rows.dtype, copy=False))[0]
+        n, count = X.shape[:2]
+        if X.shape[2:] != model.input:
+            raise ValueError(f"samples {X.shape[2:]}, the model takes {model.input}")
+        X = _row(X, np.float32)
+        out = np.empty((n, count, *model.outputs), np.float32)
+        starts = np.arange(n, dtype=np.uint64)
+        kernels().outputs(
+            read,
+            _address(X) + starts * np.uint64(X.strides[0]),
+            np.full(n, count),
+            np.ascontiguousarray(rows),
+            _address(out) + starts * np.uint64(out.strides[0]),
+            threads,
+        )
+        return out
+
+    return give
 
 
 def written(layer: Layer) -> tuple[Any, ...]:
@@ -107,23 +159,39 @@ def written(layer: Layer) -> tuple[Any, ...]:
 
 
 def addresses(task: Task, shards: Sequence[Shard]) -> tuple[Array, Array, list[Array]]:
-    """Return where each device's samples and targets lie, uint64 `(n,)`, and the arrays to keep alive meanwhile."""
-    loss = LOSSES[task.loss]
+    """Return where each device's samples and targets lie, uint64 `(n,)`, and the arrays to keep alive meanwhile.
+
+    Raises ValueError where their shapes are not the task's: compiled code would read beyond them.
+    """
+    loss, shape = LOSSES[task.loss], task.model.input
+    itself = loss.y == "input"
     kind = np.int64 if loss.y == "labels" else np.float32
     if isinstance(shards, Cohort):
-        X, y = shards.X, shards.y
-        if X.dtype == np.float32 and y.dtype == kind and X.flags.c_contiguous and y.flags.c_contiguous:
+        X, y = shards.X, shards.X if itself else shards.y
+        width = prod(shape) if itself else 1 if loss.y == "labels" else prod(task.model.outputs)
+        if X.shape[1:] == shape and prod(y.shape[1:]) == width and _plain(X, np.float32) and _plain(y, kind):
             start = shards.bounds[:, 0]
             places = (_address(a) + start * a.strides[0] for a in (X, y))
             return *(place.astype(np.uint64) for place in places), [X, y]  # type: ignore[return-value]
     alive = []
     found = np.empty((2, len(shards)), np.uint64)
     for i, shard in enumerate(shards):
-        X = np.ascontiguousarray(shard.X, np.float32)
-        y = X if loss.y == "input" else np.ascontiguousarray(target(task.model, loss, X[None], shard.y[None])[0], kind)
+        if shard.X.shape[1:] != shape or len(shard.y) < len(shard.X):
+            raise ValueError(f"device {i}: {shard.X.shape} samples, {shard.y.shape} targets, the model takes {shape}")
+        X = _row(shard.X, np.float32)
+        y = X if itself else _row(target(task.model, loss, X[None], shard.y[None])[0], kind)
         alive += [X, y]
         found[:, i] = _address(X), _address(y)
     return found[0], found[1], alive
+
+
+def _row(a: Array, kind: type[np.generic]) -> Array:
+    """Return `a` as compiled code can read it."""
+    return a if _plain(a, kind) else np.array(a, kind, order="C")
+
+
+def _plain(a: Array, kind: type[np.generic]) -> bool:
+    return a.dtype == kind and a.flags.c_contiguous and a.flags.aligned
 
 
 def _address(a: Array) -> int:

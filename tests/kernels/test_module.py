@@ -1,0 +1,157 @@
+"""The module itself: what it refuses before compiled code reads beyond an array, and its sums of rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedthings.aggregate import fold
+from fedthings.stage import Field
+
+kernels = pytest.importorskip("fedthings_kernels")
+
+RNG = np.random.default_rng(6)
+
+
+def call(**other: Any) -> None:
+    """Train three devices with two samples each, with arguments of which some are `other`."""
+    X, y = np.zeros((3, 2, 4), np.float32), np.zeros((3, 2), np.int64)
+    program = kernels.Program((4,), [("dense", 3, "linear")], "cross_entropy")
+    given = {
+        "X": np.arange(3, dtype=np.uint64) * np.uint64(X.strides[0]) + np.uint64(X.ctypes.data),
+        "y": np.arange(3, dtype=np.uint64) * np.uint64(y.strides[0]) + np.uint64(y.ctypes.data),
+        "sizes": np.full(3, 2),
+        "received": np.zeros(15, np.float32),
+        "start": None,
+        "keys": None,
+        "steps": np.full(3, 2),
+        "batch": 1,
+        "epochs": 1,
+        "lr": 0.1,
+        "momentum": -1.0,
+        "decay": 0.0,
+        "mu": 0.0,
+        "change": np.zeros((3, 15), np.float32),
+        "seen": np.zeros((3, 2), np.int64),
+        "threads": 1,
+    } | other
+    kernels.train(program, **given)
+    assert X.size and y.size
+
+
+def fixed(change: np.ndarray) -> np.ndarray:
+    change.flags.writeable = False
+    return change
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"X": np.zeros(2, np.uint64)},
+        {"sizes": np.full(3, 2, np.int32)},
+        {"sizes": np.array([2, -1, 2])},
+        {"X": np.zeros(3, np.uint64)},
+        {"X": np.full(3, 2**40 + 1, np.uint64)},
+        {"y": np.zeros(3, np.uint64)},
+        {"y": np.full(3, 2**40 + 4, np.uint64)},
+        {"received": np.zeros(14, np.float32)},
+        {"received": np.zeros(15)},
+        {"received": np.zeros((2, 15), np.float32)},
+        {"received": np.zeros(30, np.float32)[::2]},
+        {"received": [0.0] * 15},
+        {"start": np.zeros((3, 14), np.float32)},
+        {"start": np.zeros((3, 30), np.float32)[:, ::2]},
+        {"start": np.zeros((3, 30), np.float32)[:, :15]},
+        {"keys": np.zeros(2, np.uint64)},
+        {"steps": np.full(3, -1)},
+        {"batch": -1},
+        {"epochs": 0},
+        {"threads": 0},
+        {"change": np.zeros((2, 15), np.float32)},
+        {"change": fixed(np.zeros((3, 15), np.float32))},
+        {"seen": np.zeros((3, 2), np.int32)},
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(other: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(other))):
+        call(**other)
+
+
+def test_no_devices_no_samples_no_steps() -> None:
+    call()
+    none, places = np.zeros(0, np.int64), np.zeros(0, np.uint64)
+    empty = {"X": places, "y": places, "sizes": none, "steps": none}
+    call(**empty, change=np.zeros((0, 15), np.float32), seen=np.zeros((0, 2), np.int64), threads=3)
+    change, seen = np.ones((3, 15), np.float32), np.ones((3, 2), np.int64)
+    nowhere = np.zeros(3, np.uint64)
+    call(X=nowhere, y=nowhere, sizes=np.zeros(3, np.int64), change=change, seen=seen, threads=2)
+    assert not change.any() and not seen.any()
+    call(steps=np.zeros(3, np.int64), change=change, seen=seen)
+    assert not change.any() and not seen.any()
+
+
+def test_more_than_memory_holds_is_an_error() -> None:
+    """Such a batch in such a layer would need 2**49 bytes."""
+    program = kernels.Program((1,), [("dense", 1 << 20, "relu"), ("dense", 1, "linear")], "mse")
+    n, rows = 2, np.zeros((2, program.dim), np.float32)
+    places = np.full(n, rows.ctypes.data, np.uint64)
+    counts, seen = np.full(n, 1 << 27), np.zeros((n, 2), np.int64)
+    with pytest.raises(MemoryError):
+        kernels.train(
+            program, places, places, counts, rows[0], steps=counts, batch=0, epochs=1, lr=0.1, momentum=-1.0,
+            decay=0.0, mu=0.0, change=rows, seen=seen, threads=2,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("layers", "why"),
+    [
+        ([], "no layer has parameters"),
+        ([("flatten",)], "no layer has parameters"),
+        ([("dense", 0, "relu")], r"layer 0 \(dense\): field 1 must be a whole number above 0"),
+        ([("dense", 2.5, "relu")], "must be a whole number above 0"),
+        ([("dense", 2, "swish")], "unknown activation swish"),
+        ([("dense", 2)], "it has 1 fields, expected 2"),
+        ([("recurrent", 2)], r"layer 0 \(recurrent\): unknown layer"),
+        ([("conv1d", 2, 3, 1, "same", "relu")], "it takes samples of another shape"),
+        ([("max_pool", 2, 2)], "it takes samples"),
+        ([("dense", 1 << 24, "relu"), ("dense", 1 << 24, "relu")], "too many parameters"),
+        ([("standardise", b"1234", b"1234", b"1234"), ("dense", 2, "relu")], "4 bytes for each number"),
+    ],
+)
+def test_programs_that_do_not_fit_are_refused(layers: list[Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        kernels.Program((4,), layers, "mse")
+
+
+def test_windows_that_are_too_large_are_refused() -> None:
+    with pytest.raises(ValueError, match="too"):
+        kernels.Program((4, 4, 4), [("conv2d", 1 << 24, 1 << 24, 1, "same", "relu")], "mse")
+
+
+@pytest.mark.parametrize("dim", [1, 15, 64, 5000])
+def test_sums_of_rows_are_those_of_the_fold(dim: int) -> None:
+    rows = (RNG.standard_normal((7, dim)) * 10.0 ** RNG.integers(-9, 2, (7, dim))).astype(np.float32)
+    weights = RNG.integers(1, 1 << 16, 7)
+    schema = (Field("x", dim)._replace(scale=36),)
+    sums = fold.init(schema)
+    fold.add(sums, schema, {"x": rows}, weights, np.zeros(7, np.int64))
+    limb = np.zeros(dim, np.int64)
+    kernels.fold(rows[:4], weights[:4], 36, limb)
+    kernels.fold(rows[4:], weights[4:], 36, limb)
+    assert (limb == sums.limbs["x"][0]).all()
+    wide = np.zeros((7, 2 * dim), np.float32)
+    wide[:, :dim] = rows
+    limb[:] = 0
+    kernels.fold(wide[:, :dim], weights, 36, limb)
+    assert (limb == sums.limbs["x"][0]).all()
+
+
+def test_the_largest_number_of_each_row() -> None:
+    rows = RNG.standard_normal((5, 33)).astype(np.float32)
+    rows[1, 7], rows[2, 8], rows[3, 9], rows[3, 10] = np.nan, -np.inf, np.inf, np.nan
+    out = np.empty(5, np.float32)
+    kernels.largest(rows, out)
+    np.testing.assert_array_equal(out, np.abs(rows).max(-1))
