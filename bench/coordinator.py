@@ -20,7 +20,7 @@ from statistics import median
 from fedthings.protocol.coordinator import Coordinator
 from fedthings.protocol.events import Advance, Arrived, Assign, Event, Joined, Left, Stepped, Ticket
 from fedthings.protocol.pace import Pace, Plan
-from processes import table
+from table import table
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 PACES = {

@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 
 import fedthings as ft
-from processes import Processes, memory, rows, table, until
+from processes import Processes, memory, rows, until
+from table import table
 
 DAY = 86400
 HEADERS = 20 + 20 + 12

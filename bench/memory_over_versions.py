@@ -19,7 +19,8 @@ import numpy as np
 import fedthings as ft
 from fedthings.history import Line
 from fedthings.simulation.world import Uneven
-from processes import memory, table
+from processes import memory
+from table import table
 
 PACES = {
     "synchronous": ft.Pace(goal=30, concurrency=40, patience=60.0),

@@ -26,7 +26,7 @@ import fedthings as ft
 from fedthings.federation import learner, phases
 from fedthings.learn.engines import choose
 from fedthings.vector import Key
-from processes import table
+from table import table
 
 KEPT, ASKED = 1000, 1300
 PARTS = {

@@ -103,9 +103,3 @@ def rows(path: Path, features: int, classes: int, samples: int = 32, seed: int =
     y = random.integers(0, classes, samples)
     np.savez(path, X=X, y=y, split=(np.arange(samples) % 8 == 7).astype(np.int64))
     return path
-
-
-def table(header: list[str], lines: list[list[str]]) -> None:
-    """Print a Markdown table."""
-    for cells in (header, ["---"] * len(header), *lines):
-        print("| " + " | ".join(cells) + " |", flush=True)

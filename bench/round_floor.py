@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import fedthings as ft
-from processes import Processes, rows, table
+from processes import Processes, rows
+from table import table
 
 FLOWER = "6,100"
 CASES: list[tuple[str, Any, tuple[str, ...], int]] = [

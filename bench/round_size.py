@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import fedthings as ft
-from processes import Processes, memory, rows, table, until
+from processes import Processes, memory, rows, until
+from table import table
 
 DEVICES = 10
 # megabytes of the model, its hidden units, versions, to reach, Flower 1.41's time and memory

@@ -26,7 +26,8 @@ from fedthings.transport.mqtt import MqttTransport
 from fedthings.transport.topics import COORDINATOR
 from fedthings.transport.transport import Delivery
 from fedthings.wire import pack_body
-from processes import Processes, memory, table, until
+from processes import Processes, memory, until
+from table import table
 
 FEATURES, HIDDEN, CLASSES = 1000, 248, 8
 

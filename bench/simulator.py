@@ -26,7 +26,7 @@ from typing import Any
 from peers import family
 from peers.family import FailedError, Measured
 from peers.workloads import WORKLOADS, Workload
-from processes import table
+from table import table
 
 HERE = Path(__file__).resolve().parent
 OURS = "fedthings"

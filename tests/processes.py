@@ -39,6 +39,7 @@ class Processes:
         self.passwords = devices.add(self.out, fleet.names)
         self.served: subprocess.Popen[bytes] | None = None
         self.joined: dict[str, subprocess.Popen[bytes]] = {}
+        self.ports: Mapping[str, int] = {}  # where devices find the broker that do not reach it directly
 
     def __enter__(self) -> Processes:
         return self
@@ -71,17 +72,22 @@ class Processes:
             time.sleep(0.02)
         return self.served
 
+    @property
+    def port(self) -> int:
+        """Where the broker listens."""
+        port: int = json.loads((self.out / "broker.json").read_text())["port"]
+        return port
+
     def _listens(self) -> bool:
         try:
-            port = json.loads((self.out / "broker.json").read_text())["port"]
-            socket.create_connection(("127.0.0.1", port), 1).close()
+            socket.create_connection(("127.0.0.1", self.port), 1).close()
         except OSError:
             return False
         return True
 
     def join(self, name: str) -> subprocess.Popen[bytes]:
         """Start the device `name`, or start it again with its state."""
-        port = json.loads((self.out / "broker.json").read_text())["port"]
+        port = self.ports.get(name) or self.port
         command = [*PYTHON, "join", "--broker", f"mqtt://127.0.0.1:{port}", "--name", name, "--once"]
         command += ["--reconnect", "0.3"]
         command += ["--data", str(self.files[name]), "--state", str(self.directory / "state" / name)]

@@ -1,6 +1,7 @@
 """Links: how fast and how surely bytes move between a thing and the coordinator, and what a byte costs the thing.
 
 Rates are of payload. A lost packet is sent again at once, so loss costs time and joules and never a report.
+How a task's bodies move is told in docs/wire.md; that the figures here are so is tested with real processes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,18 @@ from statistics import NormalDist
 
 from msgspec import Struct
 
+from fedthings.transport.chunks import CHUNK, WINDOW
+
 _quantile = NormalDist().inv_cdf
+
+INLINE = 4096
+"""Bytes: a model body of at most so many comes with its assignment (`server.bodies`)."""
+TASK = 385, 174
+"""Bytes of MQTT down and up beside the bodies: assignment, offer, receipt, acknowledgements; of these names, +-30."""
+FETCHED = 134, 70
+"""Bytes down and up beside each chunk of a model: its envelope; to subscribe, unsubscribe and acknowledge."""
+REPORTED = 25, 110
+"""Bytes down and up beside each chunk of a report of several: what is wanted and acknowledged; its envelope."""
 
 
 class Link(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -133,6 +145,32 @@ def ethernet() -> Link:
 
 
 LINKS = {make.__name__: make() for make in (lorawan, nb_iot, lte_m, wifi, ethernet)}
+
+
+def chunks(model: int, report: int) -> tuple[int, int]:
+    """Return how many chunks of each body are asked for: of a small model, and of a report of one chunk, none."""
+    return (ceil(model / CHUNK) if model > INLINE else 0), (ceil(report / CHUNK) if report > CHUNK else 0)
+
+
+def exchanged(model: int, report: int) -> tuple[float, float]:
+    """Return the bytes that go down and up over the link for a task with bodies of `model` and `report` bytes."""
+    fetched, reported = chunks(model, report)
+    down = model + TASK[0] + FETCHED[0] * fetched + REPORTED[0] * reported
+    up = report + TASK[1] + FETCHED[1] * fetched + REPORTED[1] * reported
+    return down, up
+
+
+def moving(size: float, count: int, rate: float, round_trip: float) -> float:
+    """Return the seconds in which `size` bytes cross at `rate` bit/s, of a body of which `count` chunks are asked for.
+
+    What needs no asking is there after half a round trip. Chunks are asked for when they have been offered, a window
+    at first and then half a window whenever half has come: where that takes less than a round trip, the link idles.
+    """
+    if not count:
+        return round_trip / 2 + 8 * size / rate
+    half = WINDOW // 2
+    idles = (ceil(count / half) - 1) // 2
+    return 1.5 * round_trip + 8 * size / rate + idles * max(0.0, round_trip - 8 * half * CHUNK / rate)
 
 
 def carried(size: float, payload: int, loss: float, draw: float) -> float:

@@ -29,7 +29,7 @@ from fedthings.protocol.events import Ticket
 from fedthings.simulation import draws
 from fedthings.simulation.availability import HOUR, Always, Availability, Diurnal, DutyCycle, Slice
 from fedthings.simulation.devices import DEVICES, Device
-from fedthings.simulation.links import LINKS, Link, carried
+from fedthings.simulation.links import LINKS, Link, carried, chunks, exchanged, moving
 from fedthings.simulation.profiles import complete
 from fedthings.simulation.recorded import Trace
 from fedthings.simulation.stragglers import LogNormal, Stragglers
@@ -37,8 +37,6 @@ from fedthings.simulation.world import Change, Outcome, Work
 from fedthings.spelling import decode, sound
 from fedthings.vector import Array
 
-ROUND_TRIPS = 1.5
-"""Before the model comes: the assignment (half), want and chunk. Before the report: offer, want and chunk (half)."""
 CHUNK = 1 << 16
 """Changes that are Python objects at once."""
 
@@ -148,13 +146,15 @@ class Things(Struct, frozen=True, forbid_unknown_fields=True, dict=True, omit_de
         drawn = b"%d/%d/%d/%d/%b" % (self.seed, phase, version, attempt, name.encode())
         words = unpack("<6I", blake2b(drawn, digest_size=24).digest())
         falls, moment, slow, breaks, lost_down, lost_up = [(word + 0.5) * 2.0**-32 for word in words]
-        down, up, flops = float(work.down(ticket)), float(work.up(ticket)), work.flops(ticket, now)
+        bodies, flops = (work.down(ticket), work.up(ticket)), work.flops(ticket, now)
+        fetched, reported = chunks(*bodies)
+        down, up = exchanged(*bodies)
         if kind.loss:
             down = carried(down, kind.payload, kind.loss, lost_down)
             up = carried(up, kind.payload, kind.loss, lost_up)
-        fetch = ROUND_TRIPS * kind.round_trip + 8 * down / kind.down
+        fetch = moving(down, fetched, kind.down, kind.round_trip)
         train = flops / kind.flops * group.stragglers.factor(slow)
-        report = ROUND_TRIPS * kind.round_trip + 8 * up / kind.up
+        report = moving(up, reported, kind.up, kind.round_trip)
         whole = fetch + train + report
         legs = (
             (fetch, kind.contact + down * kind.joules_down),
