@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fedthings as ft
-from fedthings.simulation import draws
+from fedthings.simulation import availability, draws
 from fedthings.simulation.availability import HOUR, Always, Diurnal, DutyCycle
 from fedthings.simulation.recorded import Trace
 from fedthings.simulation.things import Group, Things
 
-shares = st.lists(st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.5, 1.0])), min_size=24, max_size=24)
+shares = st.lists(st.one_of(st.floats(1e-3, 1), st.sampled_from([0.0, 0.5, 1.0])), min_size=24, max_size=24)
 zones = st.lists(st.sampled_from([-12.0, -3.5, 0.0, 5.5, 5.75, 14.0]), min_size=1, max_size=3)
 kinds = st.one_of(
     st.just(Always()),
@@ -144,6 +144,13 @@ def traced(tmp_path, text):
     return Trace(str(path))
 
 
+def test_where_nobody_comes_for_ten_years_the_changes_end(monkeypatch):
+    monkeypatch.setattr(availability, "HORIZON", 100 * 24 * HOUR)
+    rare = Diurnal(hours=(1e-6,) * 24)
+    assert list(world(rare).changes([f"d{i}" for i in range(5)])) == []
+    assert rare.after("d0", draws.key(0, "d0"), 0.0, 1.0) == np.inf
+
+
 def test_a_trace_is_what_it_says(tmp_path):
     kind = traced(tmp_path, "device,start,end\na,0,10\nb,5,20\na,30,40\na,40,50\n")
     found = [tuple(change) for change in world(kind).changes(["b", "a"])]
@@ -211,7 +218,8 @@ def test_a_trace_that_is_not_there_is_refused():
         (lambda: DutyCycle(60, 60), 'available.awake is 60, of every 60 seconds: .* or kind = "always"'),
         (lambda: Diurnal(hours=(0.5,) * 23), "available.hours has 23 figures: give 24"),
         (lambda: Diurnal(hours=(0.5,) * 23 + (1.5,)), r"available.hours\[23\] is 1.5: it must be a share"),
-        (lambda: Diurnal(hours=(0.0,) * 24), "available.hours are all 0: no device would ever be there"),
+        (lambda: Diurnal(hours=(0.0,) * 24), "available.hours are at most 0.0: give one hour a share of 1e-06 or more"),
+        (lambda: Diurnal(hours=(5e-324,) * 24), "available.hours are at most 5e-324: .* no device would ever be there"),
         (lambda: Diurnal(zones=()), "available.zones is empty: give hours ahead of UTC"),
         (lambda: Diurnal(zones=(99.0,)), "available.zones has 99.0: it must be hours ahead of UTC, from -12 to 14"),
     ],

@@ -20,6 +20,8 @@ from fedthings.vector import Array
 HOUR = 3600.0
 HORIZON = 3650 * 24 * HOUR
 """Seconds after which a device that has not come back is taken to be gone: ten years."""
+LEAST = 1e-6
+"""The largest share of a day at least: one device in a million."""
 PHASE, ZONE, JITTER, TURN, DAYS = 1, 2, 3, 4, 5
 """The numbers of a device's draws; 0 is its group's, those from `DAYS` on are of its days."""
 
@@ -149,8 +151,11 @@ class Diurnal(Availability, frozen=True, tag="diurnal"):
         for hour, share in enumerate(self.hours):
             if not 0 <= share <= 1:
                 raise SpecError(f"available.hours[{hour}] is {share}: it must be a share, from 0 to 1")
-        if not max(self.hours) > 0:
-            raise SpecError("available.hours are all 0: no device would ever be there")
+        if max(self.hours) < LEAST:
+            raise SpecError(
+                f"available.hours are at most {max(self.hours)}: give one hour a share of {LEAST} or more, "
+                "or no device would ever be there"
+            )
         if not self.zones:
             raise SpecError("available.zones is empty: give hours ahead of UTC, such as [-8, 0, 5.5]")
         for zone in self.zones:
@@ -194,8 +199,8 @@ class Diurnal(Availability, frozen=True, tag="diurnal"):
         there[late.who[before]] = late.there[before]
         yield _present(who[there])
         late = Slice(*(column[~before] for column in late))
-        hour = 0
-        while True:
+        hour = changed = 0
+        while (hour - changed) * HOUR < HORIZON:
             drawn = np.flatnonzero(turn == -hour % 24)  # whose day begins
             share = shares[(clock[drawn] + np.int8(hour % 24)) % 24]
             was = share > ease[drawn]
@@ -206,6 +211,8 @@ class Diurnal(Availability, frozen=True, tag="diurnal"):
             found = _joined(late, turned, _crossings(hour, shares, clock, lag, ease, who))
             hour += 1
             this, late = _split(found, hour * HOUR)
+            if len(this.at):
+                changed = hour
             yield this
 
 
