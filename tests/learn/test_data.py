@@ -80,7 +80,7 @@ def test_many_are_checked_at_once_and_the_one_at_fault_is_named() -> None:
         for shards in (table, list(table)):
             with pytest.raises(DataError, match=r"d2 at 12.5 s: (test_y has the label 4|X has 1 of 3)"):
                 check_all(shards, CLASSES, names, at)
-    with pytest.raises(DataError, match="d2 at 12.5 s has no training samples"):
+    with pytest.raises(DataError, match=r"d2 at 12\.5 s has no training samples"):
         check_all(Cohort(X, y, np.array([[0, 2, 2], [2, 2, 4]])), CLASSES, names, at)
     # What is wrong in the table and nobody's is no fault of theirs.
     check_all(Cohort(wrong(np.inf), y, bounds[:1]), CLASSES, names[:1], at[:1])

@@ -305,7 +305,8 @@ def _thousands(value: float, place: int) -> str:
 def _short(names: Sequence[str]) -> list[str]:
     """Return the names without what all begin with, up to the last mark, and without the middle of long ones."""
     first, last = min(names), max(names)
-    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
+    whole = 0 if first == last else len(first)
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), whole)
     cut = max(first.rfind(mark, 0, same) + 1 for mark in "-_.")
     names = [name[cut:] for name in names]
     return [name if len(name) <= 22 else f"{name[:10]}…{name[-11:]}" for name in names]
