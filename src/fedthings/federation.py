@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from fedthings.aggregate import fold
 from fedthings.errors import DataError, FedthingsError, SpecError
+from fedthings.learn import own, own_learner
 from fedthings.learn.data import Shard, check
 from fedthings.learn.learner import Learner
 from fedthings.learn.local import evaluator, trainer
@@ -71,7 +72,12 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def phases(federation: Federation) -> tuple[Phase, ...]:
-    """Return the phases in order: normalise where the task asks for it, train, and the closing evaluation."""
+    """Return the phases in order: normalise where the task asks for it, train, and the closing evaluation.
+
+    Raises SpecError where a model that is Python code cannot be had here.
+    """
+    if isinstance(federation.task.model, own.Own):
+        own.verify(federation.task)
 
     def phase(kind: Literal["normalise", "train", "evaluate"]) -> Phase:
         stages = federation.stages if kind == "train" else ()
@@ -127,6 +133,10 @@ def learner(phase: Phase, engine: str = "auto", threads: int = 1) -> Learner:
     """Return what a device does in `phase`, with `engine` for its local steps on `threads`."""
     if phase.kind == "normalise":
         return statistician(phase.task)
+    if isinstance(phase.task.model, own.Own):
+        if phase.kind == "evaluate":
+            return own_learner.evaluator(phase.task)
+        return own_learner.trainer(phase.task, mu=phase.strategy.mu, weight=phase.strategy.weight)
     if phase.kind == "evaluate":
         return evaluator(phase.task)
     return trainer(phase.task, mu=phase.strategy.mu, weight=phase.strategy.weight, engine=engine, threads=threads)
@@ -136,12 +146,19 @@ def measures(phase: Phase) -> dict[str, Array]:
     """Return the metrics of a report of `phase`, each `(m,)`, with nothing measured."""
     if phase.kind == "normalise":
         return {}
+    if isinstance(phase.task.model, own.Own):
+        own.verify(phase.task)  # what it measures is known then
     found = {name: stats[0] for name, stats in nothing(phase.task, 1).items()}
     return found | ({"train": np.zeros(2, np.int64)} if phase.kind == "train" else {})
 
 
 def fits(spec: Federation | Phase, shard: Shard, name: str) -> None:
-    """Raise DataError unless the data of device `name` fits the task, and its reports can be summed."""
+    """Raise DataError unless the data of device `name` fits the task, and its reports can be summed.
+
+    Raises SpecError where a model that is Python code cannot be had here.
+    """
+    if isinstance(spec.task.model, own.Own):
+        own.verify(spec.task)
     check(shard, spec.task, name)
     if spec.strategy.weight == "samples" and len(shard.X) > fold.WEIGHT:
         raise DataError(

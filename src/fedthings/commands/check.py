@@ -78,8 +78,16 @@ def _problems(federation: Federation, fleet: Fleet) -> list[str]:
 
 def _notes(federation: Federation, fleet: Fleet) -> list[str]:
     """Return what works, and may not be what is wanted."""
+    from fedthings.learn.own import Own
+
     found = []
     pace = federation.pace
+    model = federation.task.model
+    if isinstance(model, Own):
+        found.append(
+            f"the model is the Python code {model.factory}: served, each device needs it installed, and joins with "
+            f"--allow {model.factory}"
+        )
     if pace.concurrency > len(fleet):
         found.append(
             f"pace.concurrency is {pace.concurrency}, but the fleet has {len(fleet)} devices: the first "

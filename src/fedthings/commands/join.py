@@ -35,6 +35,9 @@ PASSWORD = "FEDTHINGS_PASSWORD"
 )
 @click.option("--effort", type=click.FloatRange(0.01, 1), help="Its share of the local work, where it may.")
 @click.option("--rules", "rules_file", type=click.Path(), help="The owner's rules: a TOML file.")
+@click.option(
+    "--allow", multiple=True, metavar="PACKAGE.MODULE:FACTORY", help="Run this model, code that is installed here."
+)
 @click.option("--federation", metavar="NAME", help="Take part in this one only.")
 @click.option("--once", is_flag=True, help="End with the federation instead of waiting for the next.")
 @click.option("--root", default="ft", show_default=True, help="The first level of the topics.")
@@ -58,6 +61,7 @@ def command(
     state: str | None,
     effort: float | None,
     rules_file: str | None,
+    allow: tuple[str, ...],
     federation: str | None,
     once: bool,
     root: str,
@@ -83,6 +87,8 @@ def command(
     rules = _rules(rules_file)
     if effort is not None:
         rules = replace(rules, effort=effort)
+    if allow:
+        rules = replace(rules, allow=(*rules.allow, *allow))
     if federation is not None:
         rules = replace(rules, federations=(federation,))
     shard = Fleet.one(data, name, target, tuple(classes.split(",")) if classes else ())

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from fedthings.aggregate.fold import refused
-from fedthings.device.rules import Rules
+from fedthings.device.rules import Rules, advice
 from fedthings.device.shelf import Shelf
 from fedthings.errors import DataError, SpecError, WireError
 from fedthings.federation import Phase, fits, learner, schema, stage
@@ -194,7 +194,12 @@ class Agent:
         pending, model = self.shelf.pending, None
         if pending is None or pending.ticket != job.ticket:
             model = unpack_body(self._bodies[job.model.digest], Model).arrays
-            self._train(phase, job, model)
+            try:
+                self._train(phase, job, model)
+            except SpecError as error:  # the model is code of somebody's own, and that has failed
+                self._tell(f"cannot do the task: {error}")
+                self._decline(job.ticket, "training failed")
+                return
         assert self.shelf.pending is not None
         self._outgoing = Source(self.shelf.pending.report, self.chunk)
         self._offer(now)
@@ -204,20 +209,21 @@ class Agent:
     def _accepted(self, job: Assignment) -> Phase | None:
         """Return the phase that the task body describes, or decline it: it does not fit, or the owner's rules."""
         try:
-            if self._phase is None or self._phase[0] != job.task.digest:
-                phase = decode(unpack_body(self._bodies[job.task.digest], Work).spec, Phase)
-                fits(phase, self.shard, self.name)
-                self._phase = (job.task.digest, phase)
+            if self._phase is not None and self._phase[0] == job.task.digest:
+                return self._phase[1]
+            phase = decode(unpack_body(self._bodies[job.task.digest], Work).spec, Phase)
+            refusal = self.rules.refusal(self._federation, phase)  # first: what it does not allow is not imported
+            if refusal:
+                self._tell(f"declined: {refusal}{advice(phase, refusal)}")
+                self._decline(job.ticket, refusal)
+                return None
+            fits(phase, self.shard, self.name)
         except (SpecError, WireError, DataError) as error:
             self._tell(f"cannot do the task: {error}")
             self._decline(job.ticket, "does not fit")
             return None
-        refusal = self.rules.refusal(self._federation, self._phase[1])
-        if refusal:
-            self._tell(f"declined: {refusal}")
-            self._decline(job.ticket, refusal)
-            return None
-        return self._phase[1]
+        self._phase = (job.task.digest, phase)
+        return phase
 
     def _train(self, phase: Phase, job: Assignment, model: Payload) -> None:
         ticket = job.ticket
@@ -351,7 +357,8 @@ class Agent:
             try:
                 phase = decode(unpack_body(self._bodies[farewell.task.digest], Work).spec, Phase)
                 model = unpack_body(self._bodies[farewell.model.digest], Model)
-                self.shelf.keep(phase.task.model, model.arrays["x"], model.version)
+                if not self.rules.refusal(self._federation, phase):
+                    self.shelf.keep(phase.task.model, model.arrays["x"], model.version)
             except (KeyError, WireError, SpecError) as error:
                 log.warning("the last model cannot be kept: %s", error)
         self.on_news(f"the federation has ended: {farewell.reason}")

@@ -5,26 +5,47 @@ from __future__ import annotations
 from msgspec import Struct
 
 from fedthings.federation import Phase
+from fedthings.learn.own import Own, lacking, spelled
 from fedthings.learn.task import within
+
+NOT_ALLOWED, NOT_AVAILABLE = "owner: model not allowed", "model not available"
 
 
 class Rules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`federations`: the names it takes part in (empty: any); `effort`: its share of the local work;
-    `max_parameters`: the largest model it trains (0: any).
+    `max_parameters`: the largest model it trains (0: any); `allow`: the models that are Python code, installed here,
+    which it imports, each by its name "package.module:factory" (none unless named: law 9).
     """
 
     federations: tuple[str, ...] = ()
     effort: float = 1.0
     max_parameters: int = 0
+    allow: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         within("rules.effort", self.effort, 0.01, 1)
+        for name in self.allow:
+            spelled("rules.allow", name)
 
     def refusal(self, name: str, phase: Phase) -> str:
         """Return why the owner does not want `phase` of federation `name` done, or ""."""
-        dim = phase.task.model.layout.dim
+        model = phase.task.model
         if self.federations and name not in self.federations:
             return "owner: not this federation"
-        if self.max_parameters and dim > self.max_parameters:
+        if isinstance(model, Own) and model.factory not in self.allow:
+            return NOT_ALLOWED
+        if isinstance(model, Own) and lacking(model):
+            return NOT_AVAILABLE
+        if self.max_parameters and model.layout.dim > self.max_parameters:
             return "owner: model too large"
         return ""
+
+
+def advice(phase: Phase, refusal: str) -> str:
+    """Return what the owner should know of a `refusal` beside its name, with the remedy, or ""."""
+    model = phase.task.model
+    if not isinstance(model, Own):
+        return ""
+    if refusal == NOT_ALLOWED:
+        return f"; it is the Python code {model.factory}: join with --allow {model.factory} if it is to run here"
+    return f"; {lacking(model)}" if refusal == NOT_AVAILABLE else ""

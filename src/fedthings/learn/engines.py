@@ -5,18 +5,25 @@ from __future__ import annotations
 from fedthings.errors import SpecError, nearest
 from fedthings.learn import compiled
 from fedthings.learn.descent import Descent, descent
+from fedthings.learn.own import Own
 from fedthings.learn.task import Task
 
-ENGINES = ("auto", "numpy", "kernels")
+ENGINES = ("auto", "numpy", "kernels", "own")
 
 
 def choose(task: Task, engine: str = "auto") -> str:
     """Return "kernels" where they are installed and know all of `task`, otherwise "numpy"; or what was asked for.
 
-    Raises SpecError where that cannot be.
+    A model that is Python code does its own steps: "own". Raises SpecError where that cannot be.
     """
     if engine not in ENGINES:
         raise SpecError(f"engine is {engine!r}: {nearest(engine, ENGINES)}")
+    own = isinstance(task.model, Own)
+    if engine != "auto" and own != (engine == "own"):
+        whose = "Python code of one's own" if own else "a list of layers"
+        raise SpecError(f'engine is "{engine}", and the model is {whose}: use "auto"')
+    if own:
+        return "own"
     lacking = compiled.lacking(task) if engine != "numpy" else ""
     if engine == "kernels" and lacking:
         raise SpecError(f'engine is "kernels", and {lacking}: use "numpy" or "auto"')
@@ -32,4 +39,7 @@ def build(task: Task, mu: float, engine: str = "auto", threads: int = 1) -> Desc
 
 def described(task: Task, engine: str = "auto") -> str:
     """Return the engine for `task` with its version and instruction set."""
-    return "numpy" if choose(task, engine) == "numpy" else compiled.described()
+    chosen = choose(task, engine)
+    if isinstance(task.model, Own):
+        return task.model.made.engine()
+    return "numpy" if chosen == "numpy" else compiled.described()

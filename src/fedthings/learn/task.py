@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import inf
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -11,6 +11,13 @@ from fedthings.errors import SpecError, nearest
 from fedthings.learn.losses import LOSSES, fit
 from fedthings.learn.metrics import METRICS, suits
 from fedthings.learn.model import Sequential
+from fedthings.learn.own import Own, spelled
+
+if TYPE_CHECKING:
+    # Where the mathematics needs the layers there is no Own, and all that others ask of a model it has too.
+    Model: TypeAlias = Sequential
+else:
+    Model = Sequential | Own
 
 OPTIMIZERS = ("sgd", "momentum", "adam")
 UPDATE = {"sgd": 2, "momentum": 4, "adam": 14}
@@ -69,7 +76,7 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     `metrics` are measured on each device's own test samples; empty means those usual for the loss.
     """
 
-    model: Sequential
+    model: Model
     loss: str
     recipe: Recipe = Recipe()
     normalise: Literal["none", "fleet"] = "none"
@@ -78,6 +85,14 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
             raise SpecError(f"task.loss is {self.loss!r}: {nearest(self.loss, LOSSES)}")
+        if isinstance(self.model, Own):  # what it is shows where it is imported: own.verify
+            spelled("task.model", self.model.factory)
+            if self.normalise == "fleet":
+                raise SpecError(
+                    f'task.normalise is "fleet", which cannot be put before the code {self.model.factory}: '
+                    "scale the data, or let the model begin with a normalisation"
+                )
+            return
         fit(self.model, self.loss)
         for name in self.metrics:
             if name not in METRICS:

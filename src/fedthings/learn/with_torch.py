@@ -1,15 +1,113 @@
-"""The portable model as a PyTorch module and back; torch is imported only where it is used."""
+"""PyTorch: a user's own module as a model, and the portable model as a module and back.
+
+torch is imported only where it is used.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from fedthings.errors import SpecError
 from fedthings.learn import layers as kinds
 from fedthings.learn.layers import Layer, Shape
+from fedthings.learn.lift import Lifted, Steps, shape
 from fedthings.learn.model import Sequential
-from fedthings.vector import Array, Vector
+from fedthings.vector import Array, Key, Vector
+
+if TYPE_CHECKING:
+    from fedthings.learn.data import Shard
+    from fedthings.learn.task import Recipe, Task
+    from fedthings.learn.torch_descent import Loss
+    from fedthings.learn.torch_net import Net
+
+
+def with_torch(
+    build: Callable[[], Any],
+    *,
+    input: int | Shape,
+    loss: Loss | None = None,
+    optimizer: Callable[[Any, Recipe], Any] | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    at_once: bool | None = None,
+) -> Lifted:
+    """Return the model whose module `build()` makes, for samples of shape `input`, with outputs as the loss reads them.
+
+    Its trained parameters and float buffers travel; frozen parameters and counters stay as `build` makes them with
+    the generator at 0. `loss(outputs, y)` gives each sample's cost `(n,)`, `optimizer(parameters, recipe)` a
+    torch.optim optimiser; without them they are the task's. `device` "auto" is the GPU where there is one. `at_once`
+    trains many devices by torch.func.vmap (None: on a GPU, where the module can). Raises SpecError.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from fedthings.learn import torch_descent, torch_net
+
+    takes = shape(input)
+    with torch_net.alone(0):
+        first = build()
+        if not isinstance(first, torch.nn.Module):
+            raise SpecError(f"with_torch: `build` returned {type(first).__name__}: return a torch.nn.Module")
+        layout, learned = torch_net.travelling(first)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            gives = tuple(first.eval()(torch.zeros(1, *takes)).shape[1:])
+
+    @cache
+    def net() -> Net:
+        place = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        with torch_net.alone(0):
+            return torch_net.attached(build(), place, layout, learned, optimizer)
+
+    def begin(seed: int) -> Vector:
+        with torch_net.alone(seed):
+            made = dict(torch_net.state(build()))
+            return np.concatenate([made[part.name].detach().numpy().reshape(-1) for part in layout.parts])
+
+    def steps(task: Task, mu: float) -> Steps:
+        ask = torch_descent.Asked(task.recipe, mu, task.loss, loss or torch_descent.losses()[task.loss])
+
+        def run(
+            received: Array,
+            start: Array,
+            shards: Sequence[Shard],
+            keys: Sequence[Key],
+            efforts: Sequence[float],
+            change: Array,
+        ) -> tuple[Array, Array]:
+            ours, n = net(), len(shards)
+            seen = np.zeros((n, 2), np.int64)
+            many = at_once if at_once is not None else ours.alike and ours.row.is_cuda
+            if many:
+                for i in range(0, n, torch_descent.TOGETHER):
+                    some = slice(i, i + torch_descent.TOGETHER)
+                    near = received if received.ndim == 1 else received[some]
+                    seen[some] = torch_descent.together(
+                        ours, ask, start[some], near, shards[some], keys[some], efforts[some]
+                    )
+            else:
+                for i in range(n):
+                    near = received if received.ndim == 1 else received[i]
+                    seen[i] = torch_descent.one(ours, ask, start[i], near, shards[i], keys[i], efforts[i])
+            np.subtract(start, received, out=change)
+            return np.full(n, -1), seen
+
+        return run
+
+    def predict(row: Array, X: Array) -> Array:
+        ours = net()
+        with torch_net.alone(0), torch.no_grad():
+            ours.row.copy_(torch.tensor(row))
+            found = ours.module.eval()(torch.tensor(np.asarray(X, np.float32), device=ours.row.device))
+            return np.asarray(found.cpu().numpy())
+
+    def engine() -> str:
+        where = torch.cuda.get_device_name() if net().row.is_cuda else torch.backends.cpu.get_cpu_capability()
+        return f"torch {torch.__version__} {where}"
+
+    return Lifted(takes, gives, layout, begin, steps, predict, flops=int(counter.get_total_flops()), engine=engine)
 
 
 def module(model: Sequential, row: Vector | None = None) -> Any:

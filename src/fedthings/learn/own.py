@@ -1,0 +1,189 @@
+"""A model that is Python code: named in the task, installed where it runs, and imported only when it is needed.
+
+Only a name travels (law 9). Whether a device may import it is its owner's to say; see `device.rules`.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib import import_module
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fedthings.errors import SpecError, nearest
+from fedthings.learn import lift
+from fedthings.learn.layers import Shape
+from fedthings.learn.lift import Lifted, guarded
+from fedthings.learn.losses import fit
+from fedthings.learn.metrics import METRICS, suits
+from fedthings.vector import Array, Layout, Vector
+
+if TYPE_CHECKING:
+    from fedthings.learn.task import Task
+
+CHUNK = 1024
+"""Samples of a device that are evaluated at once."""
+
+
+class Own(NamedTuple):
+    """The model that `factory`, "package.module:factory", returns when it is called with `settings`.
+
+    It is a list where all other models are tables: `model = ["kitchen.models:net", { width = 64 }]` in TOML. What it
+    has beside these two is imported when it is first asked for.
+    """
+
+    factory: str
+    settings: dict[str, bool | int | float] = {}  # noqa: RUF012 (nobody writes to it)
+
+    @property
+    def made(self) -> Lifted:
+        """What the factory returns. Raises SpecError with what is missing."""
+        return _made(self.factory, tuple(sorted(self.settings.items())))
+
+    @property
+    def input(self) -> Shape:
+        """The shape of a sample."""
+        return self.made.input
+
+    @property
+    def outputs(self) -> Shape:
+        """The shape of what the model gives for one sample."""
+        return self.made.outputs
+
+    @property
+    def layout(self) -> Layout:
+        """Where each array lies in a row."""
+        return self.made.layout
+
+    @property
+    def flops(self) -> int:
+        """The operations of a sample's forward pass: as the factory says, or two for each parameter."""
+        return self.made.flops or 2 * self.layout.dim
+
+    @property
+    def training_flops(self) -> int:
+        """The operations of a sample's forward and backward pass: backward costs twice what forward does."""
+        return 3 * self.flops
+
+    @property
+    def work(self) -> int:
+        """The numbers that one sample needs at least."""
+        return max(prod(self.input), prod(self.outputs))
+
+    @property
+    def held(self) -> int:
+        """The numbers that one sample takes in training at least."""
+        return prod(self.input) + prod(self.outputs)
+
+    @property
+    def stem(self) -> int:
+        """How many layers prepare the input: none that fedthings knows of."""
+        return 0
+
+    @property
+    def passes(self) -> tuple[()]:
+        """The layers that fedthings computes."""
+        return ()
+
+    def init(self, seed: int) -> Vector:
+        """Return a row `(dim,)` to begin with."""
+        with guarded(f"`init` of {self.factory}"):
+            return self.made.begin(seed)
+
+    def predict(self, row: Array, X: Array) -> Array:
+        """Return outputs `(n, *outputs)` of `row` `(dim,)` for samples `X` `(n, *input)`. Raises SpecError."""
+        if X.shape[1:] != self.input:
+            raise SpecError(f"samples have shape {X.shape[1:]}, the model takes {self.input}")
+        if self.made.predict is None:
+            raise SpecError(f"the model {self.factory} has no `predict`: give it to `lift`")
+        parts = [predicted(self, row, X[i : i + CHUNK]) for i in range(0, len(X), CHUNK)]
+        return np.concatenate(parts) if parts else np.empty((0, *self.outputs), np.float32)
+
+
+def own(factory: str, **settings: bool | int | float) -> Own:
+    """Return the model that the installed `factory`, "package.module:factory", makes of `settings`."""
+    return Own(factory, settings)
+
+
+def spelled(field: str, factory: str) -> None:
+    """Raise SpecError unless `factory`, which stands in `field`, has the form of a name; nothing is imported."""
+    name = r"[A-Za-z_]\w*"
+    if not re.fullmatch(rf"{name}(\.{name})*:{name}", factory, re.ASCII):
+        raise SpecError(f'{field} names {factory!r:.80}: write it as "package.module:factory"')
+
+
+def verify(task: Task) -> None:
+    """Raise SpecError unless the model of `task` can be had here, and goes with its loss and metrics."""
+    model: Any = task.model
+    made, named = model.made, task.metrics
+    if made.evaluate is None:
+        fit(model, task.loss)
+        for name in named:
+            if name not in METRICS:
+                raise SpecError(f"task.metrics has {name!r}: {nearest(name, METRICS)}")
+            if not suits(METRICS[name], task.loss, made.outputs[-1]):
+                raise SpecError(f"task.metrics has {name!r}, not for {task.loss} with {made.outputs[-1]} outputs")
+        return
+    known = [name for name, metric in METRICS.items() if metric.measure is lift.by_evaluate]
+    for name in named:
+        if name not in known:
+            raise SpecError(
+                f"task.metrics has {name!r}, which `lift` of {model.factory} does not name: {nearest(name, known)}"
+            )
+    if not named:
+        raise SpecError(f"task.metrics is empty: name what `evaluate` of {model.factory} measures, {', '.join(known)}")
+
+
+def lacking(model: Own) -> str:
+    """Return why `model` cannot be had here, "" where it can."""
+    try:
+        model.made  # noqa: B018 (asked for what it raises)
+    except SpecError as error:
+        return str(error)
+    return ""
+
+
+@cache
+def _made(factory: str, settings: tuple[tuple[str, float], ...]) -> Lifted:
+    """Import the module and call the factory, once in a process. Raises SpecError."""
+    place, _, name = factory.partition(":")
+    try:
+        module = import_module(place)
+    except ModuleNotFoundError as error:
+        whole = f"{place}.".startswith(f"{error.name}.")
+        raise SpecError(
+            f"the model {factory} is not installed here: there is no module {error.name}; install "
+            + ("the package that holds it, or put its folder in PYTHONPATH" if whole else "it, which the model needs")
+        ) from None
+    except (Exception, SystemExit) as error:
+        raise SpecError(
+            f"the model {factory} cannot be imported: {type(error).__name__}: {error}; repair {place}"
+        ) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise SpecError(f"the model {factory} is not there: {place} has no function {name!r}; {nearest(name, known)}")
+    given = ", ".join(f"{key}={value}" for key, value in settings)
+    with guarded(f"the factory {factory}, called with ({given}),"):
+        made = function(**dict(settings))
+    if not isinstance(made, Lifted):
+        raise SpecError(
+            f"the factory {factory} returned {type(made).__name__}: return what ft.lift or ft.with_torch gives"
+        )
+    return made
+
+
+def predicted(model: Own, row: Array, X: Array) -> Array:
+    """Return the outputs of `model` for some samples, as its `predict` gives them. Raises SpecError."""
+    assert model.made.predict is not None
+    with guarded(f"`predict` of {model.factory}"):
+        found = np.asarray(model.made.predict(row, X), np.float32)
+    if found.shape != (len(X), *model.outputs):
+        raise SpecError(
+            f"`predict` of {model.factory} returned the shape {found.shape} for {len(X)} samples: "
+            f"{(len(X), *model.outputs)} are due"
+        )
+    return found
