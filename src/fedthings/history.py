@@ -7,7 +7,7 @@ complete when the next version is made, and the last one after the closing evalu
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from typing import Any, TypeAlias
 
@@ -138,6 +138,21 @@ def measured(pending: Line, tally: Tally, closing: bool = False) -> Line:
         if tally.joules is not None:
             complete["joules"] = (pending["joules"] or 0.0) + tally.joules
     return complete
+
+
+def total(lines: Sequence[Line]) -> Line:
+    """Return what `lines` come to together: reports, drops by reason, bytes and joules."""
+    dropped: Counter[str] = Counter()
+    for complete in lines:
+        dropped.update(complete["dropped"])
+    spent = [joules for complete in lines if (joules := complete.get("joules")) is not None]
+    return {
+        "updates": sum(complete["updates"] for complete in lines),
+        "dropped": dict(sorted(dropped.items())),
+        "bytes_up": sum(complete["bytes_up"] for complete in lines),
+        "bytes_down": sum(complete["bytes_down"] for complete in lines),
+        "joules": sum(spent) if spent else None,
+    }
 
 
 def reached(target: Mapping[str, float], complete: Line, test: Mapping[str, float] | None) -> bool:

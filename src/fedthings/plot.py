@@ -1,37 +1,134 @@
-"""Pictures of a run, drawn with matplotlib (extra `plot`)."""
+"""Pictures of runs, drawn with matplotlib (extra `plot`); how pictures look is told in `learn.picture`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from fedthings.compare import Comparison, Course, band
 from fedthings.errors import SpecError
 from fedthings.history import Line
+from fedthings.learn.metrics import METRICS
+from fedthings.learn.picture import ENDINGS, INK, LINES, PALE, STYLE
+from fedthings.units import BYTES, JOULES, SECONDS, said, unit
 
-LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
-"""Colours that colour-blind people tell apart (Okabe & Ito 2008)."""
-INK, PALE = "#2b2b2b", "#8a8a8a"
 STYLES = {"worst_decile": (":", "worst tenth of the devices"), "test": ("--", "central test set")}
 """Beside the solid line over all samples: each part of a line of history, its dashes, and what it is."""
-STYLE = {
-    "axes.edgecolor": PALE,
-    "axes.labelcolor": INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "font.size": 10.5,
-    "grid.color": "#e6e6e6",
-    "lines.solid_capstyle": "round",
-    "text.color": INK,
-    "xtick.color": PALE,
-    "xtick.labelcolor": INK,
-    "ytick.color": PALE,
-    "ytick.labelcolor": INK,
+PANELS = {"seconds": ("time", SECONDS), "bytes": ("bytes up and down", BYTES), "joules": ("energy of devices", JOULES)}
+"""What is spent, as a comparison shows it."""
+DASHES = ("-", "--", ":", "-.")
+FAR = 30.0
+"""Where one run has spent so many times what another has, the axis goes by factors of ten."""
+
+TIMES = {0.001: "1 ms", 0.01: "10 ms", 0.1: "0.1 s", 1: "1 s", 10: "10 s", 60: "1 min", 600: "10 min", 3600: "1 h"} | {
+    36_000: "10 h",
+    4 * 86_400: "4 d",
+    40 * 86_400: "40 d",
+    365 * 86_400: "1 year",
 }
+"""Seconds that such an axis names."""
 
 
 def curve(history: Sequence[Line], path: Path, title: str = "") -> None:
     """Draw each metric, its worst decile and the losses over versions. Raises SpecError without matplotlib."""
+    with _drawn(path, (9, 4), (1, 1)) as (figure, (left, right)):
+        names = [name for name in (history[-1]["metrics"] if history else {}) if name != "loss"]
+        _metrics(left, history, names)
+        _losses(right, history)
+        for axes in (left, right):
+            axes.set_xlabel("version")
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        if title:
+            figure.suptitle(title, x=0.012, ha="left", fontweight="bold")
+
+
+def comparison(found: Comparison, path: Path) -> None:
+    """Draw the metric over time, bytes and, where any run counts them, joules; a band where a label has several runs.
+
+    A ring is where the target was reached, on average. Raises SpecError without matplotlib.
+    """
+    panels = [name for name in PANELS if name != "joules" or found.joules]
+    looks = [(LINES[i % len(LINES)], DASHES[i // len(LINES) % len(DASHES)]) for i in range(len(found.courses))]
+    with _drawn(path, (0.6 + 3.9 * len(panels), 4.2), (1,) * len(panels)) as (figure, every):
+        for axes, name in zip(every, panels, strict=True):
+            courses = [[course for course in group if name in course.spent] for group in found.courses.values()]
+            size = _spent(axes, name, [course for group in courses for course in group])
+            for label, group, (color, dash) in zip(found.courses, courses, looks, strict=True):
+                if group:
+                    _course(axes, group, name, size, color, dash, label)
+            axes.axhline(found.target, color=PALE, lw=1, ls=(0, (4, 3)), zorder=1)
+            for cost, (color, _) in zip(found.costs, looks, strict=True):
+                if name in cost.took:
+                    place = cost.took[name].mean / size
+                    axes.plot(place, found.target, "o", color="white", mec=color, mew=1.6, ms=6.5, zorder=4)
+        every[0].set_ylabel(_words(found.metric))
+        goal = f"target {found.target:.4g}"
+        every[0].plot([], [], color=PALE, lw=1, ls=(0, (4, 3)), marker="o", mfc="white", mew=1.4, ms=6, label=goal)
+        handles, labels = every[0].get_legend_handles_labels()
+        across = max(1, min(len(labels), int(34 * len(panels) / (6 + max(map(len, labels))))))
+        figure.legend(handles, labels, loc="outside upper left", ncols=across, frameon=False, fontsize=9.5)
+
+
+def _spent(axes: Any, name: str, courses: Sequence[Course]) -> float:
+    """Set up the axis of what was spent in `courses`; return the size of its unit."""
+    title, units = PANELS[name]
+    begin = min(float(course.spent[name][0]) for course in courses)
+    ends = [float(course.spent[name][-1]) for course in courses]
+    if max(ends) <= FAR * min(ends) or begin <= 0:
+        chosen = unit(max(ends), units)
+        axes.set_xlim(0, 1.03 * max(ends) / chosen.size)
+        axes.set_xlabel(f"{title} ({chosen.name})")
+        return chosen.size
+    axes.set_xscale("log")
+    axes.set_xlabel(title)
+    if name == "seconds":
+        axes.set_xticks(list(TIMES), list(TIMES.values()))
+    else:
+        axes.xaxis.set_major_formatter(lambda value, _: said(value, units))
+    axes.minorticks_off()
+    axes.set_xlim(0.8 * begin, 1.25 * max(ends))
+    return 1.0
+
+
+def sweep(found: Comparison, path: Path, title: str = "") -> None:
+    """Draw the metric over versions, a band from the lowest to the highest seed, and the last value of every run.
+
+    The settings that end best have colours. Raises SpecError without matplotlib.
+    """
+    high = METRICS[found.metric].better == "high"
+    order = sorted(found.costs, key=lambda cost: -cost.last.mean if high else cost.last.mean)
+    colors = {cost.label: color for cost, color in zip(order, LINES, strict=False)}
+    low = max(3.2, 1.4 + 0.26 * len(found.costs))
+    with _drawn(path, (10.5, low), (1.3, 1)) as (figure, (left, right)):
+        for label, courses in found.courses.items():
+            _course(left, courses, "version", 1, colors.get(label, "#c9c9c9"), "-", "", 3 if label in colors else 1)
+        left.set_xlabel("version")
+        left.set_ylabel(_words(found.metric))
+        left.xaxis.get_major_locator().set_params(integer=True)
+        for row, (label, courses) in enumerate(found.courses.items()):
+            last = [course.values[-1] for course in courses]
+            color = colors.get(label, PALE)
+            right.plot(last, [row] * len(last), "o", color=color, ms=4.5, alpha=0.55, mew=0)
+            right.plot(np.mean(last), row, "|", color=color, ms=13, mew=2)
+        right.set_yticks(range(len(found.courses)), list(found.courses))
+        for tick, label in zip(right.get_yticklabels(), found.courses, strict=True):
+            tick.set_color(colors.get(label, INK))
+        right.set_ylim(len(found.courses) - 0.4, -0.6)
+        right.tick_params(axis="y", length=0)
+        right.set_xlabel(f"{_words(found.metric)} of the last version")
+        if title:
+            figure.suptitle(title, x=0.012, ha="left", fontsize=10.5)
+
+
+@contextmanager
+def _drawn(path: Path, size: tuple[float, float], widths: Sequence[float]) -> Iterator[tuple[Any, Any]]:
+    """Give a figure of `size` (inches) and its axes, side by side with `widths`; write it to `path`."""
+    if path.suffix.lower() not in ENDINGS:
+        raise SpecError(f"{path} is to be a picture: end its name in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
     try:
         import matplotlib
 
@@ -40,21 +137,36 @@ def curve(history: Sequence[Line], path: Path, title: str = "") -> None:
     except ImportError:
         raise SpecError("a picture needs matplotlib: install the extra, `pip install fedthings[plot]`") from None
     with pyplot.rc_context(STYLE):
-        figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 4), layout="constrained")
+        figure, every = pyplot.subplots(
+            1, len(widths), figsize=size, width_ratios=widths, layout="constrained", squeeze=False
+        )
         figure.get_layout_engine().set(wspace=0.06)
-        names = [name for name in (history[-1]["metrics"] if history else {}) if name != "loss"]
-        _metrics(left, history, names)
-        _losses(right, history)
-        for axes in (left, right):
-            axes.set_xlabel("version")
-            axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.grid(True)
-            axes.set_axisbelow(True)
-        if title:
-            figure.suptitle(title, x=0.012, ha="left", fontweight="bold")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=160)
-        pyplot.close(figure)
+        try:
+            for axes in every[0]:
+                axes.grid(True)
+                axes.set_axisbelow(True)
+            yield figure, every[0]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=160)
+        finally:
+            pyplot.close(figure)
+
+
+def _course(
+    axes: Any, courses: Sequence[Course], over: str, size: float, color: str, dash: str, label: str, order: int = 3
+) -> None:
+    """Draw one run as it was, and of several the mean with a band from the lowest to the highest."""
+    if len(courses) == 1:
+        (course,) = courses
+        places, middle = course.spent[over], course.values
+    else:
+        places, middle, low, high = band(courses, over)
+        axes.fill_between(places / size, low, high, color=color, alpha=0.2, lw=0, zorder=order - 1)
+    axes.plot(places / size, middle, color=color, ls=dash, lw=1.7, label=label, zorder=order)
+
+
+def _words(metric: str) -> str:
+    return metric.replace("_", " ")
 
 
 def _metrics(axes: Any, history: Sequence[Line], names: Sequence[str]) -> None:

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from fedthings.units import duration
+from fedthings.units import quantity as quantity
+
 EVERY = 3.0
 """Seconds between plain lines."""
 
@@ -22,6 +25,7 @@ class Progress:
         self._shown = -EVERY
         self._said = ""
         self._live: Any = None
+        self._first: tuple[float, int] | None = None  # when the first version was shown, and which it was
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
@@ -52,7 +56,9 @@ class Progress:
         self.say(words(line, self.rounds, self.up, self.down, more), line["version"])
 
     def say(self, text: str, version: int | None = None) -> None:
-        """Show `text`, where no line of the history is there yet."""
+        """Show `text`; `version` is how many of `rounds` are made, from which follows how long it still takes."""
+        if version is not None:
+            text += self._left(version)
         if self._live is not None:
             self._live.update(self._task, description=text, completed=version)
             return
@@ -61,6 +67,16 @@ class Progress:
             self._shown = time.monotonic()
             print(self._said, file=sys.stderr, flush=True)
             self._said = ""
+
+    def _left(self, version: int) -> str:
+        """Return how long it still takes, once it takes long."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now, version
+        since, first = self._first
+        if version <= first or version >= self.rounds or now - self._begun < EVERY:
+            return ""
+        return f"  {duration((now - since) / (version - first) * (self.rounds - version))} left"
 
 
 def words(line: Mapping[str, Any], rounds: int, up: int, down: int, more: str = "") -> str:
@@ -79,12 +95,3 @@ def words(line: Mapping[str, Any], rounds: int, up: int, down: int, more: str = 
         parts.append("left out: " + ", ".join(f"{n} {reason}" for reason, n in line["dropped"].items()))
     parts.append(f"{quantity(up)} up, {quantity(down)} down")
     return "  ".join([*parts, more] if more else parts)
-
-
-def quantity(size: float) -> str:
-    """Return `size` in bytes as people read it."""
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"

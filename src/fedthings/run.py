@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import threadpoolctl
@@ -15,11 +15,14 @@ import threadpoolctl
 from fedthings.engine import BEST, Engine
 from fedthings.errors import StoreError
 from fedthings.federation import Federation, dumps
-from fedthings.history import Line
+from fedthings.history import Line, total
 from fedthings.learn import save
 from fedthings.learn.model import Sequential, outputs
 from fedthings.spelling import decode
 from fedthings.vector import Array, Vector
+
+if TYPE_CHECKING:
+    from fedthings.compare import Comparison
 
 STATE = "state.sqlite"
 """What a coordinator keeps beside the files that every run has."""
@@ -60,12 +63,26 @@ class Run:
 
         curve(self.history, Path(path), title=self.federation.name)
 
+    def compare(
+        self,
+        *others: Run,
+        path: str | Path | None = None,
+        labels: Sequence[str] = (),
+        metric: str = "",
+        target: float | None = None,
+    ) -> Comparison:
+        """Compare with `others`; see `compare.compare`."""
+        from fedthings.compare import compare
+
+        return compare([self, *others], labels, path, metric, target)
+
 
 def result(engine: Engine, history: Sequence[Line], facts: Mapping[str, Any]) -> Run:
     """Return the run that `engine` has ended with; `facts` are what only the driver knows."""
     last = dict(history[-1]) if history else {}
     summary = {
         **last,
+        "total": total(history),
         "rounds": engine.trained,
         "seed": engine.federation.seed,
         "best": engine.best,
@@ -82,13 +99,14 @@ def result(engine: Engine, history: Sequence[Line], facts: Mapping[str, Any]) ->
     )
 
 
-def environment() -> dict[str, str]:
-    """Return what decides the bits of a result: library, build of the BLAS, instruction set (law 2)."""
+def environment(trains: str = "") -> dict[str, str]:
+    """Return what decides the bits of a result: library, build of the BLAS, instruction set, what `trains` (law 2)."""
     blas: dict[str, Any] = next((i for i in threadpoolctl.threadpool_info() if i["user_api"] == "blas"), {})
     return {
         "library": f"numpy {np.__version__}",
         "build": f"{blas.get('internal_api', 'none')} {blas.get('version', '')}".strip(),
         "instructions": str(blas.get("architecture", "generic")),
+        **({"trains": trains} if trains else {}),
     }
 
 
@@ -109,6 +127,16 @@ def prepare(directory: str | Path, federation: Federation) -> Path:
     except OSError as error:
         raise StoreError(f"{directory} cannot be used as a run directory: {error.strerror}") from None
     return directory
+
+
+def unfinished(directory: str | Path) -> None:
+    """Raise StoreError where a run has ended in `directory`: it is not to be written over."""
+    if (Path(directory) / SUMMARY).exists():
+        model = Path(directory) / MODEL
+        raise StoreError(
+            f"{directory} holds a run that has ended: name another directory for a new one, with --init {model} "
+            "to begin with its model; or remove the directory"
+        )
 
 
 @contextmanager

@@ -207,7 +207,7 @@ def test_a_run_that_is_not_finished(run: Path, data: Path, tmp_path: Path, comma
     with pytest.raises(ft.StoreError, match="is not the directory of a finished run"):
         read(run)
     listed = json.loads(command("runs", tmp_path, "--json").out)["runs"]
-    assert [(entry["run"], entry["state"]) for entry in listed] == [(str(run), "unfinished")]
+    assert [(entry["run"], entry["state"]) for entry in listed] == [(str(run), "stopped")]
     assert json.loads(command("models", run, "--json").out)["files"] == []
     assert contents(run) == before
     assert not (tmp_path / "model").exists()

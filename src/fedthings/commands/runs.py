@@ -1,40 +1,132 @@
-"""`fedthings runs`: the run directories below a directory."""
+"""`fedthings runs`: the run directories below a directory, and how they compare."""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+from collections.abc import Mapping
 from datetime import datetime
+from math import floor, log10
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fedthings.commands import as_json, example, show_json, show_table
+from fedthings.commands.sweep import WIDTH, cut, described_spread
+from fedthings.units import BYTES, JOULES, SECONDS, Unit, unit
+
+if TYPE_CHECKING:
+    from fedthings.compare import Comparison, Spread
+
+HEADER = ("run", "version", "best", "state", "date")
+SWEEP = "sweep.json"
 
 
-@click.command()
+class Runs(click.Group):
+    """A group whose first command is meant where none is named: `fedthings runs DIRECTORY` lists."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or args[0] not in (*self.commands, *self.get_help_option_names(ctx)):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=Runs)
+def command() -> None:
+    """List run directories, or compare runs.
+
+    \b
+    Examples:
+      fedthings runs
+      fedthings runs list /srv/federations --json
+      fedthings runs compare runs/wisdm runs/wisdm-mu --out compared.png
+    """
+
+
+@command.command(name="list")
 @click.argument("directory", default="runs", type=click.Path())
 @as_json
-@example("fedthings runs", "fedthings runs /srv/federations --json")
-def command(directory: str, as_json: bool) -> None:
-    """List the runs in a directory, the newest first.
+@example("fedthings runs list", "fedthings runs list /srv/federations --json")
+def list_(directory: str, as_json: bool) -> None:
+    """List the runs and sweeps in a directory, the newest first.
 
-    DIRECTORY is `runs` if none is named.
+    DIRECTORY is `runs` if none is named; `fedthings runs` alone is the same.
     """
     from fedthings.errors import StoreError
 
     top = Path(directory)
     if not top.is_dir():
         raise StoreError(f"there is no directory {top}: name one that holds run directories")
-    found = [described(path) for path in (top, *sorted(top.iterdir())) if (path / "federation.toml").is_file()]
+    places = [top, *sorted(path for path in top.iterdir() if path.is_dir())]
+    found = [described(path) for path in places if (path / "federation.toml").is_file()]
+    found += [described_sweep(path) for path in places[1:] if (path / SWEEP).is_file()]
     found.sort(key=lambda entry: str(entry["date"]), reverse=True)
     if as_json:
         show_json({"runs": found})
     elif not found:
         click.echo(f"no runs in {top}")
     else:
-        rows = [[e["run"], e["version"], described_best(e["best"]), e["state"], e["date"]] for e in found]
-        show_table(("run", "version", "best", "state", "date"), rows)
+        rows = [[made(e), first(e["best"]), e["state"], e["date"]] for e in found]
+        left = WIDTH - sum(2 + max(len(row[i]) for row in (HEADER[1:], *rows)) for i in range(4))
+        shown = [[cut(e["run"], left), *row] for e, row in zip(found, rows, strict=True)]
+        show_table(HEADER, shown)
+
+
+@command.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path())
+@click.option("--out", type=click.Path(), help="Draw a picture: png, svg or pdf.")
+@click.option("--metric", default="", help="What is compared.  [default: the first that all runs have]")
+@click.option("--target", type=float, help="What is to be reached.  [default: the best that all runs reached]")
+@as_json
+@example(
+    "fedthings runs compare runs/wisdm runs/wisdm-mu --out compared.png",
+    "fedthings runs compare runs/sweep --metric accuracy --target 0.9",
+)
+def compare(runs: tuple[str, ...], out: str | None, metric: str, target: float | None, as_json: bool) -> None:
+    """Compare what it took runs to become as good as a target.
+
+    RUNS are run directories, also of runs that are not finished, or
+    directories of sweeps: the seeds of a setting are taken together.
+    """
+    from fedthings.compare import compared
+
+    histories, labels = [], []
+    for path in map(Path, runs):
+        for label, place in members(path):
+            labels.append(label)
+            histories.append(history(place))
+    found = compared(histories, labels, metric, target)
+    if out is not None:
+        from fedthings.plot import comparison
+
+        comparison(found, Path(out))
+    if as_json:
+        show_json(described_comparison(found))
+    else:
+        show_comparison(found)
+        if out is not None:
+            click.echo(f"picture in {out}")
+
+
+def members(path: Path) -> list[tuple[str, Path]]:
+    """Return the runs that `path` means, each with its label; the runs of a sweep are labelled without their seeds."""
+    from fedthings.errors import StoreError
+
+    if (path / SWEEP).is_file():
+        places = sorted(file.parent for file in path.glob("*/history.jsonl") if file.stat().st_size)
+        if places:
+            return [(place.name.rpartition(",seed=")[0].replace(",", ", ") or path.name, place) for place in places]
+        raise StoreError(f"{path} is a sweep without a version: wait for the first one")
+    if not (path / "federation.toml").is_file():
+        raise StoreError(f"{path} is no run directory: `fedthings runs` lists those there are")
+    if (path.parent / SWEEP).is_file():
+        return [(path.name.rpartition(",seed=")[0].replace(",", ", ") or path.parent.name, path)]
+    return [(str(path), path)]
+
+
+# -------------------------------------------------------------- a run directory
 
 
 def described(path: Path) -> dict[str, Any]:
@@ -43,14 +135,42 @@ def described(path: Path) -> dict[str, Any]:
     summary = path / "summary.json"
     done = summary.is_file()
     newest = max((f.stat().st_mtime for f in (summary, path / "history.jsonl") if f.is_file()), default=0.0)
-    newest = newest or path.stat().st_mtime
     return {
         "run": str(path),
         "version": lines[-1]["version"] if lines else 0,
         "best": read_json(summary).get("best") if done else None,
-        "state": "done" if done else "unfinished",
-        "date": datetime.fromtimestamp(newest).isoformat(" ", "minutes"),
+        "state": "done" if done else "running" if held(path) else "stopped",
+        "date": _date(newest or path.stat().st_mtime),
     }
+
+
+def described_sweep(path: Path) -> dict[str, Any]:
+    """Return what the directory of a sweep holds: how many of its runs have ended, and its state."""
+    runs = [file.parent for file in path.glob("*/federation.toml")]
+    ended = [run / "summary.json" for run in runs if (run / "summary.json").is_file()]
+    newest = max((file.stat().st_mtime for file in (*ended, path / SWEEP)), default=0.0)
+    return {
+        "run": str(path),
+        "runs": len(ended),
+        "best": None,
+        "state": "running" if held(path) else "done" if len(ended) == len(runs) else "stopped",
+        "date": _date(newest),
+    }
+
+
+def held(path: Path) -> bool:
+    """Return whether a process is at work on the run: whoever is holds its lock (`lifeline.alone`)."""
+    try:
+        handle = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def history(path: Path) -> list[dict[str, Any]]:
@@ -79,9 +199,84 @@ def _parsed(file: Path, text: str) -> dict[str, Any]:
     return value
 
 
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).isoformat(" ", "minutes")
+
+
+# ------------------------------------------------------------------------ words
+
+
+def made(entry: dict[str, Any]) -> str:
+    """Return how many versions, or of a sweep runs, there are."""
+    return f"{entry['runs']} runs" if "runs" in entry else str(entry["version"])
+
+
+def first(best: dict[str, Any] | None) -> str:
+    """Return the metric by which the best version is the best, in words."""
+    measured = {**best.get("metrics", {}), **(best.get("test") or {})} if best else {}
+    name = next((name for name in measured if name != "loss"), next(iter(measured), ""))
+    return f"{name} {measured[name]:.4f}" if name else "-"
+
+
 def described_best(best: dict[str, Any] | None) -> str:
     """Return the best version and what was measured on it, in words."""
     if not best:
         return "-"
     measured = {**best.get("metrics", {}), **(best.get("test") or {})}
     return ", ".join(f"{name} {value:.4f}" for name, value in measured.items()) + f" (version {best['version']})"
+
+
+def described_comparison(found: Comparison) -> dict[str, Any]:
+    """Return a comparison as JSON has it."""
+    return {
+        "metric": found.metric,
+        "target": found.target,
+        "runs": [
+            {
+                "label": cost.label,
+                "runs": cost.runs,
+                "reached": cost.reached,
+                **{name: described_spread(cost.took.get(name)) for name in ("version", "seconds", "bytes", "joules")},
+                "best": described_spread(cost.best),
+                "last": described_spread(cost.last),
+            }
+            for cost in found.costs
+        ],
+    }
+
+
+def show_comparison(found: Comparison) -> None:
+    """Print a table of what it took each run to reach the target."""
+    several = any(cost.runs > 1 for cost in found.costs)
+    columns: Mapping[str, tuple[str, tuple[Unit, ...]]] = {
+        "seconds": ("time", SECONDS),
+        "bytes": ("bytes", BYTES),
+        **({"joules": ("energy", JOULES)} if found.joules else {}),
+    }
+    rows = [
+        [
+            *([f"{cost.reached} of {cost.runs}"] if several else []),
+            measured(cost.took.get("version"), (Unit("", 1, 0),)),
+            *(measured(cost.took.get(name), units) for name, (_, units) in columns.items()),
+            *([] if several else [f"{cost.best.mean:.4g}"]),
+        ]
+        for cost in found.costs
+    ]
+    header = [*(["runs"] if several else []), "version", *(title for title, _ in columns.values())]
+    header += [] if several else ["best"]
+    taken = sum(2 + max(len(row[i]) for row in (header, *rows)) for i in range(len(header)))
+    shown = [[cut(cost.label, WIDTH - taken), *row] for cost, row in zip(found.costs, rows, strict=True)]
+    click.echo(f"to reach {found.metric} {found.target:.4g}:")
+    show_table(["run", *header], shown)
+
+
+def measured(value: Spread | None, units: tuple[Unit, ...]) -> str:
+    """Return mean and deviation in the unit that suits, to the digit that the deviation tells."""
+    if value is None:
+        return "-"
+    chosen = unit(value.mean, units)
+    mean, deviation = value.mean / chosen.size, (value.deviation or 0) / chosen.size
+    if not deviation:
+        return f"{mean:.3g} {chosen.name}".rstrip()
+    digits = max(0, (1 if deviation < 2 else 0) - floor(log10(deviation)))
+    return f"{mean:.{digits}f} ± {deviation:.{digits}f} {chosen.name}".rstrip()

@@ -20,7 +20,7 @@ from fedthings.engine import Engine
 from fedthings.errors import SpecError, StoreError
 from fedthings.federation import Federation, fits, plans
 from fedthings.history import Line
-from fedthings.learn.engines import choose
+from fedthings.learn.engines import choose, described
 from fedthings.learn.fleet import Fleet
 from fedthings.lifeline import alone
 from fedthings.protocol.coordinator import Coordinator
@@ -178,6 +178,7 @@ class Simulator:
             "seconds": self.now,
             "wall_seconds": time.perf_counter() - began,
             "reason": self.reason,
+            "engine": run.environment(described(self.federation.task, self.cohorts.engine)),
         }
         result = run.result(self.engine, self.history, facts)
         if out is not None:

@@ -224,11 +224,13 @@ def varied(federation: Federation, settings: Mapping[str, Any]) -> Federation:
 
 
 def shown(value: Any) -> str:
-    """Return a value of a setting as a person writes it; a table by what kind it is, with a digest."""
-    if isinstance(value, dict | list):
-        named = value if isinstance(value, dict) else {}
-        word = named.get("kind") or named.get("type") or "list"
-        return f"{word}-{sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:6]}"
+    """Return a value of a setting as a person writes it."""
+    if isinstance(value, list):
+        return f"[{','.join(map(shown, value))}]"
+    if isinstance(value, dict):
+        kind = next((tag for tag in ("kind", "type") if tag in value), "")
+        fields = ",".join(f"{name}={shown(one)}" for name, one in value.items() if name != kind)
+        return f"{value.get(kind, '')}({fields})" if fields or not kind else str(value[kind])
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -278,11 +280,13 @@ def _claim(out: Path, facts: Mapping[str, Any]) -> None:
         return
     before = read(out)
     for name, value in json.loads(json.dumps(facts)).items():
-        if before.get(name) != value:
-            was = "" if name in ("federation", "init") else f" was {before.get(name)}, and is now {value}"
-            raise StoreError(
-                f"{out} holds another sweep ({'its' if was else 'another'} {name}{was}): name another directory"
-            )
+        if (there := before.get(name)) != value:
+            more = " differs" if name in ("federation", "init") else f": {_told(there)} there, {_told(value)} here"
+            raise StoreError(f"{out} holds another sweep ({name}{more}): name another directory")
+
+
+def _told(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) and value and isinstance(value[0], str) else str(value)
 
 
 def read(directory: Path) -> dict[str, Any]:

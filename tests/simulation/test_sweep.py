@@ -1,0 +1,396 @@
+"""Sweeps: every combination with every seed, one directory each; what was stopped goes on, what is wrong is said."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fedthings as ft
+from fedthings import run
+from fedthings.cli import main
+from fedthings.commands.sweep import listing
+from fedthings.simulation.simulator import simulate
+from fedthings.simulation.sweep import Sweep, Trial, shown, sweep, trials, varied
+
+ROUNDS = 4
+GRID = {"strategy.mu": [0, 0.5], "task.recipe.lr": [0.1, 0.3]}
+
+
+def federation(units: int = 3, **more: Any) -> ft.Federation:
+    recipe = ft.Recipe(lr=0.1, batch=8)
+    model = ft.mlp(4, units, 2)
+    return ft.Federation(
+        task=ft.Task(model=model, loss="cross_entropy", recipe=recipe), pace=ft.Pace(goal=3), name="blobs", **more
+    )
+
+
+def arrays() -> dict[str, np.ndarray]:
+    n = 80
+    y = np.arange(n) % 2
+    X = (np.random.default_rng(0).normal(size=(n, 4)) + 3 * y[:, None]).astype(np.float32)
+    return {"X": X, "y": y, "device": np.arange(n) // 20, "split": (np.arange(n) % 20 >= 15).astype(int)}
+
+
+def fleet() -> ft.Fleet:
+    return ft.Fleet.from_arrays(**arrays())
+
+
+def swept(out: Path, grid: dict[str, Any] = GRID, seeds: Any = 2, **more: Any) -> Sweep:
+    return sweep(federation(), fleet(), ROUNDS, grid, out, seeds, engine="numpy", **more)
+
+
+def models(made: Sweep) -> dict[str, bytes]:
+    return {trial.directory.name: (trial.directory / run.MODEL).read_bytes() for trial in made.ended}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    return swept(tmp_path_factory.mktemp("sweep") / "whole")
+
+
+# --------------------------------------------------------------- what is run
+
+
+def test_all_combinations_with_all_seeds(tmp_path: Path) -> None:
+    planned = trials(federation(seed=7), GRID, tmp_path, 3)
+    assert [trial.directory.name for trial in planned[:4]] == [
+        "mu=0,lr=0.1,seed=7",
+        "mu=0,lr=0.1,seed=8",
+        "mu=0,lr=0.1,seed=9",
+        "mu=0,lr=0.3,seed=7",
+    ]
+    assert len({trial.directory for trial in planned}) == len(planned) == 12
+    for trial in planned:
+        mu, lr = trial.settings["strategy.mu"], trial.settings["task.recipe.lr"]
+        made = trial.federation
+        assert (made.strategy.mu, made.task.recipe.lr, made.seed) == (mu, lr, trial.seed)
+        assert trial.label == f"mu={mu}, lr={lr}"
+        assert made.task.model == federation().task.model
+
+
+def test_each_run_is_that_of_simulate(whole: Sweep) -> None:
+    assert len(whole.runs) == 8
+    for trial, made in zip(whole.trials, whole.runs, strict=True):
+        alone = simulate(trial.federation, fleet(), ROUNDS, engine="numpy")
+        assert np.array_equal(made.row, alone.row)
+        assert made.history == alone.history
+
+
+def test_results_are_over_the_seeds(whole: Sweep) -> None:
+    results = whole.results()
+    assert [result.label for result in results] == [trial.label for trial in whole.trials[::2]]
+    first = [made.history[-1]["metrics"]["accuracy"] for made in whole.runs[:2]]
+    assert results[0].last.mean == pytest.approx(np.mean(first))
+    assert results[0].last.deviation == pytest.approx(np.std(first, ddof=1))
+    assert results[0].bytes.mean == sum(
+        line["bytes_up"] + line["bytes_down"] for line in whole.runs[0].history
+    )  # of both seeds
+    assert results[0].joules is None
+    losses = whole.results("loss")
+    assert losses[0].best.mean == pytest.approx(
+        np.mean([min(line["metrics"]["loss"] for line in made.history) for made in whole.runs[:2]])
+    )
+    with pytest.raises(ft.SpecError, match="did you mean `accuracy`"):
+        whole.results("acuracy")
+
+
+def test_a_picture(whole: Sweep, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    whole.plot(tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    with pytest.raises(ft.SpecError, match=r"end its name in \.png, \.svg or \.pdf"):
+        whole.plot(tmp_path / "sweep.txt")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "found"),
+    [
+        ("strategy.step", ft.momentum(lr=0.5), lambda made: made.strategy.step == ft.momentum(lr=0.5)),
+        ("strategy.step.kind", "adam", lambda made: made.strategy.step == ft.adam(lr=1.0)),
+        ("task.model.layers.0.units", 5, lambda made: made.task.model.layers[0].units == 5),
+        ("task.recipe.optimizer", "adam", lambda made: made.task.recipe.optimizer == "adam"),
+        ("pace.goal", 2, lambda made: (made.pace.goal, made.pace.concurrency) == (2, 2)),
+        ("task.recipe.epochs", np.int64(2), lambda made: made.task.recipe.epochs == 2),
+    ],
+)
+def test_any_field_can_be_varied(path: str, value: Any, found: Any, tmp_path: Path) -> None:
+    (trial,) = trials(federation(), {path: [value]}, tmp_path)
+    assert found(trial.federation)
+
+
+def test_names_of_directories_are_safe_and_tell_values_apart(tmp_path: Path) -> None:
+    steps = [{"kind": "adam", "lr": 0.1}, {"kind": "adam", "lr": 0.2}, {"kind": "sgd"}]
+    planned = trials(federation(), {"strategy.step": steps, "name": ["a", "b"]}, tmp_path)
+    names = [trial.directory.name for trial in planned]
+    assert len(set(names)) == 6
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-=,") for name in names)
+    assert [shown(step) for step in steps] == ["adam(lr=0.1)", "adam(lr=0.2)", "sgd"]
+
+
+# ------------------------------------------------------------ stopped, goes on
+
+
+class Stop:
+    """Does something at a version of a run, and counts those that were made."""
+
+    def __init__(self, trial: int = -1, version: int = 0, act: Any = None) -> None:
+        self.seen: list[tuple[str, int]] = []
+        self.at, self.act = (trial, version), act
+        self.names: list[str] = []
+
+    def __call__(self, trial: Trial, line: dict[str, Any]) -> None:
+        if trial.directory.name not in self.names:
+            self.names.append(trial.directory.name)
+        self.seen.append((trial.directory.name, line["version"]))
+        if (len(self.names) - 1, line["version"]) == self.at:
+            self.act()
+
+
+def test_ctrl_c_and_again(whole: Sweep, tmp_path: Path) -> None:
+    first, again = Stop(3, 2, lambda: signal.raise_signal(signal.SIGINT)), Stop()
+    with pytest.raises(KeyboardInterrupt):
+        swept(tmp_path / "out", on_version=first)
+    made = swept(tmp_path / "out", on_version=again)
+    assert models(made) == models(whole)
+    assert [one.history for one in made.runs] == [one.history for one in whole.runs]
+    assert not set(first.seen) & set(again.seen)  # nothing is made twice
+    assert len(first.seen) + len(again.seen) == 8 * ROUNDS
+
+
+def test_a_crash_and_again(whole: Sweep, tmp_path: Path) -> None:
+    def crash() -> None:
+        raise RuntimeError
+
+    first, again = Stop(3, 2, crash), Stop()
+    with pytest.raises(RuntimeError):
+        swept(tmp_path / "out", on_version=first)
+    made = swept(tmp_path / "out", on_version=again)
+    assert models(made) == models(whole)
+    assert [one.history for one in made.runs] == [one.history for one in whole.runs]
+    assert not {name for name, _ in again.seen} & set(first.names[:3])  # those that had ended
+
+
+def test_more_values_and_seeds_may_be_given(whole: Sweep, tmp_path: Path) -> None:
+    swept(tmp_path / "out", {"strategy.mu": [0.5], "task.recipe.lr": [0.3]}, 1)
+    seen = Stop()
+    made = swept(tmp_path / "out", on_version=seen)
+    assert models(made) == models(whole)
+    assert len(seen.names) == 7
+
+
+def test_another_sweep_or_a_run_is_left_alone(tmp_path: Path) -> None:
+    grid = {"strategy.mu": [0]}
+    swept(tmp_path / "out", grid, 1)
+    with pytest.raises(ft.StoreError, match=r"holds another sweep \(fields: strategy\.mu there, pace\.goal here\)"):
+        swept(tmp_path / "out", {"pace.goal": [2]}, 1)
+    with pytest.raises(ft.StoreError, match=r"holds another sweep \(rounds: 4 there, 5 here\): name another"):
+        sweep(federation(), fleet(), 5, grid, tmp_path / "out")
+    with pytest.raises(ft.StoreError, match=r"holds another sweep \(federation differs\)"):
+        sweep(federation(units=4), fleet(), ROUNDS, grid, tmp_path / "out")
+    with pytest.raises(ft.StoreError, match="holds a run, not a sweep"):
+        swept(tmp_path / "out" / "mu=0,seed=0", grid, 1)
+    (tmp_path / "out" / "sweep.json").write_text("[")
+    with pytest.raises(ft.StoreError, match=r"sweep\.json cannot be read"):
+        swept(tmp_path / "out", grid, 1)
+
+
+def test_settings_that_cannot_run_are_noted_and_the_others_are_made(tmp_path: Path) -> None:
+    made = swept(tmp_path / "out", {"devices": [0, 99]}, 1)
+    assert list(made.failed) == ["devices=99,seed=0"]
+    assert "devices is 99, the fleet has 4" in made.failed["devices=99,seed=0"]
+    assert [result.label for result in made.results()] == ["devices=0"]
+    with pytest.raises(ft.SpecError, match="devices is 99"):
+        swept(tmp_path / "none", {"devices": [99]}, 1)
+
+
+def test_a_full_disk_and_again(whole: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append, calls = run.append, []
+
+    def full(directory: Path, lines: Any) -> None:
+        calls.append(directory)
+        if len(calls) == 11:
+            with (directory / run.HISTORY).open("a") as file:
+                file.write('{"vers')
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(directory, lines)
+
+    monkeypatch.setattr(run, "append", full)
+    with pytest.raises(ft.StoreError, match=r"No space left on device; make room .* nothing acknowledged is lost"):
+        swept(tmp_path / "out")
+    made = swept(tmp_path / "out")
+    assert models(made) == models(whole)
+    assert [one.history for one in made.runs] == [one.history for one in whole.runs]
+
+
+# ---------------------------------------------------------------- bad settings
+
+
+@pytest.mark.parametrize(
+    ("grid", "seeds", "said"),
+    [
+        ({"strategy.nu": [1]}, 1, "unknown field `strategy.nu`: did you mean `mu`?"),
+        ({"strateg.mu": [1]}, 1, "unknown field `strateg`: did you mean `strategy`?"),
+        ({"strategy.mu.x": [1]}, 1, "unknown field `strategy.mu.x`: strategy.mu is 0.0, which has no fields"),
+        ({"task.model.layers.7.units": [1]}, 1, "task.model.layers has 2 entries, numbered from 0"),
+        ({"strategy.mu": ["high"]}, 1, "strategy.mu is 'high': give a number"),
+        ({"strategy.mu": [-1]}, 1, "strategy.mu is -1"),
+        ({"strategy.mu": []}, 1, "strategy.mu has no values: give at least one"),
+        ({"strategy.mu": 0.1}, 1, "strategy.mu is 0.1: give a list of values"),
+        ({"strategy.mu": [1, 1.0]}, 1, "strategy.mu has the value 1 more than once"),
+        ({"seed": [1, 2]}, 1, "give the seeds by themselves"),
+        ({}, 0, "seeds is 0: give how many, at least 1"),
+        ({}, [], "seed has no values"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_runs(grid: Any, seeds: Any, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ft.SpecError) as caught:
+        swept(tmp_path / "out", grid, seeds)
+    assert said in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_that_does_not_fit_is_said_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(ft.DataError, match="the model has 1 outputs"):
+        swept(tmp_path / "out", {"task.model.layers.1.units": [2, 1]}, 1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_follows_from_the_goal_follows_it() -> None:
+    over = ft.Federation(task=federation().task, pace=ft.Pace(goal=2, concurrency=4))
+    assert varied(over, {"pace.goal": 3}).pace.concurrency == 4
+
+
+# ------------------------------------------------------------ the command line
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("0, 0.01,1e-3", [0, 0.01, 1e-3]),
+        ("sgd,adam", ["sgd", "adam"]),
+        ('"a,b",c', ['"a', 'b"', "c"]),
+        ('"a,b","c"', ["a,b", "c"]),
+        ("true,false", [True, False]),
+        ('{kind="adam",lr=0.1},{kind="sgd"}', [{"kind": "adam", "lr": 0.1}, {"kind": "sgd"}]),
+        (" ", []),
+    ],
+)
+def test_values_on_the_command_line(text: str, values: list[Any]) -> None:
+    assert listing(text) == values
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[str]:
+    (tmp_path / "fed.toml").write_text(ft.dumps(federation()))
+    np.savez(tmp_path / "data.npz", **arrays())
+    words = ["simulate", tmp_path / "fed.toml", "--fleet", tmp_path / "data.npz", "--rounds", ROUNDS]
+    return [*map(str, words), "--engine", "numpy", "--out", str(tmp_path / "out")]
+
+
+def test_a_sweep_as_a_table(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--sweep", "strategy.mu=0,0.5", "--sweep", "task.recipe.lr=0.1,0.3", "--seeds", "2"]
+    assert main([*words, *more]) == 0
+    out, err = capsys.readouterr()
+    assert "run 8/8  mu=0.5, lr=0.3, seed 1  version 4/4  accuracy" in err
+    header, *rows, foot = out.splitlines()
+    assert header.split()[:5] == ["mu", "lr", "runs", "last", "accuracy"]
+    assert [row.split()[:3] for row in rows] == [[mu, lr, "2"] for mu in ("0", "0.5") for lr in ("0.1", "0.3")]
+    assert "standard deviation over seeds" in foot
+    assert max(map(len, out.splitlines())) <= 80
+    assert main([*words, *more, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "8 of 8 runs are there already" in err
+    found = json.loads(out.splitlines()[-1])
+    assert [result["settings"] for result in found["results"]] == [
+        {"strategy.mu": mu, "task.recipe.lr": lr} for mu in (0, 0.5) for lr in (0.1, 0.3)
+    ]
+    assert found["results"][0]["last"].keys() == {"mean", "deviation"}
+
+
+def test_a_sweep_with_a_world_counts_joules(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "world.toml").write_text('[[groups]]\ndevice = "pi4"\nlink = "wifi"\n')
+    long = "task.recipe.optimizer={}".format("sgd,adam")
+    assert main([*words, "--world", str(tmp_path / "world.toml"), "--sweep", long]) == 0
+    out, _ = capsys.readouterr()
+    assert out.splitlines()[0].split()[-1] == "energy"
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_seeds_alone_are_a_sweep(words: list[str], tmp_path: Path) -> None:
+    assert main([*words, "--seeds", "2"]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("seed*")) == ["seed=0", "seed=1"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--sweep", "strategy.mu"], "is not like strategy.mu=0,0.01,0.1"),
+        (["--sweep", "strategy.mu="], "strategy.mu has no values"),
+        (["--sweep", "strategy.mu=1", "--sweep", "strategy.mu=2"], "strategy.mu is given twice"),
+        (["--sweep", "strategy.nu=1"], "unknown field `strategy.nu`: did you mean `mu`?"),
+        (["--seeds", "0"], "0 is not in the range"),
+        (["--seeds", "2", "--trace"], "--trace is written to the run directory of one run"),
+    ],
+)
+def test_bad_options_are_a_message(
+    words: list[str], more: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, *more]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_needs_a_directory(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words[:-2], "--seeds", "2"]) == 2
+    assert "a sweep needs --out DIR" in capsys.readouterr().err
+
+
+def test_a_run_that_could_not_be_made_is_told_at_the_end(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--sweep", "devices=0,99"]) == 1
+    out, err = capsys.readouterr()
+    assert "devices=99,seed=0 could not be made: devices is 99, the fleet has 4" in err
+    assert len(out.splitlines()) == 2
+
+
+@contextmanager
+def small(directory: Path, size: str) -> Iterator[None]:
+    """Put a small disk at `directory`."""
+    directory.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("NO SMALL DISK: mounting a tmpfs needs root; a full disk is tested with a false one only")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+def test_a_real_disk_is_full_and_then_larger(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*words, "--seeds", "6"]
+    with small(tmp_path / "out", "160k"):
+        assert main(words) == 5
+        err = capsys.readouterr().err
+        assert "No space left on device; make room" in err
+        assert len([line for line in err.splitlines() if line.startswith("fedthings: ")]) == 1
+        there = len(list((tmp_path / "out").glob("*/summary.json")))
+        assert 0 < there < 6
+        subprocess.run(["mount", "-o", "remount,size=16m", str(tmp_path / "out")], check=True)
+        assert main(words) == 0
+        err = capsys.readouterr().err
+        assert f"{there} of 6 runs are there already" in err
+        alone = simulate(federation(seed=5), fleet(), ROUNDS, engine="numpy")
+        assert np.array_equal(run.read(tmp_path / "out" / "seed=5").row, alone.row)
