@@ -290,7 +290,7 @@ def test_unfinished_run_is_listed_as_such(tmp_path: Path, capsys: pytest.Capture
         "run": str(run),
         "version": 2,
         "best": None,
-        "state": "unfinished",
+        "state": "stopped",
         "date": "",
     }
     (run / "history.jsonl").write_text("[]\n")
