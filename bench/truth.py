@@ -31,7 +31,10 @@ def plot(path: Path, found: dict[str, Compared]) -> None:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
         for (name, one), colour in zip(found.items(), LINES, strict=False):
-            axes.plot(one.simulated, one.measured, "o", color=colour, alpha=0.7, label=name, markeredgewidth=0)
+            points = (one.simulated, one.measured)
+            if SETTINGS[name].pace.staleness:  # milliseconds decide which ten make a version: only the mean is told
+                points, name = (fmean(one.simulated), fmean(one.measured)), f"{name} (mean)"
+            axes.plot(*points, "o", color=colour, alpha=0.7, label=name, markeredgewidth=0)
         most = 1.1 * max(max(one.simulated + one.measured) for one in found.values())
         axes.plot([0, most], [0, most], color=PALE, linewidth=1, zorder=0)
         axes.fill_between([0, most], [0, 0.9 * most], [0, 1.1 * most], color=PALE, alpha=0.15, linewidth=0, zorder=0)
@@ -58,15 +61,18 @@ def main() -> None:
             found[name] = compare(SETTINGS[name], Path(directory) / "run")
     lines, sizes = [], []
     for name, one in found.items():
+        whole = SETTINGS[name].pace.staleness == 0  # otherwise reports are on their way when a version is made
         measured, simulated = fmean(one.measured), fmean(one.simulated)
         worst = max(abs(s / m - 1) for s, m in zip(one.simulated, one.measured, strict=True))
         links = f"{100 * (1 - one.floor / measured):.1f} %"
         same = "yes" if one.same else "-"
-        each = "-" if SETTINGS[name].pace.staleness else f"{100 * worst:.1f} %"
+        each = f"{100 * worst:.1f} %" if whole else "-"
         lines.append([name, f"{measured:.2f}", f"{simulated:.2f}", off(simulated, measured), each, links, same])
         for way in ("up", "down"):
             carried, served, said, moved = (getattr(b, way) for b in (one.carried, one.served, one.said, one.moved))
-            sizes.append([f"{name}, {way}", f"{carried / 1e3:,.1f}", off(moved, carried), off(said, served)])
+            sizes.append(
+                [f"{name}, {way}", f"{carried / 1e3:,.1f}", off(moved, carried) if whole else "-", off(said, served)]
+            )
     header = ["seconds a version", "measured", "simulated", "difference", "worst version", "of it links", "same model"]
     table(header, [*lines, ["to reach", "", "", "10 %", "", ">= 95 %", "yes"]])
     print()
