@@ -54,7 +54,7 @@ def main() -> None:
     with threadpoolctl.threadpool_limits(1):
         parameters = list(run.model.layout.views(run.row).values())
         engine = run.summary["engine"]
-        how = f"{engine['library']}, {engine['instructions']}"
+        how = engine["trains"]
         tell("fedthings", workload, watch, parameters, how=how + f", workers={given.workers}" * bool(given.workers))
 
 

@@ -23,58 +23,18 @@ void spread(const Plan& plan, const float* row, float* padded) {
   }
 }
 
-const Int FAR = 64 << 10;  // parameters of a model that fills the cache: its changes go past it, to memory
-
-// Numbers on their way to memory, gathered to whole lines of the cache.
-struct Way {
-  static const Int MOST = 512;
-  float* to;
-  Int room, count;
-  float held[MOST] __attribute__((aligned(64)));
-
-  explicit Way(float* begin) : to(begin), room((Int)(64 - (uintptr_t)begin % 64) % 64 / 4), count(0) {
-    if (!room) room = MOST;
-  }
-  void add(const float* theta, const float* near, Int n) {
-    while (n) {
-      const Int some = n < room - count ? n : room - count;
-      for (Int i = 0; i < some; i++) held[count + i] = theta[i] - near[i];
-      theta += some, near += some, n -= some, count += some;
-      if (count < room) return;
-#if defined(__x86_64__)
-      if (count == MOST)
-        for (Int i = 0; i < MOST; i += 4) _mm_stream_ps(to + i, _mm_load_ps(held + i));
-      else
-#endif
-        memcpy(to, held, sizeof(float) * (size_t)count);
-      to += count, count = 0, room = MOST;
-    }
-  }
-  void end() {
-    memcpy(to, held, sizeof(float) * (size_t)count);
-#if defined(__x86_64__)
-    _mm_sfence();
-#endif
-  }
-};
-
 // What came of training less what was received, both padded, and, where it is wanted, what came of it.
 void change(const Plan& plan, const float* theta, const float* near, float* change, float* final) {
-  const bool far = plan.dim > FAR;
-  Way way(change);
-  for (Int s = 0; s < plan.parts; s++) {  // in the order of the row
+  for (Int s = 0; s < plan.parts; s++) {
     const Span& span = plan.spans[s];
     const float *from = theta + span.to, *less = near + span.to;
     Int i = span.from, rows = span.rows, width = span.width;
     if (width == span.pitch) width *= rows, rows = 1;
     for (Int r = 0; r < rows; r++, from += span.pitch, less += span.pitch, i += width) {
-      if (far) way.add(from, less, width);
-      else
-        for (Int c = 0; c < width; c++) change[i + c] = from[c] - less[c];
+      for (Int c = 0; c < width; c++) change[i + c] = from[c] - less[c];
       if (final) memcpy(final + i, from, sizeof(float) * (size_t)width);
     }
   }
-  if (far) way.end();
 }
 
 // limb += sum over rows of weight * rint(row * scale), as NumPy does it bit by bit.

@@ -5,13 +5,11 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
-#include <exception>
 #include <numeric>
-#include <system_error>
-#include <thread>
 
 #include "dispatch.h"
 #include "philox.h"
+#include "threads.h"
 
 namespace fedthings {
 
@@ -27,8 +25,7 @@ void share(const Program& program, Arenas& arenas, Int capacity, Int n, const st
   std::vector<std::unique_ptr<Arena>> own;
   for (Int t = 0; t < threads; t++) own.push_back(arenas.take(program, engine().lanes, capacity));
   std::atomic<Int> next{0};
-  std::vector<std::exception_ptr> failed(std::size_t(threads), nullptr);
-  auto worker = [&](Int t) {
+  run(threads, [&](Int t) {
     Arena& arena = *own[std::size_t(t)];
     try {
       for (;;) {
@@ -36,23 +33,19 @@ void share(const Program& program, Arenas& arenas, Int capacity, Int n, const st
         if (from >= n) return;
         for (Int i = from; i < std::min(n, from + portion); i++) each(arena, order.empty() ? i : order[std::size_t(i)]);
       }
-    } catch (...) {  // no memory: nothing may leave a thread
-      failed[std::size_t(t)] = std::current_exception();
+    } catch (...) {  // no memory: the others need not go on
       next = n;
+      throw;
     }
-  };
-  std::vector<std::thread> others;
-  others.reserve(std::size_t(threads));
-  try {
-    for (Int t = 1; t < threads; t++) others.emplace_back(worker, t);
-  } catch (const std::system_error&) {
-    // Fewer threads than asked for: the others do all.
-  }
-  worker(0);
-  for (std::thread& other : others) other.join();
-  for (const std::exception_ptr& error : failed)
-    if (error) std::rethrow_exception(error);
+  });
   for (auto& arena : own) arenas.give(std::move(arena));
+}
+
+// How many of n, each of so many numbers, a thread takes: to start one for few does not pay.
+Int share_of(Int n, Int numbers, Int threads) {
+  const Int FEW = 1 << 18;
+  const Int most = std::max<Int>(1, std::min(threads, n * numbers / FEW));
+  return std::max<Int>(1, (n + most - 1) / most);
 }
 
 // A row that all received, laid out once.
@@ -163,6 +156,22 @@ void outputs(const Program& program, Arenas& arenas, const Devices& devices, con
       batch.count = std::min(chunk, devices.sizes[i] - batch.begin);
       engine().outputs(plan, work, batch, reinterpret_cast<float*>(out[i]) + batch.begin * plan.outputs);
     }
+  });
+}
+
+void fold(const float* rows, Int pitch, Int n, Int dim, const Int* weights, double scale, Int* limb, Int threads) {
+  const Int columns = share_of(dim, n, threads);
+  run((dim + columns - 1) / columns, [&](Int t) {
+    const Int from = t * columns;
+    engine().fold(rows + from, pitch, n, std::min(columns, dim - from), weights, scale, limb + from);
+  });
+}
+
+void largest(const float* rows, Int pitch, Int n, Int dim, float* out, Int threads) {
+  const Int some = share_of(n, dim, threads);
+  run((n + some - 1) / some, [&](Int t) {
+    const Int from = t * some;
+    engine().largest(rows + from * pitch, pitch, std::min(some, n - from), dim, out + from);
   });
 }
 

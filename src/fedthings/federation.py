@@ -138,7 +138,7 @@ def learner(phase: Phase, engine: str = "auto", threads: int = 1) -> Learner:
             return own_learner.evaluator(phase.task)
         return own_learner.trainer(phase.task, mu=phase.strategy.mu, weight=phase.strategy.weight)
     if phase.kind == "evaluate":
-        return evaluator(phase.task)
+        return evaluator(phase.task, engine, threads)
     return trainer(phase.task, mu=phase.strategy.mu, weight=phase.strategy.weight, engine=engine, threads=threads)
 
 

@@ -14,9 +14,13 @@ from fedthings.vector import Array, Payload
 
 
 class Partial:
-    """The sums and the tally of reports of one phase; `reports` are the most that one version can have."""
+    """The sums and the tally of reports of one phase; `reports` are the most that one version can have.
 
-    def __init__(self, spec: Phase, reports: int, tally: Tally | None = None) -> None:
+    Several `threads` sum many rows faster, and to the same bits.
+    """
+
+    def __init__(self, spec: Phase, reports: int, tally: Tally | None = None, threads: int = 1) -> None:
+        self.threads = threads
         self.schema, self.stage = schema(spec), stage(spec)
         self.fields = fold.announced(self.schema, reports)
         self.sums = fold.init(self.fields)
@@ -28,7 +32,7 @@ class Partial:
         Return for each why it was left out, "" where it was not `(n,)`.
         """
         rows = self.stage.decode(arrays)
-        reasons = fold.refused(self.fields, rows, weights)
+        reasons = fold.refused(self.fields, rows, weights, self.threads)
         if metrics:
             reasons[impossible(metrics) & (reasons == "")] = "impossible metrics"
         good = reasons == ""
@@ -37,7 +41,7 @@ class Partial:
             self.tally.dropped.update(reasons[~good].tolist())
             rows = {name: row[good] for name, row in rows.items()}
             weights, lag, metrics = weights[good], lag[good], {name: stats[good] for name, stats in metrics.items()}
-        fold.add(self.sums, self.fields, rows, weights, lag)
+        fold.add(self.sums, self.fields, rows, weights, lag, self.threads)
         self.tally.updates += len(weights)
         self.tally.keep(metrics)
         return reasons

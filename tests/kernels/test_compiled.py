@@ -10,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
+from fedthings import kernels as installed
 from fedthings.errors import DataError, SpecError
 from fedthings.learn import compiled, engines
 from fedthings.learn import layers as kinds
@@ -127,13 +128,13 @@ def test_what_the_kernels_do_not_know_falls_back(some: Task, why: str) -> None:
 @pytest.fixture
 def forgotten() -> Iterator[Callable[[], None]]:
     """Return the function that has the kernels looked for anew, as a new process would."""
-    yield compiled.kernels.cache_clear
-    compiled.kernels.cache_clear()
+    yield installed.kernels.cache_clear
+    installed.kernels.cache_clear()
 
 
 def test_kernels_can_be_switched_off(monkeypatch: pytest.MonkeyPatch, forgotten: Callable[[], None]) -> None:
     assert engines.described(task()).startswith(f"kernels {kernels.version} ")
-    monkeypatch.setenv(compiled.OFF, "0")
+    monkeypatch.setenv(installed.OFF, "0")
     forgotten()
     assert engines.described(task()) == "numpy"
     with pytest.raises(SpecError, match=r"fedthings-kernels is not installed: use \"numpy\""):

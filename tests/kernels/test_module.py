@@ -131,22 +131,26 @@ def test_windows_that_are_too_large_are_refused() -> None:
         kernels.Program((4, 4, 4), [("conv2d", 1 << 24, 1 << 24, 1, "same", "relu")], "mse")
 
 
-@pytest.mark.parametrize("dim", [1, 15, 64, 5000])
-def test_sums_of_rows_are_those_of_the_fold(dim: int) -> None:
-    rows = (RNG.standard_normal((7, dim)) * 10.0 ** RNG.integers(-9, 2, (7, dim))).astype(np.float32)
-    weights = RNG.integers(1, 1 << 16, 7)
-    schema = (Field("x", dim)._replace(scale=36),)
-    sums = fold.init(schema)
-    fold.add(sums, schema, {"x": rows}, weights, np.zeros(7, np.int64))
+@pytest.mark.parametrize(("n", "dim"), [(7, 1), (7, 15), (7, 64), (7, 5000), (200, 5003)])
+def test_sums_of_rows_are_those_of_the_fold(n: int, dim: int) -> None:
+    rows = (RNG.standard_normal((n, dim)) * 10.0 ** RNG.integers(-9, 2, (n, dim))).astype(np.float32)
+    weights = RNG.integers(1, 1 << 12, n)
+    by_numpy = [np.zeros(dim, np.int64)]
+    fold._add(by_numpy, rows, weights[:, None], Field("x", dim, scale=36))
     limb = np.zeros(dim, np.int64)
     kernels.fold(rows[:4], weights[:4], 36, limb)
     kernels.fold(rows[4:], weights[4:], 36, limb)
-    assert (limb == sums.limbs["x"][0]).all()
-    wide = np.zeros((7, 2 * dim), np.float32)
+    assert (limb == by_numpy[0]).all()
+    wide = np.zeros((n, 2 * dim), np.float32)
     wide[:, :dim] = rows
-    limb[:] = 0
-    kernels.fold(wide[:, :dim], weights, 36, limb)
-    assert (limb == sums.limbs["x"][0]).all()
+    for threads in (1, 2, 3):
+        limb[:] = 0
+        kernels.fold(wide[:, :dim], weights, 36, limb, threads)
+        assert (limb == by_numpy[0]).all()
+    schema = (Field("x", dim, scale=36),)
+    sums = fold.init(schema)
+    fold.add(sums, schema, {"x": wide[:, :dim]}, weights, np.zeros(n, np.int64), threads=2)
+    assert (sums.limbs["x"][0] == by_numpy[0]).all()
 
 
 def test_the_largest_number_of_each_row() -> None:
@@ -155,3 +159,7 @@ def test_the_largest_number_of_each_row() -> None:
     out = np.empty(5, np.float32)
     kernels.largest(rows, out)
     np.testing.assert_array_equal(out, np.abs(rows).max(-1))
+    many = RNG.standard_normal((1000, 1001)).astype(np.float32)
+    out = np.empty(1000, np.float32)
+    kernels.largest(many, out, 3)
+    np.testing.assert_array_equal(out, np.abs(many).max(-1))

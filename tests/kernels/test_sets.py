@@ -88,9 +88,9 @@ def test_a_set_that_is_not_there_is_refused() -> None:
     assert ran.returncode == 1 and wanted in ran.stderr
     code = """
 from fedthings.errors import SpecError
-from fedthings.learn import compiled
+from fedthings.kernels import kernels
 try:
-    compiled.kernels()
+    kernels()
 except SpecError as error:
     print(error)
 """

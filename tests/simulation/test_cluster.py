@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import fedthings as ft
-from fedthings.learn import compiled
+from fedthings.kernels import kernels
 from fedthings.simulation.pool import Several
 from fedthings.simulation.world import Uneven
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fedthings[ray]'")
 pytestmark = pytest.mark.filterwarnings("default")
-ENGINES = ["numpy", *(["kernels"] if compiled.kernels() is not None else [])]
+ENGINES = ["numpy", *(["kernels"] if kernels() is not None else [])]
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import fedthings as ft
-from fedthings.learn import compiled
+from fedthings.kernels import kernels
 from fedthings.simulation import pool
 from fedthings.simulation.pool import Several
 from fedthings.simulation.world import Uneven
 
-ENGINES = ["numpy", *(["kernels"] if compiled.kernels() is not None else [])]
+ENGINES = ["numpy", *(["kernels"] if kernels() is not None else [])]
 
 
 def fleet() -> ft.Fleet:

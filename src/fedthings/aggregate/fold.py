@@ -2,6 +2,7 @@
 
 A float32 row is rounded once to fixed point, at 2**-scale, and summed in int64. A float64 row is split
 into four int64 limbs of 2**32, which holds every bit above 2**-scale. What is out of range is refused by value.
+Compiled kernels, where they are installed, sum float32 rows faster and to the same bits.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fedthings.kernels import kernels
 from fedthings.stage import Field, Schema
 from fedthings.vector import Array, Payload
 
@@ -35,21 +37,33 @@ def announced(schema: Schema, reports: int) -> Schema:
     )
 
 
-def refused(fields: Schema, payload: Payload, weight: Array) -> Array:
+def refused(fields: Schema, payload: Payload, weight: Array, threads: int = 1) -> Array:
     """Return for each of n reports why it cannot be summed: "", "not finite", "out of range" `(n,)`.
 
     `payload` holds rows `(n, dim)`, `weight` is `(n,)` int64.
     """
     reasons = np.full(len(weight), "", dtype=object)
     for f in fields:
-        # One number a report tells both: NaN and infinity survive the maximum. No copy of the rows is made.
-        row = payload[f.name]
-        largest = np.maximum(row.max(-1, initial=0.0), -row.min(-1, initial=0.0))
+        largest = _largest(payload[f.name], threads)  # it tells both: NaN and infinity survive the maximum
         limit = WIDE_BOUND if f.dtype == "f8" else BOUND
         reasons[(largest > limit) & (reasons == "")] = "out of range"
         reasons[~np.isfinite(largest)] = "not finite"
     reasons[((weight < 1) | (weight > WEIGHT)) & (reasons == "")] = "weight out of range"
     return reasons
+
+
+def _largest(rows: Array, threads: int) -> Array:
+    """Return the largest absolute value of each of the rows `(n, dim)`, without a copy of them."""
+    if not _compiled(rows):
+        return np.asarray(np.maximum(rows.max(-1, initial=0.0), -rows.min(-1, initial=0.0)))
+    out = np.empty(len(rows), np.float32)
+    kernels().largest(rows, out, threads)
+    return out
+
+
+def _compiled(rows: Array) -> bool:
+    """Return whether there are kernels, and they can read `rows`."""
+    return rows.dtype == np.float32 and rows.ndim == 2 and rows.strides[-1] == 4 and kernels() is not None
 
 
 @dataclass
@@ -78,11 +92,15 @@ def init(schema: Schema) -> Sums:
     )
 
 
-def add(sums: Sums, schema: Schema, payload: Payload, weights: Array, lags: ArrayLike) -> None:
-    """Add n reports, rows `(n, dim)` with int weights and lags `(n,)`, that `refused` let through."""
+def add(sums: Sums, schema: Schema, payload: Payload, weights: Array, lags: ArrayLike, threads: int = 1) -> None:
+    """Add n reports, rows `(n, dim)` with int64 weights and lags `(n,)`, that `refused` let through."""
     for f in schema:
         factors = weights if f.per == "weight" else np.ones_like(weights)
-        _add(sums.limbs[f.name], payload[f.name], factors[:, None], f)
+        limbs, rows = sums.limbs[f.name], payload[f.name]
+        if len(limbs) == 1 and _compiled(rows):
+            kernels().fold(rows, factors, f.scale, limbs[0], threads)
+        else:
+            _add(limbs, rows, factors[:, None], f)
     lags = np.asarray(lags)
     for lag in np.unique(lags).tolist():
         some = weights[lags == lag]

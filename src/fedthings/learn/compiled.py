@@ -5,44 +5,21 @@ Nothing here computes: it says what the kernels know, and hands them addresses.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from fedthings.errors import SpecError
+from fedthings.kernels import kernels
 from fedthings.learn.data import Cohort, Shard, check, sizes
 from fedthings.learn.descent import Descent, schedule
 from fedthings.learn.descent import descent as plain
 from fedthings.learn.layers import Layer, snake
 from fedthings.learn.losses import LOSSES, scoring, target
-from fedthings.learn.model import forward
+from fedthings.learn.model import Outputs, forwarding
 from fedthings.learn.task import Task
 from fedthings.vector import Array, Key
-
-OFF = "FEDTHINGS_KERNELS"
-"""With "0" in this variable of the environment the kernels count as not installed."""
-
-
-@cache
-def kernels() -> Any:
-    """Return the module of the kernels, or None where it is not installed. Raises SpecError where it cannot be used."""
-    if os.environ.get(OFF) == "0" or find_spec("fedthings_kernels") is None:
-        return None
-    try:
-        return import_module("fedthings_kernels")
-    except ImportError as error:
-        raise SpecError(f"fedthings-kernels is installed and cannot be used: {error} ({OFF}=0 does without)") from None
-
-
-def described() -> str:
-    """Return version and instruction set of the kernels."""
-    return f"kernels {kernels().version} {kernels().instructions()}"
 
 
 def lacking(task: Task) -> str:
@@ -69,7 +46,7 @@ def program(task: Task) -> Any:
 
 def descent(task: Task, mu: float, threads: int) -> Descent:
     """Return the local steps of `task` on `threads`, which never change the result; they raise DataError."""
-    recipe, read = task.recipe, program(task)
+    recipe, read, targets = task.recipe, program(task), once()
     momentum = recipe.momentum if recipe.optimizer == "momentum" else -1.0
     other = plain(task, mu)
 
@@ -88,7 +65,7 @@ def descent(task: Task, mu: float, threads: int) -> Descent:
         words = np.array([key.word("shuffle") for key in keys], np.uint64) if (steps > 1).any() else None
         seen = np.zeros((len(shards), 2), np.int64)
         try:
-            X, y, alive = addresses(task, shards)
+            X, y, alive = addresses(task, shards, targets)
             kernels().train(
                 read,
                 X,
@@ -119,17 +96,14 @@ def descent(task: Task, mu: float, threads: int) -> Descent:
     return descend
 
 
-def outputs(task: Task, threads: int) -> Callable[[Array, Array], Array]:
-    """Return `(rows, X) -> out`: what the loss of `task` reads, as `model.forward` gives it, on `threads`.
-
-    Of rows `(dim,)` or `(K, dim)` and samples `(K, B, *input)`, `out` is `(K, B, *outputs)`. Raises ValueError.
-    """
+def outputs(task: Task, threads: int) -> Outputs:
+    """Return what gives the outputs that the loss of `task` reads, on `threads`; it raises ValueError."""
     model, read = scoring(task.model, LOSSES[task.loss]), program(task)
+    other = forwarding(model)
 
     def give(rows: Array, X: Array) -> Array:
         if rows.dtype != np.float32:
-            several = model.split(rows[None] if rows.ndim == 1 else rows)
-            return forward(model, several, X.astype(rows.dtype, copy=False))[0]
+            return other(rows, X)
         n, count = X.shape[:2]
         if X.shape[2:] != model.input:
             raise ValueError(f"samples {X.shape[2:]}, the model takes {model.input}")
@@ -158,10 +132,29 @@ def written(layer: Layer) -> tuple[Any, ...]:
     return (name, *fields)
 
 
-def addresses(task: Task, shards: Sequence[Shard]) -> tuple[Array, Array, list[Array]]:
+Reading: TypeAlias = Callable[[Array, type[np.generic]], Array]
+"""`(a, kind) -> a`: as compiled code can read it."""
+
+
+def once() -> Reading:
+    """Return what reads a table, and has it still when the same one comes again: a fleet's is the same every time."""
+    last: list[tuple[Array, Array]] = []
+
+    def read(a: Array, kind: type[np.generic]) -> Array:
+        if _plain(a, kind):
+            return a
+        if not last or last[0][0] is not a:
+            last[:] = [(a, _row(a, kind))]
+        return last[0][1]
+
+    return read
+
+
+def addresses(task: Task, shards: Sequence[Shard], targets: Reading) -> tuple[Array, Array, list[Array]]:
     """Return where each device's samples and targets lie, uint64 `(n,)`, and the arrays to keep alive meanwhile.
 
-    Raises ValueError where their shapes are not the task's: compiled code would read beyond them.
+    `targets` reads a table of targets. Raises ValueError where shapes are not the task's: compiled code would read
+    beyond them.
     """
     loss, shape = LOSSES[task.loss], task.model.input
     itself = loss.y == "input"
@@ -169,7 +162,8 @@ def addresses(task: Task, shards: Sequence[Shard]) -> tuple[Array, Array, list[A
     if isinstance(shards, Cohort):
         X, y = shards.X, shards.X if itself else shards.y
         width = prod(shape) if itself else 1 if loss.y == "labels" else prod(task.model.outputs)
-        if X.shape[1:] == shape and prod(y.shape[1:]) == width and _plain(X, np.float32) and _plain(y, kind):
+        if X.shape[1:] == shape and prod(y.shape[1:]) == width and _plain(X, np.float32):
+            y = X if itself else targets(y, kind)
             start = shards.bounds[:, 0]
             places = (_address(a) + start * a.strides[0] for a in (X, y))
             return *(place.astype(np.uint64) for place in places), [X, y]  # type: ignore[return-value]

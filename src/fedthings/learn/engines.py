@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from fedthings import kernels
 from fedthings.errors import SpecError, nearest
 from fedthings.learn import compiled
 from fedthings.learn.descent import Descent, descent
+from fedthings.learn.losses import LOSSES, scoring
+from fedthings.learn.model import Outputs, forwarding
 from fedthings.learn.own import Own
 from fedthings.learn.task import Task
 
@@ -37,9 +40,16 @@ def build(task: Task, mu: float, engine: str = "auto", threads: int = 1) -> Desc
     return compiled.descent(task, mu, threads)
 
 
+def outputs(task: Task, engine: str = "auto", threads: int = 1) -> Outputs:
+    """Return the forward pass of `task` by `engine`, with what its loss reads at the end. Raises SpecError."""
+    if choose(task, engine) == "numpy":
+        return forwarding(scoring(task.model, LOSSES[task.loss]))
+    return compiled.outputs(task, threads)
+
+
 def described(task: Task, engine: str = "auto") -> str:
     """Return the engine for `task` with its version and instruction set."""
     chosen = choose(task, engine)
     if isinstance(task.model, Own):
         return task.model.made.engine()
-    return "numpy" if chosen == "numpy" else compiled.described()
+    return "numpy" if chosen == "numpy" else kernels.described()

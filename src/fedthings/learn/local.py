@@ -9,12 +9,11 @@ import numpy as np
 
 from fedthings.learn.data import Shard, sizes, test_sizes
 from fedthings.learn.descent import runs
-from fedthings.learn.engines import build
+from fedthings.learn.engines import build, outputs
 from fedthings.learn.learner import Fit, Learner, alone
 from fedthings.learn.losses import LOSSES, scoring
 from fedthings.learn.metrics import add, collect, nothing
-from fedthings.learn.model import MEMORY, chunk, forward
-from fedthings.learn.passes import Weights
+from fedthings.learn.model import MEMORY, Outputs, chunk
 from fedthings.learn.task import Task
 from fedthings.stage import State
 from fedthings.vector import Array, Key, Payload
@@ -34,6 +33,7 @@ def trainer(
     `engine` does the steps, on `threads` where it can.
     """
     descend, keep = build(task, mu, engine, threads), task.recipe.keep
+    give = outputs(task, engine, threads)
 
     def many(
         models: Payload,
@@ -54,7 +54,7 @@ def trainer(
                     row *= 1 - keep
                     row += keep * state["x"]
         with np.errstate(all="ignore"):  # a model that diverges is the engine's to refuse
-            metrics = evaluate(task, received, shards)
+            metrics = evaluate(task, give, received, shards)
             seen = descend(received, own, shards, keys, efforts, change)
         after: list[State] = [None] * n if own is None else [{"x": row} for row in own]
         counts = sizes(shards)
@@ -64,8 +64,9 @@ def trainer(
     return Learner(lambda: None, alone(many), many)
 
 
-def evaluator(task: Task) -> Learner:
+def evaluator(task: Task, engine: str = "auto", threads: int = 1) -> Learner:
     """Return the learner that trains nothing: an empty report, weight 1, and the metrics of the model."""
+    give = outputs(task, engine, threads)
 
     def many(
         models: Payload,
@@ -75,16 +76,15 @@ def evaluator(task: Task) -> Learner:
         efforts: Sequence[float],
     ) -> tuple[Fit, list[State]]:
         with np.errstate(all="ignore"):
-            metrics = evaluate(task, models["x"], shards)
+            metrics = evaluate(task, give, models["x"], shards)
         return Fit({}, np.ones(len(shards), np.int64), metrics), list(states)
 
     return Learner(lambda: None, alone(many), many)
 
 
-def evaluate(task: Task, rows: Array, shards: Sequence[Shard]) -> dict[str, Array]:
-    """Return the sums `(n, m)` of each metric of `rows` `(dim,)` or `(n, dim)` on their test samples."""
-    loss = LOSSES[task.loss]
-    model = scoring(task.model, loss)
+def evaluate(task: Task, give: Outputs, rows: Array, shards: Sequence[Shard]) -> dict[str, Array]:
+    """Return the sums `(n, m)` of each metric of `rows` `(dim,)` or `(n, dim)`, by `give`, on their test samples."""
+    model = scoring(task.model, LOSSES[task.loss])
     total = nothing(task, len(shards))
     counts = test_sizes(shards)
     order = np.argsort(-counts, kind="stable")
@@ -98,8 +98,8 @@ def evaluate(task: Task, rows: Array, shards: Sequence[Shard]) -> dict[str, Arra
                 some = [shards[i] for i in chosen.tolist()]
                 X = np.stack([shard.test_X[start : start + b] for shard in some])
                 y = np.stack([shard.test_y[start : start + b] for shard in some])
-                weights: Sequence[Weights] = model.split(rows[None] if rows.ndim == 1 else rows[chosen])
-                out, _ = forward(model, weights, X := X.astype(rows.dtype, copy=False))
+                X = X.astype(rows.dtype, copy=False)
+                out = give(rows if rows.ndim == 1 else rows[chosen], X)
                 for name, more in collect(task, out, X, y).items():
                     sums = total[name][chosen]
                     add(sums, more)

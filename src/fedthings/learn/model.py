@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from math import prod, sqrt
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -248,6 +248,20 @@ def forward(
     for i in range(start, len(model.layers)):
         X, tape[i] = model.passes[i].forward(weights[i], X, draw)
     return X, tape
+
+
+Outputs: TypeAlias = Callable[[Array, Array], Array]
+"""`(rows, X) -> out`: of rows `(dim,)` or `(K, dim)` and samples `(K, B, *input)`, `out` is `(K, B, *outputs)`."""
+
+
+def forwarding(model: Sequential) -> Outputs:
+    """Return the function that gives the outputs of rows of `model`."""
+
+    def give(rows: Array, X: Array) -> Array:
+        weights = model.split(rows[None] if rows.ndim == 1 else rows)
+        return forward(model, weights, X.astype(rows.dtype, copy=False))[0]
+
+    return give
 
 
 def backward(

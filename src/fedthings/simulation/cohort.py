@@ -14,6 +14,8 @@ ROWS = 1 << 20
 """Numbers that a part's reports hold at once (4 MB): they are folded while a core has them near."""
 PARTS = 4
 """Parts a worker at least, so that all are done at about the same time."""
+EACH = 8
+"""Devices a thread at least, so that none waits long for the others."""
 
 
 class Cohorts:
@@ -32,7 +34,8 @@ class Cohorts:
             self._train(engine, wave)
 
     def _train(self, engine: Engine, wave: Sequence[Kept]) -> None:
-        most = max(1, ROWS // max(engine.spec.task.model.layout.dim, 1))
+        each = EACH if self.threads > 1 else 1
+        most = self.threads * max(each, ROWS // max(engine.spec.task.model.layout.dim, 1))
         if self.pool.size > 1:
             most = max(1, min(most, -(-len(wave) // (PARTS * self.pool.size))))
         jobs, models = [], {}

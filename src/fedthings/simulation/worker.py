@@ -54,7 +54,7 @@ class Worker:
         """Begin a phase, with nothing kept."""
         self.seed = setting.spec.seed
         self.learner = learner(setting.spec, setting.engine, setting.threads)
-        self.partial = Partial(setting.spec, setting.reports)
+        self.partial = Partial(setting.spec, setting.reports, threads=setting.threads)
         self.fresh: tuple[State, State] = (self.learner.init(), self.partial.stage.init(self.partial.schema))
 
     def train(self, model: Payload, part: Sequence[Kept], states: States | None) -> Done:
