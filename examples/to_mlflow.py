@@ -9,16 +9,22 @@ federation = ft.Federation(
 )
 
 
+def metrics(mlflow):
+    """Return what logs each line of the history in the active run of `mlflow`."""
+
+    def log(line: dict) -> None:
+        mlflow.log_metrics({"training_loss": line["loss"], **line["metrics"]}, step=line["version"])
+
+    return log
+
+
 def train(store: str = "sqlite:///mlflow.db", rounds: int = 30) -> ft.Run:
     import mlflow
-
-    def show(line: dict) -> None:
-        mlflow.log_metrics({"training_loss": line["loss"], **line["metrics"]}, step=line["version"])
 
     mlflow.set_tracking_uri(store)
     with mlflow.start_run(run_name=federation.name):
         mlflow.log_text(ft.dumps(federation), "federation.toml")
-        return ft.simulate(federation, digits(devices=10, seed=0), rounds, on_version=show)
+        return ft.simulate(federation, digits(devices=10, seed=0), rounds, on_version=metrics(mlflow))
 
 
 if __name__ == "__main__":

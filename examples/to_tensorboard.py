@@ -9,16 +9,21 @@ federation = ft.Federation(
 )
 
 
-def train(folder: str = "runs/tensorboard", rounds: int = 30) -> ft.Run:
-    from tensorboard.summary import Writer
+def scalars(writer):
+    """Return what writes each line of the history with `writer`."""
 
-    def show(line: dict) -> None:
+    def write(line: dict) -> None:
         for name, value in {"training loss": line["loss"], **line["metrics"]}.items():
             writer.add_scalar(name, value, step=line["version"])
         writer.flush()
 
-    writer = Writer(folder)
-    return ft.simulate(federation, digits(devices=10, seed=0), rounds, on_version=show)
+    return write
+
+
+def train(folder: str = "runs/tensorboard", rounds: int = 30) -> ft.Run:
+    from tensorboard.summary import Writer
+
+    return ft.simulate(federation, digits(devices=10, seed=0), rounds, on_version=scalars(Writer(folder)))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,13 @@ def test_type_checkers_are_told_the_same_names() -> None:
     }
     assert told == set(ft.__all__)
     assert set(ft._HOMES) == told
+
+
+@pytest.mark.parametrize("name", sorted(ft.__all__))
+def test_no_module_hides_a_public_name(name: str) -> None:
+    """Whoever imports a module `fedthings.NAME` binds NAME to it, whatever the public name meant."""
+    home, attribute = ft._HOMES[name]
+    assert find_spec(f"fedthings.{name}") is None or (home, attribute) == (name, None)
 
 
 def test_import_takes_nothing_heavy() -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fedthings.federation import Federation, dumps, load
     from fedthings.learn import partition
     from fedthings.learn.fleet import Fleet
+    from fedthings.learn.lift import lift
     from fedthings.learn.metrics import register as metric
     from fedthings.learn.model import (
         avg_pool,
@@ -51,11 +52,13 @@ if TYPE_CHECKING:
         standardise,
         tanh,
     )
+    from fedthings.learn.own import own
     from fedthings.learn.synthetic import clusters, synthetic
     from fedthings.learn.task import Recipe, Task
+    from fedthings.learn.with_torch import with_torch
     from fedthings.privacy.clip import Clip as clip
     from fedthings.protocol.pace import Pace
-    from fedthings.run import Run
+    from fedthings.run import Run, compare
     from fedthings.simulation.availability import Always as always
     from fedthings.simulation.availability import Diurnal as diurnal
     from fedthings.simulation.availability import DutyCycle as duty_cycle
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
     from fedthings.simulation.simulator import simulate
     from fedthings.simulation.stragglers import LogNormal as log_normal
     from fedthings.simulation.stragglers import Pareto as pareto
+    from fedthings.simulation.sweep import sweep
     from fedthings.simulation.things import Group, Things
     from fedthings.strategy import (
         Strategy,
@@ -101,6 +105,7 @@ __all__ = [
     "avg_pool",
     "clip",
     "clusters",
+    "compare",
     "constant",
     "conv1d",
     "conv2d",
@@ -120,6 +125,7 @@ __all__ = [
     "hinge",
     "impute",
     "layer_norm",
+    "lift",
     "load",
     "log_normal",
     "max_pool",
@@ -127,6 +133,7 @@ __all__ = [
     "mixing",
     "mlp",
     "momentum",
+    "own",
     "pareto",
     "partition",
     "polynomial",
@@ -137,9 +144,11 @@ __all__ = [
     "simulate",
     "softmax",
     "standardise",
+    "sweep",
     "synthetic",
     "tanh",
     "trace",
+    "with_torch",
     "yogi",
 ]
 
@@ -147,17 +156,21 @@ _MODULES = {
     "errors": "FedthingsError SpecError DataError TransportError StoreError WireError",
     "federation": "Federation load dumps",
     "learn.fleet": "Fleet",
+    "learn.lift": "lift",
     "learn.model": (
         "mlp sequential dense conv1d conv2d max_pool avg_pool flatten relu tanh sigmoid softmax "
         "layer_norm dropout standardise impute"
     ),
+    "learn.own": "own",
     "learn.synthetic": "synthetic clusters",
     "learn.task": "Task Recipe",
+    "learn.with_torch": "with_torch",
     "protocol.pace": "Pace",
-    "run": "Run",
+    "run": "Run compare",
     "simulation.devices": "Device",
     "simulation.links": "Link",
     "simulation.simulator": "simulate",
+    "simulation.sweep": "sweep",
     "simulation.things": "Things Group",
     "strategy": "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad mixing",
 }

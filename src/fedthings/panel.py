@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fedthings.progress import quantity
+from fedthings.units import quantity
 
 if TYPE_CHECKING:
     from fedthings.server.serve import Server

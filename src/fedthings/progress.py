@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from fedthings.units import duration
-from fedthings.units import quantity as quantity
+from fedthings.units import duration, quantity
 
 EVERY = 3.0
 """Seconds between plain lines."""
@@ -76,7 +75,7 @@ class Progress:
         since, first = self._first
         if version <= first or version >= self.rounds or now - self._begun < EVERY:
             return ""
-        return f"  {duration((now - since) / (version - first) * (self.rounds - version))} left"
+        return f"  {duration(round((now - since) / (version - first) * (self.rounds - version)))} left"
 
 
 def words(line: Mapping[str, Any], rounds: int, up: int, down: int, more: str = "") -> str:

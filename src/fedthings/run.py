@@ -7,22 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import threadpoolctl
 
+from fedthings.comparison import Comparison, compared, named
 from fedthings.engine import BEST, Engine
-from fedthings.errors import StoreError
+from fedthings.errors import SpecError, StoreError
 from fedthings.federation import Federation, dumps
 from fedthings.history import Line, total
 from fedthings.learn import save
 from fedthings.learn.model import Sequential, outputs
+from fedthings.learn.own import Own
 from fedthings.spelling import decode
 from fedthings.vector import Array, Vector
-
-if TYPE_CHECKING:
-    from fedthings.compare import Comparison
 
 STATE = "state.sqlite"
 """What a coordinator keeps beside the files that every run has."""
@@ -42,12 +41,14 @@ class Run:
     federation: Federation
     history: list[Line]
     summary: dict[str, Any]
-    model: Sequential
+    model: Sequential | Own
     row: Vector
     best: Vector | None = None
 
     def predict(self, X: Array) -> Array:
-        """Return the outputs `(n, ...)` of the last model for samples `X` `(n, *shape)`."""
+        """Return the outputs `(n, ...)` of the last model for samples `X` `(n, *shape)`. Raises SpecError."""
+        if isinstance(self.model, Own):
+            return self.model.predict(self.row, X)
         return outputs(self.model, self.row, X)
 
     def save(self, directory: str | Path) -> None:
@@ -71,10 +72,34 @@ class Run:
         metric: str = "",
         target: float | None = None,
     ) -> Comparison:
-        """Compare with `others`; see `compare.compare`."""
-        from fedthings.compare import compare
-
+        """Compare with `others`; see `compare` below."""
         return compare([self, *others], labels, path, metric, target)
+
+
+def compare(
+    runs: Sequence[Run],
+    labels: Sequence[str] = (),
+    path: str | Path | None = None,
+    metric: str = "",
+    target: float | None = None,
+) -> Comparison:
+    """Compare `runs` by what it took them to reach `target` of `metric`, and draw it into the picture `path`.
+
+    Runs with the same label are repetitions: their mean and spread are shown. By default a label says in what the
+    federations differ (not by the seed), the metric is the first that all have, and the target what the least good
+    of the runs reached. Raises SpecError.
+    """
+    runs = list(runs)
+    if not runs:
+        raise SpecError("there are no runs to compare: give at least one")
+    if labels and len(labels) != len(runs):
+        raise SpecError(f"there are {len(labels)} labels for {len(runs)} runs: give each run one")
+    found = compared([run.history for run in runs], labels or named([run.federation for run in runs]), metric, target)
+    if path is not None:
+        from fedthings import plot
+
+        plot.comparison(found, Path(path))
+    return found
 
 
 def result(engine: Engine, history: Sequence[Line], facts: Mapping[str, Any]) -> Run:
@@ -101,7 +126,8 @@ def result(engine: Engine, history: Sequence[Line], facts: Mapping[str, Any]) ->
 
 def environment(trains: str = "") -> dict[str, str]:
     """Return what decides the bits of a result: library, build of the BLAS, instruction set, what `trains` (law 2)."""
-    blas: dict[str, Any] = next((i for i in threadpoolctl.threadpool_info() if i["user_api"] == "blas"), {})
+    libraries: list[dict[str, Any]] = [i for i in threadpoolctl.threadpool_info() if i["user_api"] == "blas"]
+    blas = min(libraries, key=lambda found: "numpy" not in found["filepath"], default={})  # others bring their own
     return {
         "library": f"numpy {np.__version__}",
         "build": f"{blas.get('internal_api', 'none')} {blas.get('version', '')}".strip(),

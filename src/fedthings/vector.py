@@ -44,7 +44,7 @@ class Layout:
 
     def views(self, row: Array) -> dict[str, Array]:
         """Return each named array of `row` `(..., dim)` as a view `(..., *shape)`."""
-        return {p.name: row[..., p.start : p.stop].reshape(*row.shape[:-1], *p.shape) for p in self.parts}
+        return {p.name: row[..., p.start : p.stop].reshape((*row.shape[:-1], *p.shape)) for p in self.parts}
 
 
 class Key(NamedTuple):

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,8 @@ from fedthings import run
 from fedthings.cli import main
 from fedthings.commands.sweep import listing
 from fedthings.simulation.simulator import simulate
-from fedthings.simulation.sweep import Sweep, Trial, shown, sweep, trials, varied
+from fedthings.simulation.sweep import Sweep, Trial, read, shown, sweep, trials, varied
+from fedthings.simulation.world import Outcome, Steady, always
 
 ROUNDS = 4
 GRID = {"strategy.mu": [0, 0.5], "task.recipe.lr": [0.1, 0.3]}
@@ -70,6 +72,8 @@ def test_all_combinations_with_all_seeds(tmp_path: Path) -> None:
         "mu=0,lr=0.3,seed=7",
     ]
     assert len({trial.directory for trial in planned}) == len(planned) == 12
+    assert [trial.seed for trial in trials(federation(), {}, tmp_path, np.int64(2))] == [0, 1]
+    assert [trial.seed for trial in trials(federation(), {}, tmp_path, np.array([5, 3]))] == [5, 3]
     for trial in planned:
         mu, lr = trial.settings["strategy.mu"], trial.settings["task.recipe.lr"]
         made = trial.federation
@@ -180,12 +184,33 @@ def test_a_crash_and_again(whole: Sweep, tmp_path: Path) -> None:
     assert not {name for name, _ in again.seen} & set(first.names[:3])  # those that had ended
 
 
+def test_ctrl_c_then_a_crash_and_again(whole: Sweep, tmp_path: Path) -> None:
+    """What was written between the last Ctrl-C and a crash does not count twice."""
+
+    def crash() -> None:
+        raise RuntimeError
+
+    with pytest.raises(KeyboardInterrupt):
+        swept(tmp_path / "out", on_version=Stop(3, 1, lambda: signal.raise_signal(signal.SIGINT)))
+    with pytest.raises(RuntimeError):
+        swept(tmp_path / "out", on_version=Stop(0, 3, crash))
+    with (tmp_path / "out" / whole.trials[3].directory.name / run.HISTORY).open("a") as file:
+        file.write('{"vers')
+    made = swept(tmp_path / "out")
+    assert models(made) == models(whole)
+    assert [one.history for one in made.runs] == [one.history for one in whole.runs]
+
+
 def test_more_values_and_seeds_may_be_given(whole: Sweep, tmp_path: Path) -> None:
     swept(tmp_path / "out", {"strategy.mu": [0.5], "task.recipe.lr": [0.3]}, 1)
     seen = Stop()
     made = swept(tmp_path / "out", on_version=seen)
     assert models(made) == models(whole)
     assert len(seen.names) == 7
+    planned = {trial.directory.name: trial.label for trial in made.trials}
+    assert list(read(tmp_path / "out")["runs"].items()) == list(planned.items())  # in the order of the values
+    swept(tmp_path / "out", {"strategy.mu": [0.5], "task.recipe.lr": [0.3]}, 1)
+    assert read(tmp_path / "out")["runs"] == planned  # none is forgotten
 
 
 def test_another_sweep_or_a_run_is_left_alone(tmp_path: Path) -> None:
@@ -199,9 +224,10 @@ def test_another_sweep_or_a_run_is_left_alone(tmp_path: Path) -> None:
         sweep(federation(units=4), fleet(), ROUNDS, grid, tmp_path / "out")
     with pytest.raises(ft.StoreError, match="holds a run, not a sweep"):
         swept(tmp_path / "out" / "mu=0,seed=0", grid, 1)
-    (tmp_path / "out" / "sweep.json").write_text("[")
-    with pytest.raises(ft.StoreError, match=r"sweep\.json cannot be read"):
-        swept(tmp_path / "out", grid, 1)
+    for damaged in ("[", "[]", "{}"):
+        (tmp_path / "out" / "sweep.json").write_text(damaged)
+        with pytest.raises(ft.StoreError, match=r"sweep\.json cannot be read \(.+\): name another"):
+            swept(tmp_path / "out", grid, 1)
 
 
 def test_settings_that_cannot_run_are_noted_and_the_others_are_made(tmp_path: Path) -> None:
@@ -247,9 +273,11 @@ def test_a_full_disk_and_again(whole: Sweep, tmp_path: Path, monkeypatch: pytest
         ({"strategy.mu": []}, 1, "strategy.mu has no values: give at least one"),
         ({"strategy.mu": 0.1}, 1, "strategy.mu is 0.1: give a list of values"),
         ({"strategy.mu": [1, 1.0]}, 1, "strategy.mu has the value 1 more than once"),
+        ({"strategy.mu": [abs]}, 1, "strategy.mu has a value that is not data"),
         ({"seed": [1, 2]}, 1, "give the seeds by themselves"),
         ({}, 0, "seeds is 0: give how many, at least 1"),
         ({}, [], "seed has no values"),
+        ({}, [0.5], "seed is 0.5: give a whole number"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_runs(grid: Any, seeds: Any, said: str, tmp_path: Path) -> None:
@@ -260,9 +288,35 @@ def test_what_cannot_be_is_said_before_anything_runs(grid: Any, seeds: Any, said
 
 
 def test_data_that_does_not_fit_is_said_before_anything_runs(tmp_path: Path) -> None:
-    with pytest.raises(ft.DataError, match="the model has 1 outputs"):
-        swept(tmp_path / "out", {"task.model.layers.1.units": [2, 1]}, 1)
+    with pytest.raises(ft.DataError, match=r"the model takes \(5,\): reshape the data"):
+        swept(tmp_path / "out", {"task.model.input": [[4], [5]]}, 1)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_call_that_could_make_no_run_can_be_put_right(tmp_path: Path) -> None:
+    with pytest.raises(ft.SpecError, match="did you mean `accuracy`"):
+        swept(tmp_path / "out", {}, 2, stop={"acuracy": 0.9})
+    with pytest.raises(ft.SpecError, match="rounds is 0: it must be at least 1"):
+        sweep(federation(), fleet(), 0, {}, tmp_path / "out")
+    made = swept(tmp_path / "out", {}, 2, stop={"accuracy": 0.0})
+    assert [one.summary["reason"] for one in made.runs] == ["target", "target"]
+
+
+class Slow:
+    """A world that does not say what it is."""
+
+    def outcome(self, ticket: Any, now: float, work: Any) -> Outcome:
+        return Outcome(now + 2.0)
+
+    def changes(self, names: Any) -> Iterator[Any]:
+        return always(names)
+
+
+def test_a_world_of_ones_own_is_known_again(tmp_path: Path) -> None:
+    swept(tmp_path / "out", {}, 1, world=Slow())
+    assert len(swept(tmp_path / "out", {}, 2, world=Slow()).runs) == 2
+    with pytest.raises(ft.StoreError, match=r"holds another sweep \(world: Slow there, Steady\(seconds=3\.0\) here\)"):
+        swept(tmp_path / "out", {}, 2, world=Steady(3.0))
 
 
 def test_what_follows_from_the_goal_follows_it() -> None:
@@ -315,6 +369,7 @@ def test_a_sweep_as_a_table(words: list[str], capsys: pytest.CaptureFixture[str]
         {"strategy.mu": mu, "task.recipe.lr": lr} for mu in (0, 0.5) for lr in (0.1, 0.3)
     ]
     assert found["results"][0]["last"].keys() == {"mean", "deviation"}
+    assert (found["metric"], found["part"]) == ("accuracy", "metrics")
 
 
 def test_a_sweep_with_a_world_counts_joules(
@@ -328,9 +383,52 @@ def test_a_sweep_with_a_world_counts_joules(
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_the_bar_counts_what_is_there_and_the_name_is_whole_where_it_is_long(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    step = 'strategy.step={{kind="adam",lr={}}},{{kind="momentum",lr=1.0,momentum=0.9}}'
+    more = ["--sweep", step.format(0.1), "--sweep", "task.recipe.optimizer=sgd,adam", "--seeds"]
+    assert main([*words, *more, "1"]) == 0
+    capsys.readouterr()
+    said: list[tuple[str, int]] = []
+    monkeypatch.setattr(
+        "fedthings.progress.Progress.say", lambda bar, text, made: said.append((text, made / bar.rounds))
+    )
+    assert main([*words, *more, "2"]) == 0
+    out, err = capsys.readouterr()
+    assert "4 of 8 runs are there already" in err
+    assert said[0][0].startswith("run 5/8  ")
+    assert (said[0][1], said[-1][1]) == (4.25 / 8, 1)
+    label = "step=momentum(lr=1.0,momentum=0.9), optimizer=adam"
+    assert label in out.splitlines()
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_without_test_samples_the_training_loss_is_the_measure(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "data.npz", **{**arrays(), "split": np.zeros(80, int)})
+    assert main([*words, "--seeds", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert out.split()[:4] == ["runs", "last", "training", "loss"]
+    assert "version 4/4  loss 0." in err
+
+
+def test_without_a_picture_there_is_a_table(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main([*words, "--seeds", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert "no picture: a picture needs matplotlib" in err
+    assert len(out.splitlines()) == 3
+
+
 def test_seeds_alone_are_a_sweep(words: list[str], tmp_path: Path) -> None:
     assert main([*words, "--seeds", "2"]) == 0
-    assert sorted(path.name for path in (tmp_path / "out").glob("seed*")) == ["seed=0", "seed=1"]
+    assert main([*words, "--seed", "7", "--seeds", "1"]) == 0  # more of the same
+    assert sorted(path.name for path in (tmp_path / "out").glob("seed*")) == ["seed=0", "seed=1", "seed=7"]
 
 
 @pytest.mark.parametrize(
@@ -380,8 +478,13 @@ def small(directory: Path, size: str) -> Iterator[None]:
 def test_a_real_disk_is_full_and_then_larger(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    place = len(words) - 1  # where --out is named
     words = [*words, "--seeds", "6"]
-    with small(tmp_path / "out", "160k"):
+    assert main([*words[:place], str(tmp_path / "elsewhere"), *words[place + 1 :]]) == 0
+    capsys.readouterr()
+    files = [path for path in (tmp_path / "elsewhere").glob("*/*") if path.is_file()]
+    half = sum(-(-path.stat().st_size // 4096) for path in files) // 2  # of the pages that a tmpfs needs
+    with small(tmp_path / "out", f"{4 * half}k"):
         assert main(words) == 5
         err = capsys.readouterr().err
         assert "No space left on device; make room" in err

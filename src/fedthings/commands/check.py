@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedthings.commands import as_json, device, example, show_json, target
-from fedthings.progress import quantity
+from fedthings.units import quantity
 
 if TYPE_CHECKING:
     from fedthings.federation import Federation
@@ -44,7 +44,7 @@ def command(fed: str, data: str, target: str | None, device: str | None, as_json
     federation = load(fed)
     fleet = Fleet.read(data, target, device, alone=ALONE)
     problems = _problems(federation, fleet)
-    notes = [] if fleet.names == (ALONE,) else _notes(federation, fleet)
+    notes = _needs(federation) + ([] if fleet.names == (ALONE,) else _notes(federation, fleet))
     facts = _facts(federation, fleet)
     if as_json:
         show_json({**facts, "problems": problems, "notes": notes})
@@ -76,18 +76,23 @@ def _problems(federation: Federation, fleet: Fleet) -> list[str]:
     return found
 
 
-def _notes(federation: Federation, fleet: Fleet) -> list[str]:
-    """Return what works, and may not be what is wanted."""
+def _needs(federation: Federation) -> list[str]:
+    """Return what a device must have for this federation, beside data."""
     from fedthings.learn.own import Own
 
+    model = federation.task.model
+    if not isinstance(model, Own):
+        return []
+    return [
+        f"the model is the Python code {model.factory}: served, each device needs it installed, and joins with "
+        f"--allow {model.factory}"
+    ]
+
+
+def _notes(federation: Federation, fleet: Fleet) -> list[str]:
+    """Return what works, and may not be what is wanted."""
     found = []
     pace = federation.pace
-    model = federation.task.model
-    if isinstance(model, Own):
-        found.append(
-            f"the model is the Python code {model.factory}: served, each device needs it installed, and joins with "
-            f"--allow {model.factory}"
-        )
     if pace.concurrency > len(fleet):
         found.append(
             f"pace.concurrency is {pace.concurrency}, but the fleet has {len(fleet)} devices: the first "

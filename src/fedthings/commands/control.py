@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from fedthings.commands import as_json, example, show_json, text
-from fedthings.progress import quantity
+from fedthings.units import quantity
 
 run = click.argument("run", required=False, type=click.Path())
 broker = click.option("--broker", metavar="URL", help="Instead of the run directory: mqtt://coordinator:PASSWORD@HOST.")

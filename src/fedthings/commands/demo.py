@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedthings.commands import as_json, example, show_json
-from fedthings.progress import quantity
 from fedthings.threads import one_thread
+from fedthings.units import quantity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from fedthings.commands import as_json, example, show_json, show_table
-from fedthings.progress import quantity
+from fedthings.units import quantity
 
 
 @click.group()

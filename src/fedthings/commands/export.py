@@ -9,7 +9,7 @@ import click
 
 from fedthings.commands import as_json, example, show_json
 from fedthings.commands.predict import held
-from fedthings.progress import quantity
+from fedthings.units import quantity
 
 
 @click.command()
@@ -30,7 +30,7 @@ def command(run: str, kind: str, out: str, best: bool, as_json: bool) -> None:
     from fedthings.learn import save
 
     source = held(str(Path(run, "best.safetensors")) if best else run)
-    model, _, _ = save.load(source)
+    _, row, _ = save.load(source)
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "safetensors":
@@ -38,8 +38,8 @@ def command(run: str, kind: str, out: str, best: bool, as_json: bool) -> None:
     else:
         with path.open("wb") as file:
             np.savez(file, **load_file(source))
-    facts = {"file": out, "format": kind, "parameters": model.layout.dim, "bytes": path.stat().st_size}
+    facts = {"file": out, "format": kind, "parameters": row.size, "bytes": path.stat().st_size}
     if as_json:
         show_json(facts)
     else:
-        click.echo(f"{model.layout.dim:,} parameters, {quantity(path.stat().st_size)} -> {out}")
+        click.echo(f"{row.size:,} parameters, {quantity(path.stat().st_size)} -> {out}")

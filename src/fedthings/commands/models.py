@@ -8,7 +8,7 @@ import click
 
 from fedthings.commands import as_json, example, show_json, show_table
 from fedthings.commands.runs import described_best, history, read_json
-from fedthings.progress import quantity
+from fedthings.units import quantity
 
 
 @click.command()

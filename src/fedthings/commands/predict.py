@@ -19,19 +19,25 @@ if TYPE_CHECKING:
 @click.option("--state", required=True, type=click.Path(), help="The device's state or run directory, or a model file.")
 @click.option("--data", required=True, type=click.Path(), help="Samples: npz with X, or CSV; y is not needed.")
 @click.option("--out", type=click.Path(dir_okay=False), help="A CSV file.  [default: standard output]")
+@click.option("--allow", metavar="PACKAGE.MODULE:FACTORY", help="Run this model, code that is installed here.")
 @as_json
 @example("fedthings predict --state ~/.fedthings/kitchen --data today.csv --out answers.csv")
-def command(state: str, data: str, out: str | None, as_json: bool) -> None:
+def command(state: str, data: str, out: str | None, allow: str | None, as_json: bool) -> None:
     """Predict with the model that this device holds.
 
     No connection is needed. Writes one line a sample with the model's outputs.
     """
     from fedthings.learn import save
     from fedthings.learn.model import outputs
+    from fedthings.learn.own import Own
     from fedthings.learn.tables import read
 
     model, row, _ = save.load(held(state))
-    answers = outputs(model, row, read(data, labelled=False).X)
+    if isinstance(model, Own):
+        _allowed(model.factory, allow)
+        answers = model.predict(row, read(data, labelled=False).X)
+    else:
+        answers = outputs(model, row, read(data, labelled=False).X)
     answers = answers.reshape(len(answers), -1)
     if as_json:
         show_json({"samples": len(answers), "outputs": answers.tolist()})
@@ -59,6 +65,14 @@ def held(state: str) -> Path:
             "ended (one that has not: go on with it, or `fedthings cancel` it)"
         )
     return path
+
+
+def _allowed(factory: str, allow: str | None) -> None:
+    """Raise SpecError unless the model, which is Python code, may run: a file alone is not to decide it (law 9)."""
+    from fedthings.errors import SpecError
+
+    if allow != factory:
+        raise SpecError(f"the model is the Python code {factory}: give --allow {factory} if it is to run here")
 
 
 def _write(file: Any, header: list[str], rows: Iterable[list[str]]) -> None:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from math import floor, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedthings.commands import as_json, example, show_json, show_table
-from fedthings.commands.sweep import WIDTH, cut, described_spread
-from fedthings.units import BYTES, JOULES, SECONDS, Unit, unit
+from fedthings.commands import as_json, example, show_json
+from fedthings.commands.sweep import described_spread, measured, show_named
+from fedthings.units import BYTES, JOULES, SECONDS, Unit
 
 if TYPE_CHECKING:
-    from fedthings.compare import Comparison, Spread
+    from fedthings.comparison import Comparison
 
 HEADER = ("run", "version", "best", "state", "date")
 SWEEP = "sweep.json"
@@ -69,9 +68,8 @@ def list_(directory: str, as_json: bool) -> None:
         click.echo(f"no runs in {top}")
     else:
         rows = [[made(e), first(e["best"]), e["state"], e["date"]] for e in found]
-        left = WIDTH - sum(2 + max(len(row[i]) for row in (HEADER[1:], *rows)) for i in range(4))
-        shown = [[cut(e["run"], left), *row] for e, row in zip(found, rows, strict=True)]
-        show_table(HEADER, shown)
+        names = [e["run"] for e in found]
+        show_named(HEADER[:1], [[name] for name in names], names, HEADER[1:], rows)
 
 
 @command.command()
@@ -90,14 +88,10 @@ def compare(runs: tuple[str, ...], out: str | None, metric: str, target: float |
     RUNS are run directories, also of runs that are not finished, or
     directories of sweeps: the seeds of a setting are taken together.
     """
-    from fedthings.compare import compared
+    from fedthings.comparison import compared
 
-    histories, labels = [], []
-    for path in map(Path, runs):
-        for label, place in members(path):
-            labels.append(label)
-            histories.append(history(place))
-    found = compared(histories, labels, metric, target)
+    places = members([Path(path) for path in runs])
+    found = compared([history(place) for place in places], list(places.values()), metric, target)
     if out is not None:
         from fedthings.plot import comparison
 
@@ -110,20 +104,40 @@ def compare(runs: tuple[str, ...], out: str | None, metric: str, target: float |
             click.echo(f"picture in {out}")
 
 
-def members(path: Path) -> list[tuple[str, Path]]:
-    """Return the runs that `path` means, each with its label; the runs of a sweep are labelled without their seeds."""
+def members(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return the run directories that `paths` mean, each with its label; the seeds of a setting have the same.
+
+    Raises StoreError.
+    """
     from fedthings.errors import StoreError
 
-    if (path / SWEEP).is_file():
-        places = sorted(file.parent for file in path.glob("*/history.jsonl") if file.stat().st_size)
-        if places:
-            return [(place.name.rpartition(",seed=")[0].replace(",", ", ") or path.name, place) for place in places]
-        raise StoreError(f"{path} is a sweep without a version: wait for the first one")
-    if not (path / "federation.toml").is_file():
-        raise StoreError(f"{path} is no run directory: `fedthings runs` lists those there are")
-    if (path.parent / SWEEP).is_file():
-        return [(path.name.rpartition(",seed=")[0].replace(",", ", ") or path.parent.name, path)]
-    return [(str(path), path)]
+    found: dict[Path, tuple[Path, str]] = {}  # the run itself, or its sweep with the setting
+    for path in paths:
+        if (path / SWEEP).is_file():
+            sweep, names = path, list(labels(path))
+        elif (path / "federation.toml").is_file():
+            sweep, names = path.parent, [path.name]
+        else:
+            raise StoreError(f"{path} is no run directory: `fedthings runs` lists those there are")
+        if not (sweep / SWEEP).is_file():
+            found[path] = path, ""
+            continue
+        begun = [name for name in names if history(sweep / name)]
+        if not begun:
+            raise StoreError(f"{path} has no version yet: leave it out, or wait for the first one")
+        told = labels(sweep) if read_json(sweep / SWEEP).get("fields") else {}
+        found |= {sweep / name: (sweep, told.get(name, "")) for name in begun}
+    several = len({sweep for sweep, label in found.values() if label}) > 1
+    return {
+        place: f"{sweep}: {label}" if label and several else label or str(sweep)
+        for place, (sweep, label) in found.items()
+    }
+
+
+def labels(sweep: Path) -> dict[str, str]:
+    """Return the directories of a sweep's runs, those to come too, with their settings. Raises StoreError."""
+    found = read_json(sweep / SWEEP).get("runs", {})
+    return found if isinstance(found, dict) else {}
 
 
 # -------------------------------------------------------------- a run directory
@@ -145,15 +159,16 @@ def described(path: Path) -> dict[str, Any]:
 
 
 def described_sweep(path: Path) -> dict[str, Any]:
-    """Return what the directory of a sweep holds: how many of its runs have ended, and its state."""
-    runs = [file.parent for file in path.glob("*/federation.toml")]
-    ended = [run / "summary.json" for run in runs if (run / "summary.json").is_file()]
+    """Return what the directory of a sweep holds: how many of its runs have ended, of how many, and its state."""
+    planned = labels(path)
+    ended = [file for name in planned if (file := path / name / "summary.json").is_file()]
     newest = max((file.stat().st_mtime for file in (*ended, path / SWEEP)), default=0.0)
     return {
         "run": str(path),
         "runs": len(ended),
+        "planned": len(planned),
         "best": None,
-        "state": "running" if held(path) else "done" if len(ended) == len(runs) else "stopped",
+        "state": "running" if held(path) else "done" if len(ended) == len(planned) else "stopped",
         "date": _date(newest),
     }
 
@@ -208,7 +223,10 @@ def _date(seconds: float) -> str:
 
 def made(entry: dict[str, Any]) -> str:
     """Return how many versions, or of a sweep runs, there are."""
-    return f"{entry['runs']} runs" if "runs" in entry else str(entry["version"])
+    if "runs" not in entry:
+        return str(entry["version"])
+    of = f" of {entry['planned']}" if entry["runs"] < entry["planned"] else ""
+    return f"{entry['runs']}{of} run{'s' * (entry['planned'] != 1)}"
 
 
 def first(best: dict[str, Any] | None) -> str:
@@ -230,6 +248,7 @@ def described_comparison(found: Comparison) -> dict[str, Any]:
     """Return a comparison as JSON has it."""
     return {
         "metric": found.metric,
+        "part": found.part,
         "target": found.target,
         "runs": [
             {
@@ -264,19 +283,8 @@ def show_comparison(found: Comparison) -> None:
     ]
     header = [*(["runs"] if several else []), "version", *(title for title, _ in columns.values())]
     header += [] if several else ["best"]
-    taken = sum(2 + max(len(row[i]) for row in (header, *rows)) for i in range(len(header)))
-    shown = [[cut(cost.label, WIDTH - taken), *row] for cost, row in zip(found.costs, rows, strict=True)]
-    click.echo(f"to reach {found.metric} {found.target:.4g}:")
-    show_table(["run", *header], shown)
-
-
-def measured(value: Spread | None, units: tuple[Unit, ...]) -> str:
-    """Return mean and deviation in the unit that suits, to the digit that the deviation tells."""
-    if value is None:
-        return "-"
-    chosen = unit(value.mean, units)
-    mean, deviation = value.mean / chosen.size, (value.deviation or 0) / chosen.size
-    if not deviation:
-        return f"{mean:.3g} {chosen.name}".rstrip()
-    digits = max(0, (1 if deviation < 2 else 0) - floor(log10(deviation)))
-    return f"{mean:.{digits}f} ± {deviation:.{digits}f} {chosen.name}".rstrip()
+    click.echo(f"to reach {found.measure} {found.target:.4g}:")
+    names = [cost.label for cost in found.costs]
+    show_named(["run"], [[name] for name in names], names, header, rows)
+    if several:
+        click.echo("± is the standard deviation over the runs that reached it")

@@ -96,9 +96,9 @@ def _samples(where: str, X: Array, task: Task) -> None:
     if np.isinf(X).any():
         raise DataError(f"{where} has {_first(np.isinf(X))} infinite: repair the value or set it to NaN")
     if np.isnan(X).any() and task.normalise != "fleet" and not task.model.stem:
+        layers = 'set normalise="fleet", or put impute(0.0) first in the model'
         raise DataError(
-            f'{where} has {_first(np.isnan(X))} missing (NaN): set normalise="fleet", '
-            "or put impute(0.0) first in the model"
+            f"{where} has {_first(np.isnan(X))} missing (NaN): {layers if task.model.passes else 'fill the gaps first'}"
         )
 
 

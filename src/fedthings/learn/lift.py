@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ From `start` `(n, dim)`, which are left at the last step; `change` `(n, dim)` be
 `received` `(dim,)` or `(n, dim)`. `seen`: samples seen, and the sum of their losses at 2**20. A weight of -1 means
 the number of the device's samples.
 """
-HERE = str(Path(__file__).parent.parent)
+HERE, TORCH = str(Path(__file__).parent.parent) + os.sep, f"{os.sep}torch{os.sep}"
+"""What stands in the paths of our files, and of PyTorch's."""
 ASKED = ("key", "loss", "mu", "effort")
 """What `train` is given beside params, data and recipe where it has a parameter of that name."""
 
@@ -40,7 +42,7 @@ class Lifted:
     """What a factory returns: a model that is Python code, seen as rows. `lift` and `with_torch` make it.
 
     `begin(seed)` gives the first row; `steps(task, mu)` the training; `predict(row, X)` outputs `(n, *outputs)` as
-    the loss reads them; `evaluate(row, X, y)` one number a sample for the loss and each metric, where given.
+    the loss reads them; `evaluate(row, X, y)` one number a sample for the loss and each of `metrics`, where given.
     """
 
     input: Shape
@@ -50,6 +52,7 @@ class Lifted:
     steps: Callable[[Task, float], Steps]
     predict: Callable[[Array, Array], Array] | None
     evaluate: Callable[[Array, Array, Array], Mapping[str, Array]] | None = None
+    metrics: tuple[str, ...] = ()
     flops: int = 0
     engine: Callable[[], str] = lambda: "own"
 
@@ -73,14 +76,15 @@ def lift(
     (a Key), `loss`, `mu` and `effort`. `predict(params, X)` gives outputs `(n, *outputs)`, logits for a cross-entropy,
     by which the loss and the metrics of the task are measured. `evaluate(params, X, y)` instead gives one number a
     sample for "loss" and each name in `metrics`, which says whether high or low is better; the fleet's is their mean.
-    `flops` are a sample's forward pass (0: two for each parameter). Raises SpecError.
+    `flops` are a sample's forward pass (0: two for each parameter); `engine` stands in summary.json. Raises SpecError.
     """
     first = _arrays(init(0), "init")
     kinds = {name: array.dtype for name, array in first.items()}
     layout = Layout((name, array.shape) for name, array in first.items())
     asked = tuple(name for name in ASKED if name in _parameters(train))
-    if metrics and evaluate is None:
-        raise SpecError(f"metrics names {', '.join(metrics)} and there is no `evaluate` that measures them: give it")
+    if bool(metrics) != (evaluate is not None):
+        lacks = "metrics" if evaluate else "evaluate"
+        raise SpecError(f"lift has no `{lacks}`: `metrics` names what `evaluate` measures, so give both, or neither")
     for name, better in (metrics or {}).items():
         _register(name, better)
 
@@ -129,6 +133,7 @@ def lift(
         steps=steps,
         predict=None if predict is None else lambda row, X: np.asarray(predict(params(row), X)),
         evaluate=None if evaluate is None else lambda row, X, y: evaluate(params(row), X, y),
+        metrics=tuple(metrics or ()),
         flops=flops,
         engine=lambda: engine,
     )
@@ -151,9 +156,10 @@ class guarded:  # noqa: N801
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, FedthingsError):
-            theirs = [f for f in traceback.extract_tb(trace) if not f.filename.startswith(HERE)]
-            place = f" (line {theirs[0].lineno} of {Path(theirs[0].filename).name})" if theirs else ""
+        if isinstance(error, Exception | SystemExit) and not isinstance(error, FedthingsError):
+            frames = [f for f in traceback.extract_tb(trace) if HERE not in f.filename and TORCH not in f.filename]
+            theirs = [frame for frame in frames if frame.filename == frames[0].filename]  # not what it calls elsewhere
+            place = f" (line {theirs[-1].lineno} of {Path(theirs[-1].filename).name})" if theirs else ""
             raise SpecError(f"{self.where} raised {type(error).__name__}: {error}{place}: repair the code") from error
 
 
@@ -241,8 +247,13 @@ def costs_of(given: Any, names: Sequence[str], n: int) -> dict[str, Array]:
 
 def _register(name: str, better: Literal["high", "low"]) -> None:
     """Make `name` a metric: the mean of what `evaluate` gives. Raises SpecError where it is another's."""
-    if name in METRICS and METRICS[name].measure is not by_evaluate:
+    if better not in ("high", "low"):
+        raise SpecError(f'metrics says {name!r} is better {better!r}: "high" or "low"')
+    known = METRICS.get(name)
+    if known and known.measure is not by_evaluate:
         raise SpecError(f"metrics has {name!r}, which fedthings measures by `predict`: choose another name")
+    if known and known.better != better:
+        raise SpecError(f"metrics has {name!r}, which is better {known.better} in another model: choose another name")
     METRICS[name] = Metric(name, lambda width: 2, by_evaluate, mean, better)
 
 

@@ -6,17 +6,18 @@ Only a name travels (law 9). Whether a device may import it is its owner's to sa
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
+from inspect import signature
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
 from fedthings.errors import SpecError, nearest
-from fedthings.learn import lift
 from fedthings.learn.layers import Shape
-from fedthings.learn.lift import Lifted, guarded
+from fedthings.learn.lift import Lifted, by_evaluate, guarded
 from fedthings.learn.losses import fit
 from fedthings.learn.metrics import METRICS, suits
 from fedthings.vector import Array, Layout, Vector
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 CHUNK = 1024
 """Samples of a device that are evaluated at once."""
+MOST = 2**63 - 1
+"""The largest number that every file can hold."""
 
 
 class Own(NamedTuple):
@@ -36,7 +39,10 @@ class Own(NamedTuple):
     """
 
     factory: str
-    settings: dict[str, bool | int | float] = {}  # noqa: RUF012 (nobody writes to it)
+    settings: dict[str, Any] = {}  # noqa: RUF012 (nobody writes to it; `spelled` says what may be in it)
+
+    def __hash__(self) -> int:
+        return hash((self.factory, tuple(sorted(self.settings.items()))))
 
     @property
     def made(self) -> Lifted:
@@ -95,6 +101,7 @@ class Own(NamedTuple):
 
     def predict(self, row: Array, X: Array) -> Array:
         """Return outputs `(n, *outputs)` of `row` `(dim,)` for samples `X` `(n, *input)`. Raises SpecError."""
+        X = np.asarray(X)
         if X.shape[1:] != self.input:
             raise SpecError(f"samples have shape {X.shape[1:]}, the model takes {self.input}")
         if self.made.predict is None:
@@ -104,15 +111,27 @@ class Own(NamedTuple):
 
 
 def own(factory: str, **settings: bool | int | float) -> Own:
-    """Return the model that the installed `factory`, "package.module:factory", makes of `settings`."""
+    """Return the model that the installed `factory`, "package.module:factory", makes of `settings`.
+
+    Nothing is imported yet. Raises SpecError.
+    """
+    plain("own", Own(factory, settings))
     return Own(factory, settings)
 
 
 def spelled(field: str, factory: str) -> None:
     """Raise SpecError unless `factory`, which stands in `field`, has the form of a name; nothing is imported."""
     name = r"[A-Za-z_]\w*"
-    if not re.fullmatch(rf"{name}(\.{name})*:{name}", factory, re.ASCII):
+    if not isinstance(factory, str) or not re.fullmatch(rf"{name}(\.{name})*:{name}", factory, re.ASCII):
         raise SpecError(f'{field} names {factory!r:.80}: write it as "package.module:factory"')
+
+
+def plain(field: str, model: Own) -> None:
+    """Raise SpecError unless `model`, which stands in `field`, is a name and numbers; nothing is imported."""
+    spelled(field, model.factory)
+    for name, value in model.settings.items():
+        if type(value) not in (bool, int, float) or not -MOST <= value <= MOST:
+            raise SpecError(f"{field}: {name} is {value!r:.60}: a setting is a plain number, true or false")
 
 
 def verify(task: Task) -> None:
@@ -124,17 +143,21 @@ def verify(task: Task) -> None:
         for name in named:
             if name not in METRICS:
                 raise SpecError(f"task.metrics has {name!r}: {nearest(name, METRICS)}")
+            if METRICS[name].measure is by_evaluate:
+                raise SpecError(f"task.metrics has {name!r}, which only the `evaluate` of another model measures")
             if not suits(METRICS[name], task.loss, made.outputs[-1]):
-                raise SpecError(f"task.metrics has {name!r}, not for {task.loss} with {made.outputs[-1]} outputs")
+                raise SpecError(
+                    f"task.metrics has {name!r}, not for {task.loss} with {made.outputs[-1]} outputs: "
+                    "leave metrics out to get those usual for the loss"
+                )
         return
-    known = [name for name, metric in METRICS.items() if metric.measure is lift.by_evaluate]
     for name in named:
-        if name not in known:
-            raise SpecError(
-                f"task.metrics has {name!r}, which `lift` of {model.factory} does not name: {nearest(name, known)}"
-            )
+        if name not in made.metrics:
+            hint = nearest(name, made.metrics)
+            raise SpecError(f"task.metrics has {name!r}, which {model.factory} does not measure: {hint}")
     if not named:
-        raise SpecError(f"task.metrics is empty: name what `evaluate` of {model.factory} measures, {', '.join(known)}")
+        known = ", ".join(made.metrics)
+        raise SpecError(f"task.metrics is empty: name what `evaluate` of {model.factory} measures, {known}")
 
 
 def lacking(model: Own) -> str:
@@ -149,6 +172,27 @@ def lacking(model: Own) -> str:
 @cache
 def _made(factory: str, settings: tuple[tuple[str, float], ...]) -> Lifted:
     """Import the module and call the factory, once in a process. Raises SpecError."""
+    function = _found(factory)
+    given = ", ".join(f"{key}={value}" for key, value in settings)
+    try:
+        signature(function).bind(**dict(settings))
+    except TypeError as error:
+        raise SpecError(
+            f"the factory {factory} cannot be called with ({given}): {error}; it takes {signature(function)}"
+        ) from None
+    except ValueError:
+        pass  # one made in C does not say what it takes
+    with guarded(f"the factory {factory}, called with ({given}),"):
+        made = function(**dict(settings))
+    if not isinstance(made, Lifted):
+        raise SpecError(
+            f"the factory {factory} returned {type(made).__name__}: return what ft.lift or ft.with_torch gives"
+        )
+    return made
+
+
+def _found(factory: str) -> Callable[..., Any]:
+    """Import the module and return its function. Raises SpecError."""
     place, _, name = factory.partition(":")
     try:
         module = import_module(place)
@@ -162,18 +206,12 @@ def _made(factory: str, settings: tuple[tuple[str, float], ...]) -> Lifted:
         raise SpecError(
             f"the model {factory} cannot be imported: {type(error).__name__}: {error}; repair {place}"
         ) from error
-    function = getattr(module, name, None)
+    function: Any = getattr(module, name, None)
     if not callable(function):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise SpecError(f"the model {factory} is not there: {place} has no function {name!r}; {nearest(name, known)}")
-    given = ", ".join(f"{key}={value}" for key, value in settings)
-    with guarded(f"the factory {factory}, called with ({given}),"):
-        made = function(**dict(settings))
-    if not isinstance(made, Lifted):
-        raise SpecError(
-            f"the factory {factory} returned {type(made).__name__}: return what ft.lift or ft.with_torch gives"
-        )
-    return made
+        there = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == place]
+        hint = f"; {nearest(name, there)}" if there else ""
+        raise SpecError(f"the model {factory} is not there: {place} has no function {name!r}{hint}")
+    return cast("Callable[..., Any]", function)
 
 
 def predicted(model: Own, row: Array, X: Array) -> Array:

@@ -1,6 +1,7 @@
 """Model files: named arrays in safetensors, with the layers and the user's words in the header.
 
 Equal models give equal bytes. One header entry holds all, since safetensors does not order several.
+Of a model that is Python code the header holds its name, and nothing is imported to read it.
 """
 
 from __future__ import annotations
@@ -17,48 +18,61 @@ from safetensors.numpy import save as pack
 
 from fedthings.errors import DataError, SpecError
 from fedthings.learn.model import Sequential
+from fedthings.learn.own import Own, plain
 from fedthings.vector import Array, Vector
 
 ENTRY = "fedthings"
 
 
-def save(path: str | Path, model: Sequential, row: Vector, metadata: Mapping[str, Any]) -> None:
+def save(path: str | Path, model: Sequential | Own, row: Vector, metadata: Mapping[str, Any]) -> None:
     """Write `model` with parameters `row` `(dim,)`; `metadata` is plain data for JSON.
 
     The arrays are named by the layout ("0.dense.weight"); constants as "0.standardise.mean".
     """
     spec = msgspec.to_builtins(model, builtin_types=(bytes,))
     arrays: dict[str, Array] = dict(model.layout.views(np.asarray(row)))
-    for index, layer in enumerate(spec["layers"]):
-        for field in [name for name, value in layer.items() if isinstance(value, bytes)]:
-            constant = np.frombuffer(layer.pop(field), "<f4")
-            arrays[f"{index}.{layer['type']}.{field}"] = constant.reshape(model.shapes[index])
-    header = json.dumps({"model": spec, "metadata": dict(metadata)}, sort_keys=True)
-    body = pack({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {ENTRY: header})
+    header: dict[str, Any] = {"model": spec, "metadata": dict(metadata)}
+    if isinstance(model, Own):
+        header["arrays"] = list(arrays)  # in their order, which only the code knows
+    else:
+        for index, layer in enumerate(spec["layers"]):
+            for field in [name for name, value in layer.items() if isinstance(value, bytes)]:
+                constant = np.frombuffer(layer.pop(field), "<f4")
+                arrays[f"{index}.{layer['type']}.{field}"] = constant.reshape(model.shapes[index])
+    entry = json.dumps(header, sort_keys=True)
+    body = pack({name: np.asarray(array, order="C") for name, array in arrays.items()}, {ENTRY: entry})
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(body)
     partial.replace(path)  # a reader sees the old file or the new one, never a half
 
 
-def warm(path: str | Path, model: Sequential) -> Vector:
+def warm(path: str | Path, model: Sequential | Own) -> Vector:
     """Return the row `(dim,)` of a model file to begin `model` with.
 
     Raises DataError where it is no model file, SpecError where its layers, scaling aside, are others.
     """
     found, row, _ = load(path)
-    if found.layers[found.stem :] != model.layers[model.stem :] or found.layout.dim != model.layout.dim:
+    if isinstance(found, Own) or isinstance(model, Own):
+        same = found == model and row.size == model.layout.dim
+    else:
+        same = found.layers[found.stem :] == model.layers[model.stem :] and found.layout.dim == model.layout.dim
+    if not same:
         raise SpecError(f"the model in {path} has other layers than the task: begin with one of the same task")
     return row
 
 
-def load(path: str | Path) -> tuple[Sequential, Vector, dict[str, Any]]:
+def load(path: str | Path) -> tuple[Any, Vector, dict[str, Any]]:
     """Read what `save` wrote: the model, its row and the metadata. Raises DataError."""
     try:
         with safe_open(path, "numpy") as file:
             header = json.loads((file.metadata() or {})[ENTRY])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         spec = header["model"]
+        if isinstance(spec, list):
+            own = msgspec.convert(spec, Own)
+            plain(str(path), own)
+            return own, np.concatenate([arrays[name].reshape(-1) for name in header["arrays"]]), header["metadata"]
         for index, layer in enumerate(spec["layers"]):
             prefix = f"{index}.{layer['type']}."
             if layer["type"] == "standardise":

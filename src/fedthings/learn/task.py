@@ -11,13 +11,13 @@ from fedthings.errors import SpecError, nearest
 from fedthings.learn.losses import LOSSES, fit
 from fedthings.learn.metrics import METRICS, suits
 from fedthings.learn.model import Sequential
-from fedthings.learn.own import Own, spelled
+from fedthings.learn.own import Own, plain
 
 if TYPE_CHECKING:
     # Where the mathematics needs the layers there is no Own, and all that others ask of a model it has too.
     Model: TypeAlias = Sequential
 else:
-    Model = Sequential | Own
+    Model = Sequential | Own | str  # a text is refused, with the right way to write it
 
 OPTIMIZERS = ("sgd", "momentum", "adam")
 UPDATE = {"sgd": 2, "momentum": 4, "adam": 14}
@@ -86,13 +86,18 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.loss not in LOSSES:
             raise SpecError(f"task.loss is {self.loss!r}: {nearest(self.loss, LOSSES)}")
         if isinstance(self.model, Own):  # what it is shows where it is imported: own.verify
-            spelled("task.model", self.model.factory)
+            plain("task.model", self.model)
             if self.normalise == "fleet":
                 raise SpecError(
                     f'task.normalise is "fleet", which cannot be put before the code {self.model.factory}: '
                     "scale the data, or let the model begin with a normalisation"
                 )
             return
+        if not isinstance(self.model, Sequential):
+            raise SpecError(
+                f"task.model is {self.model!r:.60}: give ft.mlp(...) or ft.sequential(...); Python code is named, "
+                'ft.own("package.module:factory"), in TOML ["package.module:factory"]'
+            )
         fit(self.model, self.loss)
         for name in self.metrics:
             if name not in METRICS:

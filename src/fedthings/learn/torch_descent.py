@@ -1,4 +1,4 @@
-"""Local steps in PyTorch on flat rows: a device at a time, or on a GPU many at once.
+"""Local steps in PyTorch on flat rows: a device at a time, or many at once by `torch.func`.
 
 The parameters of the module are views of one row, so that a step is a few operations whatever the layers are.
 """
@@ -10,18 +10,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedthings.errors import SpecError
 from fedthings.learn.data import Shard, sizes
-from fedthings.learn.descent import runs, schedule
+from fedthings.learn.descent import group, runs, schedule
 from fedthings.learn.metrics import add, fixed
 from fedthings.learn.shuffle import orders
-from fedthings.learn.task import MOMENTS, Recipe
+from fedthings.learn.task import MOMENTS, Recipe, Task
 from fedthings.learn.torch_net import Net, Tensor, alone
 from fedthings.vector import Array, Key
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """`(outputs (n, ...), targets) -> costs (n,)`."""
 TOGETHER = 64
-"""Devices that train at once on a GPU."""
+"""Devices that train at once, at the most."""
 
 
 class Asked(NamedTuple):
@@ -31,6 +32,16 @@ class Asked(NamedTuple):
     mu: float
     kind: str
     loss: Loss
+
+    def costs(self, out: Tensor, y: Tensor) -> Tensor:
+        """Return the cost of each sample `(n,)`. Raises SpecError where the loss gives something else."""
+        costs = self.loss(out, y)
+        if tuple(costs.shape) != (len(out),):
+            raise SpecError(
+                f"with_torch: `loss` returned the shape {tuple(costs.shape)} for {len(out)} samples: return one cost "
+                'for each, as reduction="none" gives it'
+            )
+        return costs
 
 
 def losses() -> dict[str, Loss]:
@@ -50,37 +61,36 @@ def losses() -> dict[str, Loss]:
     }
 
 
-def tensors(shard: Shard, loss: str, place: str) -> tuple[Tensor, Tensor]:
-    """Return samples and targets of `shard` as `loss` takes them."""
+def tensors(X: Array, y: Array, loss: str, place: str) -> tuple[Tensor, Tensor]:
+    """Return samples and targets as `loss` takes them."""
     import torch
 
-    X = torch.tensor(np.asarray(shard.X, np.float32), device=place)
+    samples = torch.tensor(np.asarray(X, np.float32), device=place)
     if loss == "reconstruction":
-        return X, X
-    kind = np.int64 if loss == "cross_entropy" else np.float32
-    y = torch.tensor(np.asarray(shard.y, kind), device=place)
-    return X, y.reshape(-1) if loss == "cross_entropy" else y
+        return samples, samples
+    if loss == "cross_entropy":
+        return samples, torch.tensor(np.asarray(y, np.int64).reshape(-1), device=place)
+    return samples, torch.tensor(np.asarray(y, np.float32), device=place)
 
 
 def one(net: Net, ask: Asked, start: Array, received: Array, shard: Shard, key: Key, effort: float) -> Array:
-    """Train one device from `start` `(dim,)`, which is left at the last step; return what was seen `(2,)`."""
+    """Train one device from `start` `(dim,)`, which is left at the last step; return what was seen `(2,)`.
+
+    Raises SpecError, or what the module raises.
+    """
     import torch
 
     recipe, mu, place = ask.recipe, ask.mu, str(net.row.device)
     seen = np.zeros(2, np.int64)
     (batch,), (steps,), (done,) = (some.tolist() for some in schedule(recipe, sizes([shard]), [effort]))
     with alone(key.word("torch"), place):
-        X, y = tensors(shard, ask.kind, place)
-        with torch.no_grad():
-            net.row.copy_(torch.from_numpy(start))
-            for name, buffer in net.module.named_buffers():
-                if name in net.stays:
-                    buffer.copy_(net.stays[name])
+        X, y = tensors(shard.X, shard.y, ask.kind, place)
+        net.load(start)
         net.module.train()
         theta, slope = net.row[: net.learned], net.slope[: net.learned]
         near = torch.tensor(received, device=place)[: net.learned] if mu else None
         theirs = net.optimizer(net.module.parameters(), recipe) if net.optimizer else None
-        step, moments = stepper(recipe, theta[None])
+        step, moments = stepper(recipe, theta)
         word = np.array([key.word("shuffle")], np.uint64)
         for epoch in range(recipe.epochs):
             costs = []
@@ -91,7 +101,7 @@ def one(net: Net, ask: Asked, start: Array, received: Array, shard: Shard, key: 
                 if len(x) == 1 and not net.lone:
                     continue
                 slope.zero_()
-                cost = ask.loss(net.module(x), y[part])
+                cost = ask.costs(net.module(x), y[part])
                 cost.mean().backward()
                 costs.append(cost.detach())
                 with torch.no_grad():
@@ -100,10 +110,10 @@ def one(net: Net, ask: Asked, start: Array, received: Array, shard: Shard, key: 
                     if theirs is not None:
                         theirs.step()
                     else:
-                        step(theta[None], slope[None], moments, epoch * steps + at + 1)
+                        step(theta, slope, moments, epoch * steps + at + 1)
             if costs:
                 add(seen, fixed(torch.cat(costs).cpu().numpy()[None])[0])
-        start[...] = net.row.cpu().numpy()
+        start[...] = net.saved()
     return seen
 
 
@@ -118,61 +128,108 @@ def together(
 ) -> Array:
     """Train n devices at once from `start` `(n, dim)` by `torch.func.vmap`; return what was seen `(n, 2)`.
 
-    For modules that are `alike`; the same as `one` to float tolerance.
+    For modules that are not `apart`; the same as `one` to float tolerance.
     """
     import torch
-    from torch.func import functional_call, grad_and_value, vmap
 
     recipe, mu, place = ask.recipe, ask.mu, str(net.row.device)
     counts = sizes(shards)
     order = np.lexsort((-np.asarray(efforts), -counts))
     counts = counts[order]
+    some = [shards[i] for i in order.tolist()]
     batch, steps, done = schedule(recipe, counts, np.asarray(efforts)[order].tolist())
+    offsets = np.cumsum(counts) - counts
+    words = np.array([keys[i].word("shuffle") for i in order.tolist()], np.uint64)
     seen = np.zeros((len(shards), 2), np.int64)
-    parts = net.layout.parts
-
-    def cost(row: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        named: Mapping[str, Tensor] = {part.name: row[part.start : part.stop].view(part.shape) for part in parts}
-        costs = ask.loss(functional_call(net.module, named, (x,)), y)
-        return costs.mean(), costs
-
-    slopes = vmap(grad_and_value(cost, has_aux=True))
+    slopes = _slopes(net, ask)
     with alone(0, place):
         net.module.train()
-        data = [tensors(shards[i], ask.kind, place) for i in order.tolist()]
+        mine, answers = (np.concatenate([shard[part] for shard in some]) for part in (0, 1))
+        X, y = tensors(mine, answers, ask.kind, place)
         theta = torch.tensor(start[order], device=place)
-        near = torch.tensor(received if received.ndim == 1 else received[order], device=place) if mu else None
+        near = torch.tensor(received if received.ndim == 1 else received[order], device=place)
         step, moments = stepper(recipe, theta)
-        words = np.array([keys[i].word("shuffle") for i in order.tolist()], np.uint64)
+        count = np.zeros((len(some), 1), np.int64)
         for epoch in range(recipe.epochs):
-            mixed: list[Any] = [None] * len(data)
+            mixed = np.zeros((len(some), int(counts.max())), np.int64)  # where each device's samples lie in X
             for lo, hi, n in runs(np.where(epoch * steps < done, counts, 0)):
-                mixed[lo:hi] = torch.from_numpy(orders(words[lo:hi], epoch, n)).to(place)
+                mixed[lo:hi, :n] = offsets[lo:hi, None] + orders(words[lo:hi], epoch, n)
+            index = torch.from_numpy(mixed).to(place)
+            costs = torch.zeros(index.shape, device=place)
             for at in range(int(steps.max())):
                 size = np.clip(counts - at * batch, 0, batch)
                 size[epoch * steps + at >= done] = 0
                 for lo, hi, b in runs(size):
-                    first = at * int(batch[lo])
-                    some = [mixed[i][first : first + b] for i in range(lo, hi)]
-                    X, y = (torch.stack([data[i][k][some[i - lo]] for i in range(lo, hi)]) for k in (0, 1))
-                    g, (_, costs) = slopes(theta[lo:hi], X, y)
-                    if near is not None:
-                        g += mu * (theta[lo:hi] - (near if near.ndim == 1 else near[lo:hi]))
-                    count = epoch * int(steps[lo]) + at + 1
-                    step(theta[lo:hi], g, tuple(moment[lo:hi] for moment in moments), count)
-                    seen[order[lo:hi]] += fixed(costs.detach().cpu().numpy())
+                    rows, part = slice(lo, hi), slice(at * int(batch[lo]), at * int(batch[lo]) + b)
+                    chosen = index[rows, part]
+                    g, (_, costs[rows, part]) = slopes(theta[rows], X[chosen], y[chosen])
+                    if mu:
+                        g += mu * (theta[rows] - (near if near.ndim == 1 else near[rows]))
+                    count[rows] += 1
+                    step(theta[rows], g, tuple(moment[rows] for moment in moments), count[rows])
+                    seen[rows, 0] += b
+            add(seen[:, 1], fixed(costs.cpu().numpy())[:, 1])
         start[order] = theta.cpu().numpy()
-    return seen
+    return seen[np.argsort(order)]
 
 
-Stepper = Callable[[Tensor, Tensor, Sequence[Tensor], int], None]
+def most(net: Net, task: Task) -> int:
+    """Return how many devices train at once: on a CPU no more than its cache holds, beyond which it does not pay."""
+    return TOGETHER if net.row.is_cuda else min(TOGETHER, group(task))
+
+
+def apart(net: Net, ask: Asked, shard: Shard) -> str:
+    """Return why devices cannot train `net` at once, "" where they can: found out on the first sample of `shard`."""
+    import torch
+
+    if net.optimizer is not None:
+        return "it has an `optimizer` of its own"
+    if net.travels or net.stays:
+        return f"it has the buffer {(*net.travels, *net.stays)[0].name}"
+    if any(isinstance(part, torch.nn.RNNBase) for part in net.module.modules()):
+        return "it has recurrent layers"
+    place = str(net.row.device)
+    with alone(0, place):
+        net.module.train()
+        X, y = tensors(shard.X[:1], shard.y[:1], ask.kind, place)
+        try:
+            _slopes(net, ask)(net.row[None], X[None], y[None])
+        except SpecError:
+            raise
+        except Exception as error:  # of many kinds: what is drawn at random, what depends on values
+            return f"torch.func.vmap cannot take it ({str(error).strip().splitlines()[0]:.120})"
+    return ""
+
+
+def _slopes(net: Net, ask: Asked) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, tuple[Tensor, Tensor]]]:
+    """Return `(theta (K, dim), X (K, B, ...), y (K, B, ...)) -> gradients (K, dim), (means (K,), costs (K, B))`."""
+    from torch.func import functional_call, grad_and_value, vmap
+
+    parts = net.layout.parts
+
+    def cost(row: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        named: Mapping[str, Tensor] = {part.name: row[part.start : part.stop].view(part.shape) for part in parts}
+        costs = ask.costs(functional_call(net.module, named, (x,)), y)
+        return costs.mean(), costs.detach()
+
+    slopes: Any = vmap(grad_and_value(cost, has_aux=True))
+    return slopes  # type: ignore[no-any-return]
+
+
+Stepper = Callable[[Tensor, Tensor, Sequence[Tensor], Any], None]
 
 
 def stepper(recipe: Recipe, like: Tensor) -> tuple[Stepper, tuple[Tensor, ...]]:
-    """Return the optimiser of `recipe` as `learn.optimisers` has it, on tensors `(K, dim)`, and its moments."""
+    """Return the optimiser of `recipe` as `learn.optimisers` has it, on tensors `(..., dim)`, and its moments.
+
+    The step's number, from 1, is one or `(..., 1)`. The gradient is used up.
+    """
     import torch
 
-    def step(theta: Tensor, g: Tensor, moments: Sequence[Tensor], count: int) -> None:
+    def number(value: Any) -> Any:
+        return value if isinstance(value, float) else torch.tensor(value, dtype=like.dtype, device=like.device)
+
+    def step(theta: Tensor, g: Tensor, moments: Sequence[Tensor], count: Any) -> None:
         if recipe.weight_decay:
             g += recipe.weight_decay * theta
         if recipe.optimizer == "sgd":
@@ -184,7 +241,7 @@ def stepper(recipe: Recipe, like: Tensor) -> tuple[Stepper, tuple[Tensor, ...]]:
             m, v = moments
             m.lerp_(g, 1 - recipe.beta1)
             v.mul_(recipe.beta2).addcmul_(g, g, value=1 - recipe.beta2)
-            root = (v.sqrt() / (1 - recipe.beta2**count) ** 0.5).add_(recipe.eps)
-            theta.addcdiv_(m, root, value=-recipe.lr / (1 - recipe.beta1**count))
+            rate, root = recipe.lr / (1 - recipe.beta1**count), (1 - recipe.beta2**count) ** 0.5
+            theta.sub_((m / (v.sqrt().div_(number(root)).add_(recipe.eps))).mul_(number(rate)))
 
     return step, tuple(torch.zeros_like(like) for _ in range(MOMENTS[recipe.optimizer]))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from fedthings.errors import SpecError
-from fedthings.vector import Layout
+from fedthings.learn.layers import Shape
+from fedthings.vector import Array, Layout
 
 if TYPE_CHECKING:
     from fedthings.learn.task import Recipe
@@ -15,10 +18,19 @@ if TYPE_CHECKING:
 Tensor = Any
 
 
-class Net(NamedTuple):
-    """A module whose parameters and buffers are views of `row` `(dim,)`, its gradients views of `slope`.
+class Buffer(NamedTuple):
+    """A buffer's place in a module, and its tensor: a view of the row, or what it is before each training."""
 
-    The first `learned` numbers are parameters, the others buffers.
+    owner: Any
+    name: str
+    tensor: Tensor
+
+
+class Net(NamedTuple):
+    """A module whose parameters and float buffers are views of `row` `(dim,)`, its gradients views of `slope`.
+
+    The first `learned` numbers are parameters, the others buffers. `stays` are the buffers that do not travel, such as
+    a count of batches. `lone`: whether a batch of one sample can be trained on; a BatchNorm finds no variance in it.
     """
 
     module: Any
@@ -26,13 +38,28 @@ class Net(NamedTuple):
     row: Tensor
     slope: Tensor
     learned: int
-    optimizer: Callable[[Any, Recipe], Any] | None
-    stays: Mapping[str, Tensor]
-    """What does not travel and may change in training, such as a count of batches: as it is before."""
+    travels: tuple[Buffer, ...]
+    stays: tuple[Buffer, ...]
     lone: bool
-    """Whether a batch of one sample can be trained on; a BatchNorm finds no variance in it."""
-    alike: bool
-    """Whether many can train at once: it has no buffers, no recurrent layers, and no dropout, drawn by each alone."""
+    optimizer: Callable[[Any, Recipe], Any] | None
+
+    def load(self, row: Array) -> None:
+        """Become the model `row` `(dim,)`."""
+        import torch
+
+        with torch.no_grad():
+            self.row.copy_(torch.tensor(row))
+        for owner, name, view in self.travels:  # code that assigns a buffer anew has put another tensor there
+            owner._buffers[name] = view
+        for owner, name, first in self.stays:
+            owner._buffers[name] = first.clone()
+
+    def saved(self) -> Array:
+        """Return the row `(dim,)` that the module is now; it may share memory with it."""
+        for owner, name, view in self.travels:
+            if owner._buffers[name] is not view:
+                view.copy_(owner._buffers[name].detach())
+        return np.asarray(self.row.cpu().numpy())
 
 
 def state(module: Any) -> list[tuple[str, Any]]:
@@ -58,37 +85,60 @@ def travelling(module: Any) -> tuple[Layout, int]:
 
 
 def attached(module: Any, place: str, layout: Layout, learned: int, optimizer: Any) -> Net:
-    """Return `module` on `place` with its parameters, buffers and gradients as views of two rows."""
+    """Return `module` on `place` with its parameters, buffers and gradients as views of two rows. Raises SpecError."""
     import torch
-    from torch.nn.modules import batchnorm, dropout
+    from torch.nn.modules.batchnorm import _BatchNorm
 
+    if place == "cuda" and not torch.cuda.is_available():
+        raise SpecError('with_torch: device is "cuda", and there is none: install its driver, or use "auto"')
     module.to(place)
     row, slope = torch.zeros(layout.dim, device=place), torch.zeros(layout.dim, device=place)
-    travels = dict(state(module))
+    parameters = dict(module.named_parameters())
+    views = {part.name: row[part.start : part.stop].view(part.shape) for part in layout.parts}
     for part in layout.parts:
-        view, tensor = row[part.start : part.stop].view(part.shape), travels[part.name]
-        if isinstance(tensor, torch.nn.Parameter):
-            tensor.data, tensor.grad = view, slope[part.start : part.stop].view(part.shape)
+        if part.name in parameters:
+            parameters[part.name].data = views[part.name]
+            parameters[part.name].grad = slope[part.start : part.stop].view(part.shape)
+    travels, stays = [], []
+    for path, tensor in module.named_buffers():
+        owner, _, name = path.rpartition(".")
+        where = module.get_submodule(owner)
+        if path in views:
+            travels.append(Buffer(where, name, views[path]))
         else:
-            owner, _, name = part.name.rpartition(".")
-            module.get_submodule(owner)._buffers[name] = view
-    stays = {name: buffer.clone() for name, buffer in module.named_buffers() if name not in travels}
-    normalised = any(isinstance(part, batchnorm._BatchNorm) for part in module.modules())
-    unlike = any(isinstance(part, dropout._DropoutNd | torch.nn.RNNBase) for part in module.modules())
-    alike = learned == layout.dim and not stays and not unlike and optimizer is None
-    return Net(module, layout, row, slope, learned, optimizer, stays, not normalised, alike)
+            stays.append(Buffer(where, name, tensor.clone()))
+    normalised = any(isinstance(part, _BatchNorm) for part in module.modules())
+    return Net(module, layout, row, slope, learned, tuple(travels), tuple(stays), not normalised, optimizer)
+
+
+def given(module: Any, takes: Shape) -> Shape:
+    """Return the shape of what `module` gives for one sample of shape `takes`. Raises SpecError."""
+    import torch
+
+    with torch.no_grad():
+        out = module.eval()(torch.zeros(1, *takes))
+    if not isinstance(out, torch.Tensor):
+        raise SpecError(f"with_torch: the module gives {type(out).__name__}: let `forward` return one tensor")
+    if out.ndim < 2 or len(out) != 1:
+        raise SpecError(
+            f"with_torch: the module gives the shape {tuple(out.shape)} for 1 sample: let `forward` return "
+            "(samples, outputs), also for one output"
+        )
+    return tuple(out.shape[1:])
 
 
 @contextmanager
 def alone(seed: int, place: str = "cpu") -> Iterator[None]:
-    """Compute on one thread, with PyTorch's generator at `seed`; both are as before afterwards."""
+    """Compute on one thread, with PyTorch's generators at `seed`; all are as before afterwards."""
     import torch
 
-    threads = torch.get_num_threads()
+    threads, gpu = torch.get_num_threads(), place != "cpu"
     torch.set_num_threads(1)
     try:
-        with torch.random.fork_rng(devices=[torch.device(place)] if place != "cpu" else []):
-            torch.manual_seed(seed & (2**63 - 1))
+        with torch.random.fork_rng(devices=[torch.device(place)] if gpu else []):
+            torch.default_generator.manual_seed(seed & (2**63 - 1))  # torch.manual_seed would seed every GPU's too
+            if gpu:
+                torch.cuda.manual_seed(seed & (2**63 - 1))
             yield
     finally:
         torch.set_num_threads(threads)

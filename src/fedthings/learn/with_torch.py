@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import ref
 
 import numpy as np
 
-from fedthings.errors import SpecError
+from fedthings.errors import SpecError, nearest
 from fedthings.learn import layers as kinds
 from fedthings.learn.layers import Layer, Shape
-from fedthings.learn.lift import Lifted, Steps, shape
+from fedthings.learn.lift import Lifted, Steps, guarded, shape
 from fedthings.learn.model import Sequential
 from fedthings.vector import Array, Key, Vector
 
@@ -41,33 +42,56 @@ def with_torch(
     torch.optim optimiser; without them they are the task's. `device` "auto" is the GPU where there is one. `at_once`
     trains many devices by torch.func.vmap (None: on a GPU, where the module can). Raises SpecError.
     """
-    import torch
+    torch = _torch()
     from torch.utils.flop_counter import FlopCounterMode
 
     from fedthings.learn import torch_descent, torch_net
 
     takes = shape(input)
-    with torch_net.alone(0):
-        first = build()
-        if not isinstance(first, torch.nn.Module):
-            raise SpecError(f"with_torch: `build` returned {type(first).__name__}: return a torch.nn.Module")
-        layout, learned = torch_net.travelling(first)
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            gives = tuple(first.eval()(torch.zeros(1, *takes)).shape[1:])
+    if device not in ("auto", "cpu", "cuda"):
+        raise SpecError(f"with_torch: device is {device!r}: {nearest(device, ('auto', 'cpu', 'cuda'))}")
+    if isinstance(build, torch.nn.Module):
+        raise SpecError("with_torch: `build` is a module: give a function that makes one, such as lambda: Net()")
+    last: ref[Any] | None = None  # the module made last, while there is one
+
+    def made(seed: int) -> Any:
+        nonlocal last
+        with torch_net.alone(seed):
+            found = build()
+        if not isinstance(found, torch.nn.Module):
+            raise SpecError(f"with_torch: `build` returned {type(found).__name__}: return a torch.nn.Module")
+        if last is not None and found is last():
+            raise SpecError("with_torch: `build` returned the same module again: make a new one in each call")
+        last = ref(found)
+        return found.cpu()
+
+    first = made(0)
+    layout, learned = torch_net.travelling(first)
+    with torch_net.alone(0), FlopCounterMode(display=False) as counter:
+        gives = torch_net.given(first, takes)
 
     @cache
     def net() -> Net:
         place = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        with torch_net.alone(0):
-            return torch_net.attached(build(), place, layout, learned, optimizer)
+        return torch_net.attached(made(0), place, layout, learned, optimizer)
 
     def begin(seed: int) -> Vector:
-        with torch_net.alone(seed):
-            made = dict(torch_net.state(build()))
-            return np.concatenate([made[part.name].detach().numpy().reshape(-1) for part in layout.parts])
+        found = dict(torch_net.state(made(seed)))
+        return np.concatenate([found[part.name].detach().numpy().reshape(-1) for part in layout.parts])
 
     def steps(task: Task, mu: float) -> Steps:
         ask = torch_descent.Asked(task.recipe, mu, task.loss, loss or torch_descent.losses()[task.loss])
+        reasons: list[str] = []  # why devices do not train at once: one, once it is known
+
+        def group(shard: Shard) -> int:
+            """Return how many devices train together."""
+            if not (net().row.is_cuda if at_once is None else at_once):
+                return 1
+            if not reasons:
+                reasons.append(torch_descent.apart(net(), ask, shard))
+            if reasons[0] and at_once:
+                raise SpecError(f"with_torch: at_once is True, and the module cannot: {reasons[0]}; leave at_once out")
+            return 1 if reasons[0] else torch_descent.most(net(), task)
 
         def run(
             received: Array,
@@ -77,20 +101,21 @@ def with_torch(
             efforts: Sequence[float],
             change: Array,
         ) -> tuple[Array, Array]:
-            ours, n = net(), len(shards)
+            n = len(shards)
             seen = np.zeros((n, 2), np.int64)
-            many = at_once if at_once is not None else ours.alike and ours.row.is_cuda
-            if many:
-                for i in range(0, n, torch_descent.TOGETHER):
-                    some = slice(i, i + torch_descent.TOGETHER)
-                    near = received if received.ndim == 1 else received[some]
-                    seen[some] = torch_descent.together(
-                        ours, ask, start[some], near, shards[some], keys[some], efforts[some]
-                    )
-            else:
-                for i in range(n):
-                    near = received if received.ndim == 1 else received[i]
-                    seen[i] = torch_descent.one(ours, ask, start[i], near, shards[i], keys[i], efforts[i])
+            with guarded(f"training on {keys[0].device}, version {keys[0].version},"):
+                together = group(shards[0])
+            for i in range(0, n, together):
+                some = slice(i, i + together)
+                near = received if received.ndim == 1 else received[some]
+                with guarded(f"training on {keys[i].device}, version {keys[i].version},"):
+                    if together > 1:
+                        seen[some] = torch_descent.together(
+                            net(), ask, start[some], near, shards[some], keys[some], efforts[some]
+                        )
+                    else:
+                        near = near if near.ndim == 1 else near[0]
+                        seen[i] = torch_descent.one(net(), ask, start[i], near, shards[i], keys[i], efforts[i])
             np.subtract(start, received, out=change)
             return np.full(n, -1), seen
 
@@ -98,8 +123,8 @@ def with_torch(
 
     def predict(row: Array, X: Array) -> Array:
         ours = net()
-        with torch_net.alone(0), torch.no_grad():
-            ours.row.copy_(torch.tensor(row))
+        with torch_net.alone(0, str(ours.row.device)), torch.no_grad():
+            ours.load(row)
             found = ours.module.eval()(torch.tensor(np.asarray(X, np.float32), device=ours.row.device))
             return np.asarray(found.cpu().numpy())
 
@@ -108,6 +133,14 @@ def with_torch(
         return f"torch {torch.__version__} {where}"
 
     return Lifted(takes, gives, layout, begin, steps, predict, flops=int(counter.get_total_flops()), engine=engine)
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise SpecError(f'with_torch needs PyTorch ({error}): pip install "fedthings[torch]"') from None
+    return torch
 
 
 def module(model: Sequential, row: Vector | None = None) -> Any:

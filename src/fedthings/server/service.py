@@ -36,13 +36,13 @@ from fedthings.messages import (
 from fedthings.protocol import events
 from fedthings.protocol.coordinator import Coordinator
 from fedthings.protocol.events import Command, Event, Ticket
+from fedthings.protocol.trace import traced
 from fedthings.server import reception
 from fedthings.server.bodies import Bodies
 from fedthings.server.models import Models
 from fedthings.server.spool import Spool
 from fedthings.server.status import status
 from fedthings.server.store import Saved, Store, Usage
-from fedthings.trace import traced
 from fedthings.transport.chunks import CHUNK
 from fedthings.transport.topics import COORDINATOR, OPERATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport

@@ -39,6 +39,7 @@ from fedthings.protocol.events import (
     Ticket,
     Woke,
 )
+from fedthings.protocol.trace import traced
 from fedthings.run import Run
 from fedthings.simulation.agenda import Agenda, Answer, Changes
 from fedthings.simulation.cohort import Cohorts
@@ -47,7 +48,6 @@ from fedthings.simulation.pool import Here
 from fedthings.simulation.work import Counted
 from fedthings.simulation.worker import Kept
 from fedthings.simulation.world import Change, Steady, World
-from fedthings.trace import traced
 from fedthings.vector import Array, Vector
 
 PATIENCE = 30 * 86400.0
@@ -288,6 +288,7 @@ class Simulator:
         """Write the checkpoint from which `_resume` goes on."""
         state = {
             "rounds": self.rounds,
+            "lines": len(self.history),
             "now": self.now,
             "coordinator": self.coordinator.snapshot(),
             "engine": self.engine.snapshot(),
@@ -320,7 +321,10 @@ class Simulator:
                 f"{out} was left after a run of {state['rounds']} rounds, not {self.rounds}: give the same number"
             )
         self.now = state["now"]
-        self.history = [json.loads(line) for line in (out / run.HISTORY).read_text().splitlines()]
+        # What a process wrote after the checkpoint, and was then killed, is made again.
+        lines = (out / run.HISTORY).read_text().splitlines(keepends=True)[: state["lines"]]
+        self.history = [json.loads(line) for line in lines]
+        run.replace(out / run.HISTORY, "".join(lines))
         self.coordinator.restore(state["coordinator"])
         self.engine.rows.update(state["rows"])
         self.engine.restore(state["engine"])

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from fedthings import run
-from fedthings.compare import Comparison, Spread, compared, shortened
+from fedthings.comparison import Comparison, Spread, shortened, shown
 from fedthings.errors import FedthingsError, SpecError, StoreError, nearest
 from fedthings.federation import Federation, dumps, fits
 from fedthings.history import Line
@@ -83,9 +84,9 @@ class Sweep:
         """The trials whose runs have ended."""
         return [trial for trial in self.trials if trial.directory.name not in self.failed]
 
-    def compare(self, metric: str = "", target: float | None = None) -> Comparison:
-        """Return what it took each setting to reach `target` of `metric`; see `compare.compare`. Raises SpecError."""
-        return compared([one.history for one in self.runs], [trial.label for trial in self.ended], metric, target)
+    def compare(self, metric: str = "", target: float | None = None, path: str | Path | None = None) -> Comparison:
+        """Return what it took each setting to reach `target` of `metric`; see `ft.compare`. Raises SpecError."""
+        return run.compare(self.runs, [trial.label for trial in self.ended], path, metric, target)
 
     def results(self, metric: str = "") -> list[Result]:
         """Return what each setting came to, of `metric` or the first one. Raises SpecError."""
@@ -128,7 +129,7 @@ def sweep(
     on_version: Callable[[Trial, Line], None] | None = None,
     world: World | None = None,
     engine: str = "auto",
-    workers: int = 0,
+    workers: int | str = 0,
 ) -> Sweep:
     """Simulate all combinations of `grid`, such as `{"strategy.mu": [0, 0.1]}`, each with `seeds`; return the sweep.
 
@@ -136,45 +137,38 @@ def sweep(
     crash or a full disk the same call makes what is missing, and more values or seeds may be given.
     A run that cannot be made is noted in `failed`. Raises SpecError, DataError, StoreError.
     """
+    if rounds < 1:
+        raise SpecError(f"rounds is {rounds}: it must be at least 1")
     planned = trials(federation, grid, out, seeds)
     for trial in planned:
         fits(trial.federation, fleet.shard(fleet.names[0]), fleet.names[0])
     out, failed = Path(out), {}
     facts = {
-        "federation": dumps(federation),
+        "federation": dumps(replace(federation, seed=0)),  # each run has a seed of its own
         "rounds": rounds,
         "fields": list(grid),
         "stop": dict(stop or {}),
         "fleet": repr(fleet),
-        "world": repr(world),
+        "world": _named(world),
         "test": None if test is None else list(test[0].shape),
         "init": None if init is None else sha256(init.tobytes()).hexdigest(),
     }
-    with alone(out, "the directory of sweeps"), run.written(out):
-        _claim(out, facts)
+    with alone(out, "the directory of the sweep"), run.written(out):
+        fresh = _claim(out, facts, planned)
         for trial in planned:
             if trial.finished:
                 continue
             show = None if on_version is None else partial(on_version, trial)
             try:
-                simulate(
-                    trial.federation,
-                    fleet,
-                    rounds,
-                    test=test,
-                    init=init,
-                    stop=stop,
-                    on_version=show,
-                    out=trial.directory,
-                    world=world,
-                    engine=engine,
-                    workers=workers,
-                )
+                place = trial.directory
+                simulate(trial.federation, fleet, rounds, test, init, stop, show, place, world, False, engine, workers)
             except StoreError:
                 raise
             except FedthingsError as error:  # of these settings; others may do
                 failed[trial.directory.name] = str(error)
                 if len(failed) == len(planned):
+                    if fresh and not any(trial.directory.exists() for trial in planned):
+                        (out / FILE).unlink()  # so that the call can be put right
                     raise
     return Sweep(out, planned, failed)
 
@@ -185,10 +179,10 @@ def trials(
     """Return the runs of a sweep, the seeds of a setting one after the other. Raises SpecError."""
     if "seed" in grid:
         raise SpecError("seed is among the settings: give the seeds by themselves (seeds=5, --seeds 5)")
-    if isinstance(seeds, int):
+    if isinstance(seeds, int | np.integer):
         if seeds < 1:
             raise SpecError(f"seeds is {seeds}: give how many, at least 1")
-        seeds = range(federation.seed, federation.seed + seeds)
+        seeds = range(federation.seed, federation.seed + int(seeds))
     shorts = shortened(list(grid))
     columns = [[(path, value) for value in _values(path, values)] for path, values in grid.items()]
     found = []
@@ -223,17 +217,6 @@ def varied(federation: Federation, settings: Mapping[str, Any]) -> Federation:
     return decode(data, Federation)
 
 
-def shown(value: Any) -> str:
-    """Return a value of a setting as a person writes it."""
-    if isinstance(value, list):
-        return f"[{','.join(map(shown, value))}]"
-    if isinstance(value, dict):
-        kind = next((tag for tag in ("kind", "type") if tag in value), "")
-        fields = ",".join(f"{name}={shown(one)}" for name, one in value.items() if name != kind)
-        return f"{value.get(kind, '')}({fields})" if fields or not kind else str(value[kind])
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def _below(place: Any, step: str, where: str) -> Any:
     """Return what `place`, which stands at `where`, has at `step`. Raises SpecError."""
     path = f"{where}.{step}".lstrip(".")
@@ -252,8 +235,11 @@ def _values(path: str, values: Sequence[Any]) -> list[Any]:
     """Return the values of a setting as plain data. Raises SpecError where there are none, or one comes twice."""
     if isinstance(values, str) or not hasattr(values, "__iter__"):
         raise SpecError(f"{path} is {values!r}: give a list of values")
-    values = [value.item() if isinstance(value, np.generic) else msgspec.to_builtins(value) for value in values]
-    plain: list[Any] = json.loads(json.dumps(values))
+    try:
+        values = [value.item() if isinstance(value, np.generic) else msgspec.to_builtins(value) for value in values]
+        plain: list[Any] = json.loads(json.dumps(values))
+    except TypeError as error:
+        raise SpecError(f"{path} has a value that is not data ({error}): use numbers, texts, lists and specs") from None
     if not plain:
         raise SpecError(f"{path} has no values: give at least one")
     for value in plain:
@@ -270,19 +256,27 @@ def _safe(text: str) -> str:
     return f"{safe[:LONGEST]}-{sha256(text.encode()).hexdigest()[:6]}"
 
 
-def _claim(out: Path, facts: Mapping[str, Any]) -> None:
-    """Write what the sweep is, or see that it is the one that lies there. Raises StoreError."""
+def _named(world: World | None) -> str:
+    """Return what tells a world from others; one that does not say what it is, by its class."""
+    kind = type(world)
+    return kind.__qualname__ if kind.__repr__ is object.__repr__ else repr(world)
+
+
+def _claim(out: Path, facts: Mapping[str, Any], planned: Sequence[Trial]) -> bool:
+    """Write what the sweep is and has, or see that it is the one that lies there; return whether it is new.
+
+    Raises StoreError.
+    """
     if (out / run.FEDERATION).exists():
         raise StoreError(f"{out} holds a run, not a sweep: name another directory")
-    file = out / FILE
-    if not file.exists():
-        run.replace(file, json.dumps(facts, indent=2) + "\n")
-        return
-    before = read(out)
-    for name, value in json.loads(json.dumps(facts)).items():
-        if (there := before.get(name)) != value:
-            more = " differs" if name in ("federation", "init") else f": {_told(there)} there, {_told(value)} here"
-            raise StoreError(f"{out} holds another sweep ({name}{more}): name another directory")
+    there = read(out) if (out / FILE).exists() else {}
+    for name, value in json.loads(json.dumps(facts)).items() if there else ():
+        if there.get(name) != value:
+            more = "" if name in ("federation", "init") else f": {_told(there.get(name))} there, {_told(value)} here"
+            raise StoreError(f"{out} holds another sweep ({name}{more or ' differs'}): name another directory")
+    runs = {trial.directory.name: trial.label for trial in planned}
+    run.replace(out / FILE, json.dumps({**facts, "runs": {**runs, **there.get("runs", {})}}, indent=2) + "\n")
+    return not there
 
 
 def _told(value: Any) -> str:
@@ -290,10 +284,14 @@ def _told(value: Any) -> str:
 
 
 def read(directory: Path) -> dict[str, Any]:
-    """Return what the sweep in `directory` is. Raises StoreError."""
+    """Return what the sweep in `directory` is; `runs` are the directories that it has, and their labels.
+
+    Raises StoreError.
+    """
     try:
         facts = json.loads((directory / FILE).read_text())
-        assert isinstance(facts, dict)
-    except (OSError, ValueError, AssertionError) as error:
+        if not isinstance(facts, dict) or not isinstance(facts.get("runs"), dict):
+            raise ValueError("it names no runs")
+    except (OSError, ValueError) as error:
         raise StoreError(f"{directory / FILE} cannot be read ({error}): name another directory") from None
     return facts

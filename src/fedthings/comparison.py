@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
 from math import ceil, floor, isfinite, log10
-from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,11 +17,11 @@ from fedthings.history import Line, beats
 from fedthings.learn.metrics import METRICS
 from fedthings.vector import Array
 
-if TYPE_CHECKING:
-    from fedthings.run import Run
-
 SPENT = ("version", "seconds", "bytes", "joules")
 """What it takes to become better."""
+TRAINING = "training"
+PARTS = ("test", "metrics", TRAINING)
+"""Where a line's measures are from: the central test set, the devices' test samples, or, without any, training."""
 
 
 class Course(NamedTuple):
@@ -54,40 +55,24 @@ class Cost(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What a comparison found: the metric, its target, `costs` a label, and the `courses` of each label's runs."""
+    """What a comparison found: the metric, of which `part` of the lines, its target, `costs` and `courses` by label."""
 
     metric: str
+    part: str
     target: float
     costs: list[Cost]
     courses: Mapping[str, Sequence[Course]]
 
     @property
+    def measure(self) -> str:
+        """The metric in words, such as "test accuracy"; on the devices' own test samples it is the metric alone."""
+        words = self.metric.replace("_", " ")
+        return words if self.part == "metrics" else f"{self.part} {words}"
+
+    @property
     def joules(self) -> bool:
         """Whether any run counts joules."""
         return any("joules" in course.spent for courses in self.courses.values() for course in courses)
-
-
-def compare(
-    runs: Sequence[Run],
-    labels: Sequence[str] = (),
-    path: str | Path | None = None,
-    metric: str = "",
-    target: float | None = None,
-) -> Comparison:
-    """Compare `runs` by what it took them to reach `target` of `metric`, and draw it into the picture `path`.
-
-    Runs with the same label are repetitions: their mean and spread are shown. By default a label says in what the
-    federations differ (not by the seed), the metric is the first that all have, and the target what the least good
-    of the runs reached. Raises SpecError.
-    """
-    if labels and len(labels) != len(runs):
-        raise SpecError(f"there are {len(labels)} labels for {len(runs)} runs: give each run one")
-    found = compared([run.history for run in runs], labels or named([run.federation for run in runs]), metric, target)
-    if path is not None:
-        from fedthings.plot import comparison
-
-        comparison(found, Path(path))
-    return found
 
 
 def named(federations: Sequence[Federation]) -> list[str]:
@@ -100,7 +85,8 @@ def named(federations: Sequence[Federation]) -> list[str]:
     differ = [path for path in every if any(each.get(path) != fields[0].get(path) for each in fields)]
     shorts = shortened(differ)
     labels = [
-        ", ".join([*([name] * (len(set(names)) > 1)), *(f"{shorts[p]}={each[p]}" for p in differ if p in each)]) or name
+        ", ".join([*([name] * (len(set(names)) > 1)), *(f"{shorts[p]}={shown(each[p])}" for p in differ if p in each)])
+        or name
         for name, each in zip(names, fields, strict=True)
     ]
     seeded = [(label, federation.seed) for label, federation in zip(labels, federations, strict=True)]
@@ -118,6 +104,19 @@ def shortened(paths: Sequence[str]) -> dict[str, str]:
         ends = [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
         found[path] = next((e for e in ends if sum(f".{other}".endswith(f".{e}") for other in paths) == 1), path)
     return found
+
+
+def shown(value: Any) -> str:
+    """Return a value of a setting as a person writes it; of bytes a digest."""
+    if isinstance(value, bytes):
+        return sha256(value).hexdigest()[:6]
+    if isinstance(value, list):
+        return f"[{','.join(map(shown, value))}]"
+    if isinstance(value, dict):
+        kind = next((tag for tag in ("kind", "type") if tag in value), "")
+        fields = ",".join(f"{name}={shown(one)}" for name, one in value.items() if name != kind)
+        return f"{value.get(kind, '')}({fields})" if fields or not kind else str(value[kind])
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -145,12 +144,12 @@ def compared(
     elif not isfinite(target):
         raise SpecError(f"target is {target}: give a value of {metric} that a run can reach")
     costs = [_cost(label, group, metric, target) for label, group in courses.items()]
-    return Comparison(metric, target, costs, courses)
+    return Comparison(metric, part, target, costs, courses)
 
 
 def course(history: Sequence[Line], part: str, metric: str) -> Course:
-    """Return the course of `metric`, of the `part` ("test" or "metrics") of each line that has it."""
-    there = [metric in line.get(part, ()) for line in history]
+    """Return the course of `metric`, of the `part` (of PARTS) of each line that has it."""
+    there = [metric in _measures(line, part) for line in history]
     spent = {
         "version": np.array([line["version"] for line in history], float),
         "seconds": np.array([line["time"] for line in history], float),
@@ -159,18 +158,19 @@ def course(history: Sequence[Line], part: str, metric: str) -> Course:
     joules = [line.get("joules") for line in history]
     if any(value is not None for value in joules):
         spent["joules"] = np.cumsum([value or 0.0 for value in joules])
-    values = np.array([line[part][metric] for line, has in zip(history, there, strict=True) if has])
+    values = np.array([_measures(line, part)[metric] for line, has in zip(history, there, strict=True) if has], float)
     return Course(values, {name: column[there] for name, column in spent.items()})
 
 
-def band(courses: Sequence[Course], over: str, points: int = 200) -> tuple[Array, Array, Array, Array]:
-    """Return `points` places of what was spent `over`, and there the mean, lowest and highest value of `courses`.
+def band(courses: Sequence[Course], over: str) -> tuple[Array, Array, Array, Array]:
+    """Return places of what was spent `over`, and there the mean, lowest and highest value of `courses`.
 
-    From where the last of them has begun to where the first has ended; straight between versions.
+    A place for each version of each, from where the last has begun to where the first has ended.
     """
     spent = [course.spent[over] for course in courses]
     low, high = max(column[0] for column in spent), min(column[-1] for column in spent)
-    places = np.linspace(low, max(low, high), points)
+    every = np.unique(np.concatenate(spent))
+    places = every[(every >= low) & (every <= max(low, high))]
     values = np.stack([np.interp(places, c.spent[over], c.values) for c in courses])
     return places, values.mean(0), values.min(0), values.max(0)
 
@@ -194,15 +194,15 @@ def _cost(label: str, courses: Sequence[Course], metric: str, target: float) -> 
 
 
 def _measured(histories: Sequence[Sequence[Line]], metric: str) -> tuple[str, str]:
-    """Return which part of the lines is compared, the central test set where all have one, and the metric."""
-    there = {
-        part: [name for name in _names(histories[0], part) if all(name in _names(h, part) for h in histories)]
-        for part in ("test", "metrics")
-    }
+    """Return which of PARTS is compared, the first that all have, and the metric."""
+    there = {}
+    for part in PARTS:
+        first, *others = (_names(history, part) for history in histories)
+        there[part] = [name for name in first if all(name in names for names in others)]
     if metric:
         part = next((part for part, names in there.items() if metric in names), "")
         if not part:
-            every = {*there["test"], *there["metrics"]}
+            every = {name for names in there.values() for name in names}
             hint = nearest(metric, every) if every else "none is measured in all of them"
             raise SpecError(f"the metric {metric!r} is not in every run: {hint}")
         return part, metric
@@ -214,7 +214,14 @@ def _measured(histories: Sequence[Sequence[Line]], metric: str) -> tuple[str, st
 
 def _names(history: Sequence[Line], part: str) -> list[str]:
     """Return the metrics that are measured in a history, and still known."""
-    return list(dict.fromkeys(name for line in history for name in line.get(part, ()) if name in METRICS))
+    return list(dict.fromkeys(name for line in history for name in _measures(line, part) if name in METRICS))
+
+
+def _measures(line: Line, part: str) -> Mapping[str, float]:
+    """Return what the `part` of a line has measured, each metric by its name."""
+    if part != TRAINING:
+        return line.get(part) or {}
+    return {} if line["loss"] is None else {"loss": line["loss"]}
 
 
 def _reached_by_all(metric: str, bests: Sequence[float]) -> float:
