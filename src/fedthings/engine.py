@@ -198,7 +198,7 @@ class Engine:
         stage, schema = self.partial.stage, self.partial.schema
         self._model_bytes = size(self.body(self.version)) - number_size(self._made_as(self.version))
         ticket, key = Ticket(self.phase, 0, "device", 0), Key(spec.seed, "device", 0, 0)
-        rows, _ = stage.encode(zeros(schema), [stage.init(schema)], [key])
+        rows, _ = stage.encode(zeros(schema), [stage.init()], [key])
         arrays = {name: row[0] for name, row in rows.items()}
         self._template = Report(ticket, arrays, np.ones(1, np.int64), measures(spec))
         self._report_bytes = size(self._template) - ticket_size(ticket)

@@ -6,6 +6,8 @@ import re
 import runpy
 import tomllib
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -14,6 +16,7 @@ import numpy as np
 from msgspec import Struct
 
 from fedthings.aggregate import fold
+from fedthings.compress import low_rank, quantize, rotate, sign, sparsify
 from fedthings.errors import DataError, FedthingsError, SpecError
 from fedthings.learn import own, own_learner
 from fedthings.learn.data import Shard, check
@@ -29,7 +32,18 @@ from fedthings.stage import Field, Schema, Stage, chain
 from fedthings.strategy import Strategy
 from fedthings.vector import Array, Payload
 
-StageSpec: TypeAlias = clip.Clip
+StageSpec: TypeAlias = (
+    clip.Clip | quantize.Quantize | rotate.Eden | sparsify.TopK | sparsify.RandomMask | sign.Sign | low_rank.LowRank
+)
+STAGES: dict[type, Callable[[Any, Schema], Stage]] = {
+    clip.Clip: clip.build,
+    quantize.Quantize: quantize.build,
+    rotate.Eden: rotate.build,
+    sparsify.TopK: sparsify.top_k,
+    sparsify.RandomMask: sparsify.random_mask,
+    sign.Sign: sign.build,
+}
+"""What makes the stage of each spec, for the arrays it is given; one of low rank also asks for the matrices."""
 
 
 class Federation(Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,8 +64,10 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         for name in ("task", "strategy", "pace"):
             sound(name, getattr(self, name))
-        for index, stage in enumerate(self.stages):
-            sound(f"stages[{index}]", stage)
+        for index, spec in enumerate(self.stages):
+            sound(f"stages[{index}]", spec)
+        if self.stages and not isinstance(self.task.model, own.Own):
+            stage(phases(self)[-2])  # do they go together?
         within("seed", self.seed, 0, 2**63 - 1)
         within("devices", self.devices, 0, 2**31)
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", self.name):
@@ -171,7 +187,13 @@ def fits(spec: Federation | Phase, shard: Shard, name: str) -> None:
 
 def stage(phase: Phase) -> Stage:
     """Return the chain of the phase's stages."""
-    return chain([clip.build(spec) for spec in phase.stages])
+    return chain(schema(phase), [partial(_build, spec, phase.task) for spec in phase.stages])
+
+
+def _build(spec: StageSpec, task: Task, given: Schema) -> Stage:
+    if isinstance(spec, low_rank.LowRank):
+        return low_rank.build(spec, given, task.model.layout)
+    return STAGES[type(spec)](spec, given)
 
 
 # ------------------------------------------------------------------------ files

@@ -228,7 +228,7 @@ class Agent:
     def _train(self, phase: Phase, job: Assignment, model: Payload) -> None:
         ticket = job.ticket
         ours, chain = learner(phase), stage(phase)
-        state = self.shelf.state or [ours.init(), chain.init(schema(phase))]
+        state = self.shelf.state or [ours.init(), chain.init()]
         key = Key(phase.seed, self.name, ticket.version, ticket.attempt)
         effort = self._effort(job.seconds) if phase.strategy.partial and phase.kind == "train" else 1.0
         log.info("%s version %d", phase.kind, ticket.version)
