@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from fedthings.aggregate.step import Polynomial as polynomial
     from fedthings.aggregate.step import Sgd as sgd
     from fedthings.aggregate.step import Yogi as yogi
+    from fedthings.compress.low_rank import LowRank as low_rank
+    from fedthings.compress.quantize import int4, int8
+    from fedthings.compress.rotate import Eden as eden
+    from fedthings.compress.sign import Sign as sign
+    from fedthings.compress.sparsify import RandomMask as random_mask
+    from fedthings.compress.sparsify import TopK as top_k
     from fedthings.errors import (
         DataError,
         FedthingsError,
@@ -115,6 +121,7 @@ __all__ = [
     "dropout",
     "dumps",
     "duty_cycle",
+    "eden",
     "fedadagrad",
     "fedadam",
     "fedavg",
@@ -124,10 +131,13 @@ __all__ = [
     "flatten",
     "hinge",
     "impute",
+    "int4",
+    "int8",
     "layer_norm",
     "lift",
     "load",
     "log_normal",
+    "low_rank",
     "max_pool",
     "metric",
     "mixing",
@@ -137,22 +147,26 @@ __all__ = [
     "pareto",
     "partition",
     "polynomial",
+    "random_mask",
     "relu",
     "sequential",
     "sgd",
     "sigmoid",
+    "sign",
     "simulate",
     "softmax",
     "standardise",
     "sweep",
     "synthetic",
     "tanh",
+    "top_k",
     "trace",
     "with_torch",
     "yogi",
 ]
 
 _MODULES = {
+    "compress.quantize": "int8 int4",
     "errors": "FedthingsError SpecError DataError TransportError StoreError WireError",
     "federation": "Federation load dumps",
     "learn.fleet": "Fleet",
@@ -179,6 +193,11 @@ _STEPS = "sgd momentum adam yogi adagrad constant polynomial hinge decay"
 _HOMES: dict[str, tuple[str, str | None]] = {
     "partition": ("learn.partition", None),
     "clip": ("privacy.clip", "Clip"),
+    "eden": ("compress.rotate", "Eden"),
+    "top_k": ("compress.sparsify", "TopK"),
+    "random_mask": ("compress.sparsify", "RandomMask"),
+    "sign": ("compress.sign", "Sign"),
+    "low_rank": ("compress.low_rank", "LowRank"),
     "metric": ("learn.metrics", "register"),
     "always": ("simulation.availability", "Always"),
     "duty_cycle": ("simulation.availability", "DutyCycle"),

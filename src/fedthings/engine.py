@@ -21,6 +21,8 @@ from fedthings.federation import (
     measures,
     phases,
     plans,
+    received,
+    sent,
 )
 from fedthings.history import Line, Tally
 from fedthings.learn.data import Shard
@@ -102,11 +104,18 @@ class Engine:
         """Return the rows that devices of the running phase receive as `version`."""
         if self.spec.kind == "normalise":
             return {}
-        return {"x": self.rows[self.trained if self.spec.kind == "evaluate" else version]}
+        return received(self.spec, self._sent(version))
 
     def body(self, version: int) -> Model:
         """Return the model body that devices of the running phase receive as `version`."""
-        return Model(self.phase, self._made_as(version), self.model(version))
+        return Model(self.phase, self._made_as(version), self._sent(version))
+
+    def _sent(self, version: int) -> Payload:
+        """Return the arrays of that body."""
+        if self.spec.kind == "normalise":
+            return {}
+        made = self._made_as(version)
+        return sent(self.spec, self.rows[made], made)
 
     def model_bytes(self, ticket: Ticket) -> int:
         """Return the bytes of the model body that goes down for `ticket`."""
@@ -122,17 +131,17 @@ class Engine:
 
     def expect(self, report: Report) -> None:
         """Raise WireError unless `report` has the arrays and the metrics of the running phase."""
-        for what, sent, due in (
+        for what, given, due in (
             ("array", report.arrays, self._template.arrays),
             ("metric", report.metrics, self._template.metrics),
         ):
-            if sent.keys() != due.keys():
-                raise WireError("wrong arrays", f"{what}s {sorted(sent)} where {sorted(due)} are due")
+            if given.keys() != due.keys():
+                raise WireError("wrong arrays", f"{what}s {sorted(given)} where {sorted(due)} are due")
             for name, row in due.items():
-                if sent[name].shape != row.shape:
-                    raise WireError("wrong dimension", f"{what} {name} is {sent[name].shape}, not {row.shape}")
-                if sent[name].dtype != row.dtype:
-                    raise WireError("wrong type", f"{what} {name} is {sent[name].dtype}, not {row.dtype}")
+                if given[name].shape != row.shape:
+                    raise WireError("wrong dimension", f"{what} {name} is {given[name].shape}, not {row.shape}")
+                if given[name].dtype != row.dtype:
+                    raise WireError("wrong type", f"{what} {name} is {given[name].dtype}, not {row.dtype}")
         if report.weight.shape != (1,) or report.weight.dtype != np.int64:
             raise WireError("wrong type", "weight is one int64")
 

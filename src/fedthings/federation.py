@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from fedthings.aggregate import fold
 from fedthings.compress import low_rank, quantize, rotate, sign, sparsify
-from fedthings.errors import DataError, FedthingsError, SpecError
+from fedthings.errors import DataError, FedthingsError, SpecError, WireError
 from fedthings.learn import own, own_learner
 from fedthings.learn.data import Shard, check
 from fedthings.learn.learner import Learner
@@ -30,7 +30,7 @@ from fedthings.protocol.pace import Pace, Plan
 from fedthings.spelling import decode, sound
 from fedthings.stage import Field, Schema, Stage, chain
 from fedthings.strategy import Strategy
-from fedthings.vector import Array, Payload
+from fedthings.vector import Array, Key, Payload, Vector
 
 StageSpec: TypeAlias = (
     clip.Clip | quantize.Quantize | rotate.Eden | sparsify.TopK | sparsify.RandomMask | sign.Sign | low_rank.LowRank
@@ -49,7 +49,7 @@ STAGES: dict[type, Callable[[Any, Schema], Stage]] = {
 class Federation(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything a coordinator and its devices must agree on; it travels in TOML.
 
-    `pace` is when, `strategy` is how, `stages` protect or compress a report on its way.
+    `pace` is when, `strategy` is how, `stages` protect or compress a report on its way, and `down` the model on its.
     `devices`: how many must be there before the first version (0: as many as work at once).
     """
 
@@ -57,6 +57,7 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
     strategy: Strategy = Strategy()
     pace: Pace = Pace()
     stages: tuple[StageSpec, ...] = ()
+    down: quantize.Quantize | None = None
     seed: int = 0
     name: str = "federation"
     devices: int = 0
@@ -84,6 +85,7 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     task: Task
     strategy: Strategy
     stages: tuple[StageSpec, ...]
+    down: quantize.Quantize | None = None
     seed: int
 
 
@@ -102,6 +104,7 @@ def phases(federation: Federation) -> tuple[Phase, ...]:
             task=federation.task,
             strategy=federation.strategy,
             stages=stages,
+            down=federation.down,
             seed=federation.seed,
         )
 
@@ -196,6 +199,32 @@ def _build(spec: StageSpec, task: Task, given: Schema) -> Stage:
     return STAGES[type(spec)](spec, given)
 
 
+def sent(phase: Phase, row: Vector, version: int) -> Payload:
+    """Return the arrays in which the model `row` `(dim,)` goes down as `version`: float32, or as `down` says."""
+    if phase.down is None:
+        return {"x": row}
+    encoded, _ = _down(phase, phase.down).encode({"x": row[None]}, [None], [Key(phase.seed, "", version, 0)])
+    return {name: rows[0] for name, rows in encoded.items()}
+
+
+def received(phase: Phase, arrays: Payload) -> Payload:
+    """Return the model that devices train from, as `arrays` tell it. Raises WireError where they are not its arrays."""
+    if phase.kind == "normalise":
+        return {}
+    due = sent(phase, np.zeros(phase.task.model.layout.dim, np.float32), 0)
+    for name, row in due.items():
+        if name not in arrays or (arrays[name].shape, arrays[name].dtype) != (row.shape, row.dtype):
+            raise WireError("wrong arrays", f"the model's {name} is not {row.dtype} {row.shape}")
+    if phase.down is None:
+        return arrays
+    decoded = _down(phase, phase.down).decode({name: arrays[name][None] for name in due})
+    return {"x": decoded["x"][0]}
+
+
+def _down(phase: Phase, spec: quantize.Quantize) -> Stage:
+    return quantize.build(spec, (Field("x", phase.task.model.layout.dim),))
+
+
 # ------------------------------------------------------------------------ files
 
 
@@ -238,7 +267,8 @@ def dumps(federation: Federation) -> str:
     """Return `federation` as TOML."""
     import tomli_w
 
-    return tomli_w.dumps(msgspec.to_builtins(federation))  # bytes as base64, which `load` reads back
+    data = msgspec.to_builtins(federation)  # bytes as base64, which `load` reads back
+    return tomli_w.dumps({name: value for name, value in data.items() if value is not None})
 
 
 def encode(spec: Struct) -> dict[str, Any]:

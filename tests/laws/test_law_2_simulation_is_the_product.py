@@ -40,6 +40,16 @@ CASES = {
         {"strategy": ft.mixing(0.6, schedule=ft.polynomial(0.5))},
         SLOW,
     ),
+    "compressed both ways": (
+        ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2),
+        {"stages": (ft.clip(5.0), ft.top_k(0.3), ft.eden(3)), "down": ft.int8(16)},
+        SLOW,
+    ),
+    "of low rank, asynchronous": (
+        ft.Pace(goal=3, concurrency=6, patience=20.0, staleness=4),
+        {"stages": (ft.low_rank(1), ft.int4(8)), "down": ft.int4(8), "recipe": {"keep": 0.2}},
+        SLOW,
+    ),
     "own share kept, clipped": (
         ft.Pace(goal=5, concurrency=7, patience=9.0, quorum=2),
         {"recipe": {"keep": 0.3}, "stages": (ft.clip(0.5),), "strategy": ft.fedadam()},

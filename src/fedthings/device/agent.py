@@ -19,7 +19,7 @@ from fedthings.aggregate.fold import refused
 from fedthings.device.rules import Rules, advice
 from fedthings.device.shelf import Shelf
 from fedthings.errors import DataError, SpecError, WireError
-from fedthings.federation import Phase, fits, learner, schema, stage
+from fedthings.federation import Phase, fits, learner, received, schema, stage
 from fedthings.learn.data import Shard
 from fedthings.messages import (
     Announce,
@@ -193,9 +193,13 @@ class Agent:
         self.shelf.enter(f"{self.transport.federation}/{job.ticket.phase}")
         pending, model = self.shelf.pending, None
         if pending is None or pending.ticket != job.ticket:
-            model = unpack_body(self._bodies[job.model.digest], Model).arrays
             try:
+                model = received(phase, unpack_body(self._bodies[job.model.digest], Model).arrays)
                 self._train(phase, job, model)
+            except WireError as error:
+                self._tell(f"cannot do the task: {error}")
+                self._decline(job.ticket, "does not fit")
+                return
             except SpecError as error:  # the model is code of somebody's own, and that has failed
                 self._tell(f"cannot do the task: {error}")
                 self._decline(job.ticket, "training failed")
@@ -358,7 +362,7 @@ class Agent:
                 phase = decode(unpack_body(self._bodies[farewell.task.digest], Work).spec, Phase)
                 model = unpack_body(self._bodies[farewell.model.digest], Model)
                 if not self.rules.refusal(self._federation, phase):
-                    self.shelf.keep(phase.task.model, model.arrays["x"], model.version)
+                    self.shelf.keep(phase.task.model, received(phase, model.arrays)["x"], model.version)
             except (KeyError, WireError, SpecError) as error:
                 log.warning("the last model cannot be kept: %s", error)
         self.on_news(f"the federation has ended: {farewell.reason}")
