@@ -90,6 +90,9 @@ def main() -> None:
     if os.environ.get("RANK", "0") == "0":
         processes = os.environ.get("WORLD_SIZE", "1")
         tell("pfl-research", workload, watch, net.arrays(), how=f"{processes} process{'es' * (processes != '1')}")
+    if torch.distributed.is_initialized():  # whoever leaves while another still talks to it would abort that one
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -31,18 +31,19 @@ class Partial:
 
         Return for each why it was left out, "" where it was not `(n,)`.
         """
-        rows = self.stage.decode(arrays)
-        reasons = fold.refused(self.fields, rows, weights, self.threads)
+        rows, lag = self.stage.decode(arrays), np.asarray(lags)
+        reasons = np.full(len(weights), "", dtype=object)
         if metrics:
-            reasons[impossible(metrics) & (reasons == "")] = "impossible metrics"
+            reasons[impossible(metrics)] = "impossible metrics"
+        some = reasons == ""
+        if not some.all():
+            rows, lag = {name: row[some] for name, row in rows.items()}, lag[some]
+        reasons[some] = fold.keep(self.sums, self.fields, rows, weights[some], lag, self.threads)
         good = reasons == ""
-        lag = np.asarray(lags)
         if not good.all():
             self.tally.dropped.update(reasons[~good].tolist())
-            rows = {name: row[good] for name, row in rows.items()}
-            weights, lag, metrics = weights[good], lag[good], {name: stats[good] for name, stats in metrics.items()}
-        fold.add(self.sums, self.fields, rows, weights, lag, self.threads)
-        self.tally.updates += len(weights)
+            metrics = {name: stats[good] for name, stats in metrics.items()}
+        self.tally.updates += int(good.sum())
         self.tally.keep(metrics)
         return reasons
 

@@ -27,7 +27,7 @@ def summed(order, payload, weights):
     sums = fold.init(SCHEMA)
     for part in order:
         rows = {name: row[part] for name, row in payload.items()}
-        fold.add(sums, SCHEMA, rows, weights[part], [0] * len(part))
+        fold.keep(sums, SCHEMA, rows, weights[part], [0] * len(part))
     return sums
 
 
@@ -63,7 +63,7 @@ def test_a_wide_sum_keeps_what_a_float_would_lose():
     schema = fold.announced((Field("s", 1, "f8", per="one"),), 10)
     sums = fold.init(schema)
     for value in (1e15, 2.0**-38, -1e15):
-        fold.add(sums, schema, {"s": np.array([[value]])}, np.array([1]), [0])
+        fold.keep(sums, schema, {"s": np.array([[value]])}, np.array([1]), [0])
     assert fold.done(sums, schema)["s"][0] == 2.0**-38
 
 
@@ -88,7 +88,7 @@ def test_the_announced_scale_cannot_overflow():
 def test_weights_and_counts_are_kept_for_each_lag():
     payload, weights = reports(3)
     sums = fold.init(SCHEMA)
-    fold.add(sums, SCHEMA, payload, weights, [0, 2, 2])
+    fold.keep(sums, SCHEMA, payload, weights, [0, 2, 2])
     assert sums.weights == {0: weights[0], 2: weights[1] + weights[2]}
     assert sums.counts == {0: 1, 2: 2}
 
@@ -104,5 +104,5 @@ def test_many_wide_reports_at_the_bound_do_not_wrap():
     rows = np.array([[fold.WIDE_BOUND, -fold.WIDE_BOUND]]).repeat(4096, 0)
     sums = fold.init(schema)
     for _ in range(2):
-        fold.add(sums, schema, {"s": rows}, np.ones(4096, np.int64), [0] * 4096)
+        fold.keep(sums, schema, {"s": rows}, np.ones(4096, np.int64), [0] * 4096)
     assert fold.done(sums, schema)["s"].tolist() == [8192 * fold.WIDE_BOUND, -8192 * fold.WIDE_BOUND]

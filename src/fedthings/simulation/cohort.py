@@ -14,7 +14,7 @@ ROWS = 1 << 20
 """Numbers that a part's reports hold at once (4 MB): they are folded while a core has them near."""
 PARTS = 4
 """Parts a worker at least, so that all are done at about the same time."""
-EACH = 8
+EACH = 16
 """Devices a thread at least, so that none waits long for the others."""
 
 
@@ -36,6 +36,8 @@ class Cohorts:
     def _train(self, engine: Engine, wave: Sequence[Kept]) -> None:
         each = EACH if self.threads > 1 else 1
         most = self.threads * max(each, ROWS // max(engine.spec.task.model.layout.dim, 1))
+        even = -(-len(wave) // -(-len(wave) // most))  # as many parts as are needed, about as large as each other
+        most = -(-even // self.threads) * self.threads
         if self.pool.size > 1:
             most = max(1, min(most, -(-len(wave) // (PARTS * self.pool.size))))
         jobs, models = [], {}

@@ -44,6 +44,7 @@ from fedthings.run import Run
 from fedthings.simulation.agenda import Agenda, Answer, Changes
 from fedthings.simulation.cohort import Cohorts
 from fedthings.simulation.forked import forked
+from fedthings.simulation.heap import keep_memory
 from fedthings.simulation.pool import Here
 from fedthings.simulation.work import Counted
 from fedthings.simulation.worker import Kept
@@ -86,6 +87,7 @@ def simulate(
         )
     for name in fleet.names[:: max(1, len(fleet) // 1000)]:  # of a huge fleet, a thousand tell enough
         fits(federation, fleet.shard(name), name)
+    keep_memory()
     with threadpoolctl.threadpool_limits(1), _fewer_collections():
         cohorts = hired(federation, fleet, engine, workers)
         try:
