@@ -23,7 +23,7 @@ STAGES = {
     "top_k": (ft.top_k(0.1), ft.eden(4)),
     "random_mask": (ft.random_mask(0.2), ft.int8()),
     "low_rank": (ft.low_rank(4), ft.eden(4)),
-    "sign": (ft.sign(0.005),),
+    "sign": (ft.sign(0.02),),
 }
 
 
