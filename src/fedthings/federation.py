@@ -78,6 +78,7 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a device must know to work in one phase; it travels as the task body.
 
     A phase is a run of versions with one payload schema. "normalise" and "evaluate" have one version.
+    `reports`: the most that one version can have; it sets the scale of exact sums, which gateways make too.
     """
 
     kind: Literal["normalise", "train", "evaluate"]
@@ -85,6 +86,7 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     strategy: Strategy
     stages: tuple[StageSpec, ...]
     seed: int
+    reports: int = 1 << 20
 
 
 def phases(federation: Federation) -> tuple[Phase, ...]:
@@ -97,12 +99,15 @@ def phases(federation: Federation) -> tuple[Phase, ...]:
 
     def phase(kind: Literal["normalise", "train", "evaluate"]) -> Phase:
         stages = federation.stages if kind == "train" else ()
+        # While a federation is paused, all that are at work may report toward one version.
+        most = max(federation.pace.goal, federation.pace.concurrency) if kind == "train" else 1 << 20
         return Phase(
             kind=kind,
             task=federation.task,
             strategy=federation.strategy,
             stages=stages,
             seed=federation.seed,
+            reports=most,
         )
 
     first = (phase("normalise"),) if federation.task.normalise == "fleet" else ()
