@@ -236,7 +236,10 @@ def raw(**fields: Any) -> bytes:
         (raw(t="decline", ticket=[0, 1, "a/b", 0], reason="r"), "malformed"),
         (raw(t="decline", ticket=[0, 1, "ab"], reason="r"), "malformed"),
         (raw(t="relay", device="a/b", data=b""), "malformed"),
-        (raw(t="verdict", digest=b"d" * 32, merged=True, out=[{"ticket": [0, 1, "a/b", 0], "kept": True}]), "malformed"),
+        (
+            raw(t="verdict", digest=b"d" * 32, merged=True, out=[{"ticket": [0, 1, "a/b", 0], "kept": True}]),
+            "malformed",
+        ),
         (raw(t="verdict", digest=b"d" * 32, merged=True, out=[{"kept": True}]), "malformed"),
     ],
 )

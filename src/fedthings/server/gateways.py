@@ -25,6 +25,7 @@ from fedthings.messages import (
     Hello,
     Offer,
     Receipt,
+    Refusal,
     Relay,
     Subtotal,
     Verdict,
@@ -105,18 +106,42 @@ class Inbound:
 # ------------------------------------------------------------------------ messages
 
 
-def relayed(service: Service, sender: str, relay: Relay, now: float) -> None:
-    """Take what a device says by way of the gateway `sender`. Raises WireError."""
-    if sender not in service.gateways:
-        raise WireError("unknown gateway", f"{sender} speaks for {relay.device}: start with --gateway {sender}")
-    federation, message = unpack(relay.data)
-    if not isinstance(message, RELAYED):
-        raise WireError("unexpected", f"a gateway does not pass on {type(message).__name__}")
-    if not isinstance(message, Bye) and relay.device not in service.gateways and service.allowed(relay.device):
-        service.routes[relay.device] = sender  # the newest way it came by
-    elif service.routes.get(relay.device) != sender and isinstance(message, Bye):
-        return  # it has moved, and what it left behind says so late
-    reception.take(service, relay.device, message, federation, now, via=sender)
+def take(service: Service, sender: str, message: Envelope, federation: str, now: float) -> None:
+    """Take the `message` of the gateway `sender`. Raises WireError with the reason that is counted and answered."""
+    if sender not in service.gateways or not service.allowed(sender):
+        raise WireError(
+            "unknown gateway", f"{sender} speaks for others: let it by `fedthings serve --gateway {sender}`"
+        )
+    ours = service.transport.federation
+    if federation != ours and not (federation == "" and isinstance(message, Bye)):
+        raise WireError("another federation", federation)
+    match message:
+        case Relay():
+            _relayed(service, sender, message, now)
+        case Bye():  # its devices cannot be reached; each says Hello again by whatever way it finds
+            for device in [device for device, via in service.routes.items() if via == sender]:
+                reception.take(service, device, message, ours, now, via=sender)
+        case Offer(what="subtotal"):
+            _offered(service, sender, message, now)
+        case Chunk():
+            _chunk(service, sender, message, now)
+        case Want():
+            reception.wanted(service, sender, message)
+        case _:
+            raise WireError("unexpected", f"a gateway does not send {type(message).__name__}")
+
+
+def _relayed(service: Service, sender: str, relay: Relay, now: float) -> None:
+    """Take what a device says by way of the gateway `sender`; it is told itself why it is refused."""
+    try:
+        federation, message = unpack(relay.data)
+        if not isinstance(message, RELAYED) or relay.device in service.gateways:
+            raise WireError("unexpected", f"a gateway does not pass on {type(message).__name__} of {relay.device}")
+        reception.take(service, relay.device, message, federation, now, via=sender)
+    except WireError as error:
+        refusal = Refusal(error.reason, str(error)[:200])
+        service.send(sender, Relay(relay.device, pack(refusal, service.transport.federation)))
+        raise
 
 
 def wrapped(service: Service, device: str, message: Envelope) -> tuple[str, Envelope]:
@@ -138,28 +163,23 @@ def hollow(message: Envelope) -> Envelope:
 # ----------------------------------------------------------------------- subtotals
 
 
-def offered(service: Service, sender: str, offer: Offer, now: float) -> None:
-    """Take the offer of a subtotal. Raises WireError."""
-    if sender not in service.gateways:
-        raise WireError("unknown gateway", f"{sender} offers a subtotal: start with --gateway {sender}")
+def _offered(service: Service, sender: str, offer: Offer, now: float) -> None:
     if service.merged.get(sender) == offer.digest:
-        service.send(sender, Verdict(offer.digest, True))  # in it already; the verdict was lost
+        service.send(sender, Verdict(offer.digest, True))  # it is merged already; the verdict was lost
         return
-    proceed(service, sender, service.inbound.begin(sender, offer, service.engine.subtotal_bytes), now)
+    _proceed(service, sender, service.inbound.begin(sender, offer, service.engine.subtotal_bytes), now)
 
 
-def chunk(service: Service, sender: str, part: Chunk, now: float) -> bool:
-    """Take a chunk if it is of the subtotal that `sender` is sending, and return whether it is. Raises WireError."""
+def _chunk(service: Service, sender: str, part: Chunk, now: float) -> None:
     assembly = service.inbound.upload(sender)
     if assembly is None or assembly.offer.digest != part.digest:
-        return False
+        return  # of an upload that ended, or that began before a restart: it is offered again
     assembly.add(part)
-    proceed(service, sender, assembly, now)
-    return True
+    _proceed(service, sender, assembly, now)
 
 
-def proceed(service: Service, sender: str, assembly: Assembly, now: float) -> None:
-    """Ask for what is missing, or take the subtotal in. Raises WireError."""
+def _proceed(service: Service, sender: str, assembly: Assembly, now: float) -> None:
+    """Ask for what is missing, or take the subtotal in."""
     digest = assembly.offer.digest
     if assembly.wrong >= reception.WRONG:
         service.inbound.forget(sender)
@@ -182,8 +202,8 @@ def proceed(service: Service, sender: str, assembly: Assembly, now: float) -> No
         raise
     service.heard.update(ticket.device for ticket in subtotal.tickets)
     service.merged[sender] = digest
+    service.send(sender, verdict)  # before what follows from it; nothing leaves before all is durable
     service.merge(digest, subtotal, now)
-    service.send(sender, verdict)
 
 
 def judge(service: Service, digest: bytes, subtotal: Subtotal) -> Verdict:
