@@ -80,15 +80,27 @@ class Tree(Virtual):
         """Return the end of `address` at the hub of `home`."""
         return (self.hubs[home] if home else self.hub)._ends[address]
 
-    def kill(self, name: str) -> None:
-        """kill -9 of a gateway, and of the broker that is its own: the links of its devices are lost."""
+    def kill(self, name: str, sent: bool = True) -> None:
+        """kill -9 of a gateway, and of the broker that is its own: the links of its devices are lost.
+
+        `sent`: whether what it has just sent up still arrives.
+        """
         above = self.under[name]
         del self.gateways[name]
         self.hubs[name]._ends[COORDINATOR].linked = False
         (self.hubs[above] if above else self.hub).unlink(name)
         self.mail = type(self.mail)(m for m in self.mail if not (m[0].startswith(f"{name}/") or m[0] == name))
+        if not sent:
+            self.mail = type(self.mail)(m for m in self.mail if getattr(m[1], "sender", "") != name)
         for end in self.hubs[name]._ends.values():
             end.linked = False
+
+    def revive(self, name: str) -> None:
+        """Start a killed gateway again: whoever is below links to it again."""
+        self.open(name)
+        for address, end in self.hubs[name]._ends.items():
+            if address != COORDINATOR and (address in self.agents or address in self.gateways) and not end.linked:
+                self.hubs[name].link(address)
 
     def post_at(self, hub: str, address: str, arrival: Arrival) -> None:
         """Send on its way at a gateway's hub: reports as the world says, everything else at once."""

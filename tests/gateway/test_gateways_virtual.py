@@ -7,6 +7,8 @@ import pytest
 
 import fedthings as ft
 from fedthings.learn.digits import digits
+from fedthings.simulation.world import Steady
+from fedthings.transport.topics import COORDINATOR
 from gateways import Tree
 
 ROUNDS = 4
@@ -59,3 +61,107 @@ def test_a_gateway_is_killed_and_its_devices_move(tmp_path, want):
                 tree.move(name, "east")
     assert "west" not in tree.gateways
     assert_same(tree.result(), want)
+
+
+def held(tree: Tree, name: str) -> set:
+    """Return the tickets that a gateway holds."""
+    gateway = tree.gateways.get(name)
+    return set() if gateway is None or not gateway.bound else set(gateway.hold.reports.values())
+
+
+def test_a_gateway_that_comes_back_with_its_spool_counts_nobody_twice(tmp_path, want):
+    """Its devices have moved, and their reports were kept another way, while it was dead with the same in its spool."""
+    tree = Tree(federation(), digits(8, 0), ROUNDS, tmp_path, FLAT, settings={"interval": 5.0, "count": 9})
+    moved: list[str] = []
+    back = False
+    while not tree.service.done:
+        assert tree.step()
+        version = tree.service.coordinator.version
+        if not moved and version == 1 and tree.service.coordinator.phase == 1 and len(held(tree, "west")) == 2:
+            tree.kill("west", sent=False)
+            moved = [name for name, home in tree.homes.items() if home == "west"]
+            for name in moved:
+                tree.move(name, "east")
+        elif moved and not back and version == 2:
+            assert tree.open("west")
+            back = True
+            assert list((tmp_path / "gateways" / "west").glob("*/spool/*.cbor"))
+    assert back
+    assert not held(tree, "west")  # it was told that all is dealt with
+    assert tree.gateways["west"].merged == 0
+    assert_same(tree.result(), want)
+
+
+def test_a_gateway_is_killed_at_many_points_and_starts_again(tmp_path, want):
+    tree = Tree(federation(), digits(8, 0), ROUNDS, tmp_path / "calm", STACKED)
+    steps = 0
+    while not tree.service.done:
+        assert tree.step()
+        steps += 1
+    assert_same(tree.result(), want)
+    for name in ("top", "west", "south"):
+        for at in range(20, steps - 1, steps // 6):
+            tree = Tree(federation(), digits(8, 0), ROUNDS, tmp_path / f"{name}-{at}", STACKED)
+            for step in range(100_000):
+                if step == at:
+                    tree.kill(name)
+                    tree.revive(name)
+                if tree.service.done:
+                    break
+                assert tree.step()
+            assert_same(tree.result(), want)
+
+
+def test_an_outage_of_the_uplink_is_worked_through(tmp_path, want):
+    tree = Tree(federation(), digits(8, 0), ROUNDS, tmp_path, {"west": ""}, world=Steady(3.0))
+    cut = mended = False
+    while not tree.service.done:
+        assert tree.step()
+        coordinator = tree.service.coordinator
+        if not cut and coordinator.phase == 1 and coordinator.version == 1 and len(coordinator.tasks) == 8:
+            if tree.mail:
+                continue
+            tree.hub.unlink("west")
+            cut = True
+        elif cut and not mended and len(held(tree, "west")) == 8:  # all of them reported while the link was down
+            assert not tree.gateways["west"].up.linked
+            assert next(w["for"] for w in tree.gateways["west"].status()["waiting"]) == "the link upward"
+            agent = tree.join("device-3")  # and one of them starts anew
+            tree.drain()
+            assert agent.transport.bytes_received
+            tree.hub.link("west")
+            mended = True
+    assert mended
+    assert_same(tree.result(), want)
+
+
+@pytest.mark.parametrize("under", [{"west": ""}, STACKED], ids=["1", "stacked"])
+@pytest.mark.parametrize(
+    "pace", [{"goal": 3, "concurrency": 8}, {"goal": 3, "concurrency": 8, "staleness": 4}], ids=["over", "async"]
+)
+def test_a_sum_larger_than_the_version_takes_is_made_smaller(under, pace, tmp_path):
+    tree = Tree(federation(8, **pace), digits(8, 0), 6, tmp_path, under, settings={"count": 4})
+    while not tree.service.done:
+        assert tree.step()
+    run = tree.result()
+    assert [line["updates"] for line in run.history] == [3] * 6
+    while tree.mail:
+        tree.step()
+    assert not any(held(tree, name) for name in tree.gateways)
+
+
+def test_the_coordinator_is_killed_with_subtotals_in_its_journal(tmp_path, want):
+    """Law 8: at each step of a version the coordinator starts again with its directory."""
+    for at in range(30, 130, 7):
+        tree = Tree(
+            federation(), digits(8, 0), ROUNDS, tmp_path / str(at), {"west": "", "east": ""}, settings={"count": 2}
+        )
+        for step in range(100_000):
+            if step == at:
+                tree.mail = type(tree.mail)(m for m in tree.mail if m[0] != COORDINATOR)
+                tree.service.close()
+                tree.serve()
+            if tree.service.done:
+                break
+            assert tree.step()
+        assert_same(tree.result(), want)
