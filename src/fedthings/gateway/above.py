@@ -54,7 +54,7 @@ def _announced(gateway: Gateway, message: Announce, federation: str) -> None:
     if not gateway.bound:
         if names and message.name not in names:
             return
-        gateway.bind(federation)
+        gateway.bind(federation, message.name)
         gateway.on_news(f"gateway of {message.name}")
     anew = gateway.announced is None or gateway.announced.boot != message.boot
     gateway.announced = message

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def take(gateway: Gateway, sender: str, message: Envelope, federation: str) -> None:
     """Take one message from below. Raises WireError with the reason that is counted and answered."""
     if sender.startswith(OPERATOR):
-        if message != Ask("status"):
-            raise WireError("unexpected", "a gateway is asked for its status only; ask the coordinator for the rest")
+        if message not in (Ask("status"), Ask("reload")):
+            raise WireError("unexpected", "a gateway is asked for status and reload; ask the coordinator for the rest")
         gateway.down.send(sender, Status(gateway.status()))
         return
     _check(gateway, sender, message, federation)

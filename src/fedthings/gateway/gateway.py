@@ -91,6 +91,7 @@ class Gateway:
         self.up, self.down, self.directory = up, down, directory
         self.count, self.interval, self.chunk = count, interval, chunk
         self.allowed, self.gateways, self.rules, self.on_news = allowed, gateways, rules or Rules(), on_news
+        self.name = ""  # of the federation, as people call it
         self.announced: Announce | None = None
         self.epoch = secrets.token_hex(4)  # new with each link: what was said before may be lost
         self.present: set[str] = set()
@@ -188,8 +189,9 @@ class Gateway:
         """Whether it takes part in a federation."""
         return bool(self.up.federation)
 
-    def bind(self, federation: str) -> None:
-        """Take part in `federation` from now on, with what is in the directory of it."""
+    def bind(self, federation: str, name: str) -> None:
+        """Take part in `federation`, called `name`, from now on, with what is in the directory of it."""
+        self.name = name
         self.up.federation = self.down.federation = federation
         place = self.directory / federation
         self.cache = Cache(place / "bodies", self.up, self.down, self.chunk)
@@ -221,7 +223,7 @@ class Gateway:
         work = unpack_body(self.cache.body(digest), Work)
         try:
             spec = decode(work.spec, Phase)
-            refusal = self.rules.refusal("", spec)  # first: what it does not allow is not imported
+            refusal = self.rules.refusal(self.name, spec)  # first: what it does not allow is not imported
             partial = None if refusal else Partial(spec, spec.reports)
             known = Known(partial, None if partial is None else template(spec, partial), refusal)
         except SpecError as error:
