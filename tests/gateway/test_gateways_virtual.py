@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fedthings as ft
+from fedthings.gateway.status import status
 from fedthings.learn.digits import digits
 from fedthings.simulation.world import Steady
 from fedthings.transport.topics import COORDINATOR
@@ -125,7 +126,7 @@ def test_an_outage_of_the_uplink_is_worked_through(tmp_path, want):
             cut = True
         elif cut and not mended and len(held(tree, "west")) == 8:  # all of them reported while the link was down
             assert not tree.gateways["west"].up.linked
-            assert next(w["for"] for w in tree.gateways["west"].status()["waiting"]) == "the link upward"
+            assert next(w["for"] for w in status(tree.gateways["west"])["waiting"]) == "the link upward"
             agent = tree.join("device-3")  # and one of them starts anew
             tree.drain()
             assert agent.transport.bytes_received

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from fedthings.errors import WireError
@@ -56,11 +57,9 @@ def _announced(gateway: Gateway, message: Announce, federation: str) -> None:
             return
         gateway.bind(federation, message.name)
         gateway.on_news(f"gateway of {message.name}")
-    anew = gateway.announced is None or gateway.announced.boot != message.boot
     gateway.announced = message
     gateway.announce()
-    if anew or gateway.up.linked:
-        gateway.again()
+    gateway.again()
 
 
 def _relayed(gateway: Gateway, relay: Relay) -> None:
@@ -110,7 +109,7 @@ def _judged(gateway: Gateway, verdict: Verdict) -> None:
         if gateway.hold.reports.get(receipt.ticket.device) == receipt.ticket:
             gateway.settle(receipt)
     gateway.hold.most = verdict.most
-    gateway.offer_at = float("inf")
+    gateway.offer_at = inf
 
 
 def _wanted(gateway: Gateway, want: Want) -> None:

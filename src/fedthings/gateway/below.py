@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedthings.errors import WireError
+from fedthings.gateway.status import status
 from fedthings.messages import Ask, Bye, Chunk, Decline, Envelope, Hello, Offer, Pause, Refusal, Relay, Status, Want
 from fedthings.partial import expect
 from fedthings.protocol.events import Ticket
@@ -24,7 +25,7 @@ def take(gateway: Gateway, sender: str, message: Envelope, federation: str) -> N
     if sender.startswith(OPERATOR):
         if message not in (Ask("status"), Ask("reload")):
             raise WireError("unexpected", "a gateway is asked for status and reload; ask the coordinator for the rest")
-        gateway.down.send(sender, Status(gateway.status()))
+        gateway.down.send(sender, Status(status(gateway)))
         return
     _check(gateway, sender, message, federation)
     if sender not in gateway.gateways and not isinstance(message, Relay):
@@ -146,7 +147,7 @@ def _offered(gateway: Gateway, device: str, offer: Offer) -> None:
     if gateway.hold.reports.get(device) == ticket:
         _calm(gateway, device, offer)
         return
-    known = gateway.known(ticket.phase)
+    known = gateway.tasks.known(ticket.phase)
     if known is None:
         return  # the task comes with the answer to its Hello, and the report is offered again
     try:
@@ -168,10 +169,10 @@ def _proceed(gateway: Gateway, ticket: Ticket, assembly: Assembly) -> None:
         if indexes:
             gateway.down.send(ticket.device, Want(assembly.offer.digest, indexes))
         return
-    known = gateway.known(ticket.phase)
+    known = gateway.tasks.known(ticket.phase)
     try:
         report = gateway.hold.spool.take(ticket)
-        if known is None or known.template is None:
+        if known is None:
             raise WireError("not here", "the task of this report is not known here any more")
         expect(report, known.template)
     except WireError as error:
@@ -201,11 +202,7 @@ def _subtotal(gateway: Gateway, sender: str, offer: Offer) -> None:
     if found is not None:
         gateway.down.send(sender, Want(offer.digest, ()))
         return
-    sizes = [
-        most_bytes(known.partial, known.template)
-        for known in gateway.phases
-        if known.partial is not None and known.template is not None
-    ]
+    sizes = [most_bytes(known.partial, known.template) for known in gateway.tasks.all]
     if sizes:
         _proceed_sum(gateway, sender, gateway.hold.inbound.begin(sender, offer, max(sizes)))
 
@@ -222,9 +219,9 @@ def _proceed_sum(gateway: Gateway, sender: str, assembly: Assembly) -> None:
             gateway.down.send(sender, Want(digest, indexes))
         return
     subtotal = gateway.hold.inbound.take(sender)
-    known = gateway.known(subtotal.tickets[0].phase) if subtotal.tickets else None
+    known = gateway.tasks.known(subtotal.tickets[0].phase) if subtotal.tickets else None
     try:
-        if known is None or known.partial is None or known.template is None:
+        if known is None:
             raise WireError("not here", "the task of this subtotal is not known here")
         verify(subtotal, known.partial, known.template)
     except WireError:

@@ -12,15 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from math import inf
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from fedthings.device.agent import PATIENCE, RETRY
 from fedthings.device.rules import Rules
-from fedthings.errors import SpecError, WireError
-from fedthings.federation import Phase
+from fedthings.errors import WireError
 from fedthings.gateway import above, below
 from fedthings.gateway.cache import Cache
 from fedthings.gateway.hold import Hold, Version
+from fedthings.gateway.tasks import Tasks
 from fedthings.messages import (
     Announce,
     Assignment,
@@ -31,18 +30,14 @@ from fedthings.messages import (
     Receipt,
     Refusal,
     Relay,
-    Report,
     Verdict,
-    Work,
 )
-from fedthings.partial import Partial, template
 from fedthings.protocol.events import Ticket
 from fedthings.server.gateways import hollow
-from fedthings.spelling import decode
 from fedthings.transport.chunks import CHUNK
 from fedthings.transport.topics import COORDINATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport, Unlinked
-from fedthings.wire import pack, size, ticket_size, unpack_body
+from fedthings.wire import pack
 
 log = logging.getLogger("fedthings.gateway")
 
@@ -50,19 +45,6 @@ INTERVAL = 1.0
 """Seconds that a report waits for others of its version, unless set otherwise."""
 MODELS = 4
 """Models kept beside those that open assignments name."""
-
-
-class Known(NamedTuple):
-    """One phase, as its task body says: how its reports are read and summed; `refusal` where they are not here."""
-
-    partial: Partial | None
-    template: Report | None
-    refusal: str
-
-    def bytes_of(self, ticket: Ticket) -> int:
-        """Return the bytes of the report body of `ticket`."""
-        assert self.template is not None
-        return size(self.template) - ticket_size(self.template.ticket) + ticket_size(ticket)
 
 
 class Gateway:
@@ -91,7 +73,7 @@ class Gateway:
         self.up, self.down, self.directory = up, down, directory
         self.count, self.interval, self.chunk = count, interval, chunk
         self.allowed, self.gateways, self.rules, self.on_news = allowed, gateways, rules or Rules(), on_news
-        self.name = ""  # of the federation, as people call it
+        self.tasks = Tasks()
         self.announced: Announce | None = None
         self.epoch = secrets.token_hex(4)  # new with each link: what was said before may be lost
         self.present: set[str] = set()
@@ -103,16 +85,15 @@ class Gateway:
         self.receipts: dict[str, Receipt] = {}  # device -> the last that it was given
         self.refusals: Counter[str] = Counter()
         self.merged = self.sums = 0  # reports that the coordinator has from here, and the subtotals they came in
-        self._known: dict[int, tuple[bytes, Known]] = {}  # phase -> digest of the task body, what it says
         self._models: list[bytes] = []  # newest last
         self.ask_at = self.offer_at = inf
-        self.now = 0.0
+        self.now = self.began = 0.0
 
     # -------------------------------------------------------------- arrivals
 
     def from_above(self, arrival: Arrival, now: float) -> None:
         """Take one arrival of the link upward, at `now` seconds."""
-        self.now = now
+        self.now, self.began = now, self.began or now
         if isinstance(arrival, Linked):
             self.epoch = secrets.token_hex(4)  # the announcement that follows makes every device say Hello
             if self.bound:
@@ -131,7 +112,7 @@ class Gateway:
 
     def from_below(self, arrival: Arrival, now: float) -> None:
         """Take one arrival of the link downward, at `now` seconds."""
-        self.now = now
+        self.now, self.began = now, self.began or now
         if isinstance(arrival, Linked):
             self.epoch = secrets.token_hex(4)
             if self.bound:
@@ -191,14 +172,14 @@ class Gateway:
 
     def bind(self, federation: str, name: str) -> None:
         """Take part in `federation`, called `name`, from now on, with what is in the directory of it."""
-        self.name = name
+        self.tasks = Tasks(name, self.rules)
         self.up.federation = self.down.federation = federation
         place = self.directory / federation
         self.cache = Cache(place / "bodies", self.up, self.down, self.chunk)
         self.hold = Hold(place, self.chunk)
         for digest in self.cache.tasks():
-            self.learn(digest)
-        for ticket in [t for t in self.hold.reports.values() if self.known(t.phase) is None]:
+            self.tasks.learn(digest, self.cache.body(digest))
+        for ticket in [t for t in self.hold.reports.values() if self.tasks.known(t.phase) is None]:
             self.hold.drop(ticket)
 
     def announce(self) -> None:
@@ -212,35 +193,6 @@ class Gateway:
     def done(self) -> bool:
         """Whether the federation has ended, and everyone below who was there has its last model."""
         return self.announced is not None and self.announced.state == "finished" and not self.present
-
-    # ----------------------------------------------------------------- tasks
-
-    def learn(self, digest: bytes) -> Known:
-        """Return what a task body that is here says of its phase. Raises WireError where it cannot be read."""
-        for found, known in self._known.values():
-            if found == digest:
-                return known
-        work = unpack_body(self.cache.body(digest), Work)
-        try:
-            spec = decode(work.spec, Phase)
-            refusal = self.rules.refusal(self.name, spec)  # first: what it does not allow is not imported
-            partial = None if refusal else Partial(spec, spec.reports)
-            known = Known(partial, None if partial is None else template(spec, partial), refusal)
-        except SpecError as error:
-            log.warning("the task cannot be summed here: %s", error)
-            known = Known(None, None, "does not fit")
-        self._known[work.phase] = digest, known
-        return known
-
-    def known(self, phase: int) -> Known | None:
-        """Return what is known of a phase whose reports can be summed here."""
-        found = self._known.get(phase)
-        return found[1] if found is not None and found[1].partial is not None else None
-
-    @property
-    def phases(self) -> list[Known]:
-        """All phases whose task is here."""
-        return [known for _, known in self._known.values()]
 
     # --------------------------------------------------------------- downward
 
@@ -257,7 +209,8 @@ class Gateway:
         offers = [offer for offer in (message.task, message.model) if offer is not None]
         try:
             lacking = [offer for offer in offers if not self.cache.here(offer)]
-            refusal = "" if lacking or message.task is None else self.learn(message.task.digest).refusal
+            named = None if lacking else message.task
+            refusal = "" if named is None else self.tasks.learn(named.digest, self.cache.body(named.digest))
         except WireError as error:
             lacking, refusal = [], error.reason
         if lacking:
@@ -265,9 +218,8 @@ class Gateway:
             self.ask()
             return
         self.waiting.pop(device, None)
-        task, model = (
-            None if offer is None or refusal else self._ours(offer) for offer in (message.task, message.model)
-        )
+        ours = [None if offer is None or refusal else self._ours(offer) for offer in (message.task, message.model)]
+        task, model = ours
         if isinstance(message, Farewell):
             self.tell(device, Farewell(message.reason, task, model, message.kept))
         elif task is None or model is None:
@@ -288,8 +240,7 @@ class Gateway:
         messages = [entry[0] for entry in (*self.assigned.values(), *self.waiting.values())]
         needed = {offer.digest for m in messages for offer in (m.task, m.model) if offer is not None}
         self._models = [d for i, d in enumerate(self._models) if d in needed or i >= len(self._models) - MODELS]
-        tasks = {digest for digest, _ in self._known.values()}
-        self.cache.keep_only({*needed, *self._models, *tasks})
+        self.cache.keep_only({*needed, *self._models, *self.tasks.digests})
 
     def settle(self, receipt: Receipt) -> None:
         """Pass on a receipt: its report need not be held any more."""
@@ -320,8 +271,8 @@ class Gateway:
         if not self._may_sum:
             return
         for version, since in sorted(self.hold.since.items(), key=lambda item: item[1]):
-            known = self.known(version[0])
-            if known is None or known.partial is None or not self._due(version, since):
+            known = self.tasks.known(version[0])
+            if known is None or not self._due(version, since):
                 continue
             self.hold.out = self.hold.sum(version, known.partial)
             if self.hold.out is not None:
@@ -334,11 +285,12 @@ class Gateway:
                 self.down.send(found.sender, Verdict(digest, False, most=self.hold.most))
 
     def _due(self, version: Version, since: float) -> bool:
-        held = self.hold.tickets(version)
-        if self.hold.most or self.now >= since + self.interval or 0 < self.count <= len(held):
+        if self.hold.most or self.now >= since + self.interval:
+            return True
+        if self.count and len(self.hold.tickets(version)) >= self.count:
             return True
         return not any(
-            job.ticket[:2] == version and job.ticket not in held and device in self.present and self.now < until
+            job.ticket[:2] == version and device in self.present and self.now < until and not self.hold.has(job.ticket)
             for device, (job, until) in self.assigned.items()
         )
 
@@ -353,8 +305,7 @@ class Gateway:
         out, self.offer_at = self.hold.out, inf
         if out is None:
             return
-        held = {*self.hold.reports.values()}.union(*(b.tickets for b in self.hold.below.values()))
-        if held.issuperset(out.reasons):
+        if all(self.hold.has(ticket) for ticket in out.reasons):
             self._offer()
         else:
             self.hold.out = None
@@ -362,45 +313,3 @@ class Gateway:
     def wanted(self) -> None:
         """Note that chunks were sent; the coordinator asks for what it lacks."""
         self.offer_at = self.now + PATIENCE
-
-    # ----------------------------------------------------------------- status
-
-    def status(self) -> dict[str, Any]:
-        """Return the state as plain data for an operator (law 11)."""
-        message = self.announced
-        waits: list[tuple[str, float]] = []
-        if message is None:
-            waits.append(("the coordinator's announcement", inf))
-        if not self.up.linked:
-            waits.append(("the link upward", inf))
-        held = [] if not self.bound else [self.hold.tickets(version) for version in self.hold.since]
-        if self.bound and self.cache.fetching:
-            waits.append((f"{self.cache.fetching} bodies from above", self.ask_at))
-        if self.bound and self.hold.out is not None:
-            waits.append((f"the verdict on a sum of {len(self.hold.out.reasons)} reports", self.offer_at))
-        elif held:
-            waits.append(("more reports, before a sum goes up", self.alarm))
-        return {
-            "federation": message.name if message else "none",
-            "state": message.state if message else "waiting",
-            "phase": f"phase {message.phase}" if message else "none",
-            "version": message.version if message else 0,
-            "time": self.now,
-            "gateway": True,
-            "linked": self.up.linked,
-            "present": len(self.present),
-            "at_work": sorted(self.assigned),
-            "held": sum(len(tickets) for tickets in held),
-            "merged": self.merged,
-            "sums": self.sums,
-            "waiting": [
-                {"for": reason, "seconds": None if until == inf else max(0.0, until - self.now)}
-                for reason, until in waits
-            ],
-            "gateways": dict(sorted(Counter(self.routes.values()).items())),
-            "bytes": {
-                "up": [self.up.bytes_sent, self.up.bytes_received],
-                "down": [self.down.bytes_sent, self.down.bytes_received],
-            },
-            "refused": dict(self.refusals),
-        }

@@ -25,7 +25,8 @@ class Below(NamedTuple):
     """A subtotal that the gateway `sender` has sent."""
 
     sender: str
-    tickets: tuple[Ticket, ...]
+    version: Version
+    tickets: frozenset[Ticket]
 
 
 class Out(NamedTuple):
@@ -69,7 +70,7 @@ class Hold:
 
     def take(self, sender: str, digest: bytes, subtotal: Subtotal, now: float) -> None:
         """Note that a subtotal from below is here whole."""
-        self.below[digest] = Below(sender, subtotal.tickets)
+        self.below[digest] = Below(sender, subtotal.tickets[0][:2], frozenset(subtotal.tickets))
         self.since.setdefault(subtotal.tickets[0][:2], now)
 
     def release(self, digest: bytes) -> Below | None:
@@ -82,7 +83,12 @@ class Hold:
     def tickets(self, version: Version) -> set[Ticket]:
         """Return the tickets that are held of a version."""
         own = {ticket for ticket in self.reports.values() if ticket[:2] == version}
-        return own.union(*(b.tickets for b in self.below.values() if b.tickets[0][:2] == version))
+        return own.union(*(b.tickets for b in self.below.values() if b.version == version))
+
+    def has(self, ticket: Ticket) -> bool:
+        """Return whether the report of `ticket` is held, by itself or in a subtotal."""
+        own = self.reports.get(ticket.device) == ticket
+        return own or any(ticket in below.tickets for below in self.below.values())
 
     def sum(self, version: Version, partial: Partial) -> Out | None:
         """Return the sum of what is held of a version, as much as fits; None where nothing does."""
@@ -92,9 +98,9 @@ class Hold:
                 reports.append(ticket)
                 room -= 1
         taken = {ticket.device for ticket in reports}
-        for digest, (_, tickets) in self.below.items():
+        for digest, (_, made, tickets) in self.below.items():
             devices = {ticket.device for ticket in tickets}
-            if tickets[0][:2] == version and len(tickets) <= room and taken.isdisjoint(devices):
+            if made == version and len(tickets) <= room and taken.isdisjoint(devices):
                 below.append(digest)
                 taken |= devices
                 room -= len(tickets)
@@ -106,7 +112,7 @@ class Hold:
 
     def smallest(self, version: Version) -> bytes | None:
         """Return the smallest subtotal from below of a version."""
-        found = [digest for digest, b in self.below.items() if b.tickets[0][:2] == version]
+        found = [digest for digest, b in self.below.items() if b.version == version]
         return min(found, key=lambda digest: len(self.below[digest].tickets), default=None)
 
     def _read(self, reports: list[Ticket], below: list[bytes]) -> Iterator[Report | Subtotal]:
@@ -121,5 +127,5 @@ class Hold:
 
     def _tidy(self) -> None:
         """Forget versions of which nothing is held."""
-        held = {t[:2] for t in self.reports.values()} | {b.tickets[0][:2] for b in self.below.values()}
+        held = {t[:2] for t in self.reports.values()} | {b.version for b in self.below.values()}
         self.since = {version: since for version, since in self.since.items() if version in held}
