@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 import fedthings as ft
+from fedthings.engine import Engine
 from fedthings.gateway.status import status
 from fedthings.learn.digits import digits
+from fedthings.server.service import Service
+from fedthings.server.store import Store
 from fedthings.simulation.world import Steady
 from fedthings.transport.topics import COORDINATOR
 from gateways import Tree
@@ -166,3 +169,51 @@ def test_the_coordinator_is_killed_with_subtotals_in_its_journal(tmp_path, want)
                 break
             assert tree.step()
         assert_same(tree.result(), want)
+
+
+class Killed(BaseException):
+    """kill -9: nothing is cleaned up."""
+
+
+def test_the_coordinator_is_killed_between_any_two_writes(tmp_path, monkeypatch, want):
+    """Law 8: just before or just after each thing that is durable, where subtotals come in."""
+    seen, at = 0, 0
+
+    def watched(function):
+        def watch(*args, **kwargs):
+            nonlocal seen
+            seen += 1
+            mine = seen
+            if mine == at:
+                raise Killed
+            result = function(*args, **kwargs)
+            if mine == -at:
+                raise Killed
+            return result
+
+        return watch
+
+    def run(place, moment: int) -> bool:
+        nonlocal seen, at
+        seen, at = 0, 0
+        tree = Tree(federation(), digits(8, 0), ROUNDS, place, {"west": "", "east": ""}, settings={"count": 2})
+        seen, at, killed = 0, moment, False
+        while not tree.service.done:
+            try:
+                assert tree.step()
+            except Killed:
+                killed, at = True, 0
+                tree.mail = type(tree.mail)(m for m in tree.mail if m[0] != COORDINATOR)
+                tree.serve()
+                tree.drain()
+        assert_same(tree.result(), want)
+        return killed
+
+    for kind, name in ((Store, "journal"), (Store, "checkpoint"), (Service, "_merge"), (Engine, "merge")):
+        monkeypatch.setattr(kind, name, watched(getattr(kind, name)))
+    run(tmp_path / "calm", 0)
+    points = seen
+    assert points > 60
+    for moment in range(3, points - 1, 7):
+        for sign in (1, -1):
+            assert run(tmp_path / f"{moment}{sign}", sign * moment)
