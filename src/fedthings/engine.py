@@ -12,15 +12,13 @@ import numpy as np
 
 from fedthings import history
 from fedthings.aggregate import fold, step
-from fedthings.errors import SpecError, StoreError, WireError, nearest
+from fedthings.errors import SpecError, StoreError, nearest
 from fedthings.federation import (
     Federation,
     Phase,
     encode,
     follow,
-    measures,
     phases,
-    plans,
     received,
     sent,
 )
@@ -28,11 +26,11 @@ from fedthings.history import Line, Tally
 from fedthings.learn.data import Shard
 from fedthings.learn.local import evaluator
 from fedthings.learn.metrics import usual, values
-from fedthings.messages import Model, Report
-from fedthings.partial import Partial
+from fedthings.messages import Model, Report, Subtotal
+from fedthings.partial import Partial, expect, template
 from fedthings.protocol.events import Assign, Command, Discard, Ticket
 from fedthings.spelling import decode
-from fedthings.stage import zeros
+from fedthings.subtotal import merge, most_bytes, verify
 from fedthings.vector import Array, Key, Payload, Vector
 from fedthings.wire import number_size, size, ticket_size
 
@@ -66,11 +64,7 @@ class Engine:
     ) -> None:
         self.federation = federation
         self.phases = list(phases(federation))
-        # While a federation is paused, all that are at work may report toward one version.
-        self.reports = [
-            1 << 20 if plan.everyone else max(plan.pace.goal, plan.pace.concurrency)
-            for plan in plans(federation, rounds)
-        ]
+        self.reports = [spec.reports for spec in self.phases]
         self.phase = self.version = 0
         self.rows = rows if rows is not None else {}
         self.test = test
@@ -131,19 +125,20 @@ class Engine:
 
     def expect(self, report: Report) -> None:
         """Raise WireError unless `report` has the arrays and the metrics of the running phase."""
-        for what, given, due in (
-            ("array", report.arrays, self._template.arrays),
-            ("metric", report.metrics, self._template.metrics),
-        ):
-            if given.keys() != due.keys():
-                raise WireError("wrong arrays", f"{what}s {sorted(given)} where {sorted(due)} are due")
-            for name, row in due.items():
-                if given[name].shape != row.shape:
-                    raise WireError("wrong dimension", f"{what} {name} is {given[name].shape}, not {row.shape}")
-                if given[name].dtype != row.dtype:
-                    raise WireError("wrong type", f"{what} {name} is {given[name].dtype}, not {row.dtype}")
-        if report.weight.shape != (1,) or report.weight.dtype != np.int64:
-            raise WireError("wrong type", "weight is one int64")
+        expect(report, self._template)
+
+    def merge(self, subtotal: Subtotal, lag: int) -> None:
+        """Add what a gateway has summed, `lag` versions behind; see `subtotal.verify`."""
+        merge(self.partial, subtotal, lag)
+
+    def verify(self, subtotal: Subtotal) -> None:
+        """Raise WireError unless `subtotal` can be a sum of reports of the running phase."""
+        verify(subtotal, self.partial, self._template)
+
+    @property
+    def subtotal_bytes(self) -> int:
+        """The most bytes that a subtotal of the running phase can have."""
+        return most_bytes(self.partial, self._template)
 
     # -------------------------------------------------------------- events
 
@@ -204,13 +199,9 @@ class Engine:
     def _begin(self, tally: Tally) -> None:
         spec = self.spec
         self.partial = Partial(spec, self.reports[self.phase], tally)
-        stage, schema = self.partial.stage, self.partial.schema
         self._model_bytes = size(self.body(self.version)) - number_size(self._made_as(self.version))
-        ticket, key = Ticket(self.phase, 0, "device", 0), Key(spec.seed, "device", 0, 0)
-        rows, _ = stage.encode(zeros(schema), [stage.init()], [key])
-        arrays = {name: row[0] for name, row in rows.items()}
-        self._template = Report(ticket, arrays, np.ones(1, np.int64), measures(spec))
-        self._report_bytes = size(self._template) - ticket_size(ticket)
+        self._template = template(spec, self.partial)
+        self._report_bytes = size(self._template) - ticket_size(self._template.ticket)
 
     def _normalised(self, statistics: Payload) -> Made:
         if not statistics:

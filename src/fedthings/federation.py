@@ -79,6 +79,7 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a device must know to work in one phase; it travels as the task body.
 
     A phase is a run of versions with one payload schema. "normalise" and "evaluate" have one version.
+    `reports`: the most that one version can have; it sets the scale of exact sums, which gateways make too.
     """
 
     kind: Literal["normalise", "train", "evaluate"]
@@ -87,6 +88,7 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stages: tuple[StageSpec, ...]
     down: quantize.Quantize | None = None
     seed: int
+    reports: int = 1 << 20
 
 
 def phases(federation: Federation) -> tuple[Phase, ...]:
@@ -99,6 +101,8 @@ def phases(federation: Federation) -> tuple[Phase, ...]:
 
     def phase(kind: Literal["normalise", "train", "evaluate"]) -> Phase:
         stages = federation.stages if kind == "train" else ()
+        # While a federation is paused, all that are at work may report toward one version.
+        most = max(federation.pace.goal, federation.pace.concurrency) if kind == "train" else 1 << 20
         return Phase(
             kind=kind,
             task=federation.task,
@@ -106,6 +110,7 @@ def phases(federation: Federation) -> tuple[Phase, ...]:
             stages=stages,
             down=federation.down,
             seed=federation.seed,
+            reports=most,
         )
 
     first = (phase("normalise"),) if federation.task.normalise == "fleet" else ()

@@ -25,7 +25,7 @@ class Offer(Message, frozen=True):
     """A body can be had: `count` chunks of `chunk` bytes, `size` bytes in all, SHA-256 `digest`.
 
     `retained`: its chunks lie at the broker (topics.blob). `first` may carry chunk 0 at once.
-    `what` is "task", "model" or "report"; a report names its ticket.
+    `what` is "task", "model", "report" or "subtotal"; a report names its ticket.
     """
 
     what: str
@@ -136,6 +136,29 @@ class Decline(Message, frozen=True):
     reason: str
 
 
+# ------------------------------------------------------ gateway and coordinator
+
+
+class Relay(Message, frozen=True):
+    """What `device` says, or is told, by way of a gateway; `data` is that message, packed."""
+
+    device: str
+    data: bytes
+
+
+class Verdict(Message, frozen=True):
+    """The answer to a subtotal, after which it is not sent again.
+
+    `merged`: it is safe, and each of its tickets is kept. Otherwise none of it is: sum again without those in
+    `out`, which are dealt with already, and of no more than `most` tickets (0: any number).
+    """
+
+    digest: bytes
+    merged: bool
+    out: tuple[Receipt, ...] = ()
+    most: int = 0
+
+
 # --------------------------------------------------- operator and coordinator
 
 
@@ -181,6 +204,22 @@ class Report(Message, frozen=True):
     metrics: Payload
 
 
+class Subtotal(Message, frozen=True):
+    """The body that stands for the reports of several tickets of one version, summed by a gateway.
+
+    `reasons`: for each ticket why its report is not in the sum, "" where it is. `arrays`: int64 sums in the fixed
+    point of `Phase.reports`, the limbs of an array one behind the other; `weight`: theirs, int64 `(1,)`; `metrics`:
+    int64 sums; `values`: what each device measured, float64 `(n,)`, in no order (for the worst tenth).
+    """
+
+    tickets: tuple[Ticket, ...]
+    reasons: tuple[str, ...]
+    arrays: Payload
+    weight: Any
+    metrics: Payload
+    values: Payload
+
+
 Envelope: TypeAlias = (
     Offer
     | Want
@@ -194,7 +233,9 @@ Envelope: TypeAlias = (
     | Hello
     | Bye
     | Decline
+    | Relay
+    | Verdict
     | Ask
     | Status
 )
-Body: TypeAlias = Work | Model | Report
+Body: TypeAlias = Work | Model | Report | Subtotal

@@ -7,10 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fedthings.aggregate import fold
-from fedthings.federation import Phase, schema, stage
+from fedthings.errors import WireError
+from fedthings.federation import Phase, measures, schema, stage
 from fedthings.history import Tally
 from fedthings.learn.metrics import impossible
-from fedthings.vector import Array, Payload
+from fedthings.messages import Report
+from fedthings.protocol.events import Ticket
+from fedthings.stage import zeros
+from fedthings.vector import Array, Key, Payload
 
 
 class Partial:
@@ -57,3 +61,30 @@ class Partial:
         """Add what another has taken."""
         fold.merge(self.sums, sums)
         self.tally.merge(tally)
+
+
+def template(spec: Phase, partial: Partial) -> Report:
+    """Return a report as every device must send it in the phase `spec`, of which `partial` is."""
+    ticket, key = Ticket(0, 0, "device", 0), Key(spec.seed, "device", 0, 0)
+    rows, _ = partial.stage.encode(zeros(partial.schema), [partial.stage.init()], [key])
+    arrays = {name: row[0] for name, row in rows.items()}
+    return Report(ticket, arrays, np.ones(1, np.int64), measures(spec))
+
+
+def expect(report: Report, template: Report) -> None:
+    """Raise WireError unless `report` has the arrays and the metrics of `template`."""
+    alike("array", report.arrays, template.arrays)
+    alike("metric", report.metrics, template.metrics)
+    if report.weight.shape != (1,) or report.weight.dtype != np.int64:
+        raise WireError("wrong type", "weight is one int64")
+
+
+def alike(what: str, sent: Payload, due: Payload) -> None:
+    """Raise WireError unless `sent` has the names, dimensions and types of `due`; `what` is one of them."""
+    if sent.keys() != due.keys():
+        raise WireError("wrong arrays", f"{what}s {sorted(sent)} where {sorted(due)} are due")
+    for name, row in due.items():
+        if sent[name].shape != row.shape:
+            raise WireError("wrong dimension", f"{what} {name} is {sent[name].shape}, not {row.shape}")
+        if sent[name].dtype != row.dtype:
+            raise WireError("wrong type", f"{what} {name} is {sent[name].dtype}, not {row.dtype}")

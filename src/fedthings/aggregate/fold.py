@@ -81,11 +81,19 @@ class Sums:
         return sum(self.counts.values())
 
 
+def limbs(f: Field) -> int:
+    """Return how many int64 a number of the array `f` is summed in."""
+    return WIDE_LIMBS if f.dtype == "f8" else 1
+
+
+def largest(f: Field) -> int:
+    """Return what no limb of one report of weight 1 goes beyond."""
+    return int((WIDE_BOUND if f.dtype == "f8" else BOUND) * 2.0 ** (f.scale - 32 * (limbs(f) - 1)))
+
+
 def init(schema: Schema) -> Sums:
     """Return sums of nothing."""
-    return Sums(
-        {f.name: [np.zeros(f.dim, np.int64) for _ in range(WIDE_LIMBS if f.dtype == "f8" else 1)] for f in schema}
-    )
+    return Sums({f.name: [np.zeros(f.dim, np.int64) for _ in range(limbs(f))] for f in schema})
 
 
 def keep(sums: Sums, schema: Schema, payload: Payload, weights: Array, lags: ArrayLike, threads: int = 1) -> Array:

@@ -83,7 +83,7 @@ def command(
     from fedthings.device.join import join, with_password
     from fedthings.learn.fleet import Fleet
 
-    url = with_password(broker, name, _password(password_file))
+    url = with_password(broker, name, secret(password_file))
     rules = _rules(rules_file)
     if effort is not None:
         rules = replace(rules, effort=effort)
@@ -106,7 +106,7 @@ def _say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def _password(file: str | None) -> str:
+def secret(file: str | None) -> str:
     """Return the password in `file`, or in the environment, or "". Raises DataError."""
     if file is None:
         return os.environ.get(PASSWORD, "")

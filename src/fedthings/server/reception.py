@@ -22,17 +22,27 @@ SLACK = 4096
 """Bytes that a report may be larger than the schema says: ticket and names."""
 
 
-def take(service: Service, sender: str, message: Envelope, federation: str, now: float) -> None:
-    """Take the `message` of a device. Raises WireError with the reason that is counted and answered."""
+def take(service: Service, sender: str, message: Envelope, federation: str, now: float, via: str = "") -> None:
+    """Take the `message` of a device, which came by way of the gateway `via`, "" for none.
+
+    Raises WireError with the reason that is counted and answered.
+    """
     if sender == COORDINATOR or not service.allowed(sender):
         raise WireError("unknown device", f"{sender} is not on the list: add it with `fedthings devices add`")
     # A will may have been written before the device knew the federation.
     if federation != service.transport.federation and not (federation == "" and isinstance(message, Bye)):
         raise WireError("another federation", federation)
-    service.heard.add(sender)
-    match message:
-        case Bye():
+    if isinstance(message, Bye):
+        if service.routes.get(sender, "") == via:  # else it has moved, and the way it has left says so late
+            service.gone.add(sender)
             service.on(events.Left(sender), now)
+        return
+    service.heard.add(sender)
+    if via:
+        service.routes[sender] = via
+    else:
+        service.routes.pop(sender, None)
+    match message:
         case Hello():
             _hello(service, sender, now)
         case Decline(ticket=ticket, reason=reason):
@@ -44,7 +54,7 @@ def take(service: Service, sender: str, message: Envelope, federation: str, now:
         case Chunk():
             _chunk(service, sender, message, now)
         case Want():
-            _wanted(service, sender, message)
+            wanted(service, sender, message)
         case _:
             raise WireError("unexpected", f"a device does not send {type(message).__name__}")
 
@@ -117,7 +127,8 @@ def _proceed(service: Service, ticket: Ticket, assembly: Assembly, now: float) -
 # --------------------------------------------------------------------- bodies down
 
 
-def _wanted(service: Service, sender: str, want: Want) -> None:
+def wanted(service: Service, sender: str, want: Want) -> None:
+    """Send the chunks that `want` names. Raises WireError."""
     if len(want.indexes) > MOST:
         raise WireError("malformed", f"{len(want.indexes)} chunks are wanted at once: {MOST} are the most")
     source = service.bodies.find(want)

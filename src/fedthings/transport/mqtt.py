@@ -29,7 +29,8 @@ class MqttTransport:
     """One end of the conversation; see `transport.Transport` for what its methods promise.
 
     `address` is "coordinator", a device's name or "operator/<client>". The constructor waits for the first
-    link; `timeout` is in seconds. Raises TransportError, or SpecError for a URL or name that cannot be.
+    link; `timeout` is in seconds; `inbox` takes the place of one of its own.
+    Raises TransportError, or SpecError for a URL or name that cannot be.
     """
 
     def __init__(
@@ -43,12 +44,13 @@ class MqttTransport:
         backoff: tuple[float, float] = BACKOFF,
         timeout: float = 10.0,
         tls: ssl.SSLContext | None = None,
+        inbox: Inbox | None = None,
     ) -> None:
         self.broker = Address.parse(url)
         self.address = address
         self.federation = federation
         self._only = federation  # a device made without one hears of all, also when it takes part in one
-        self.inbox = Inbox()
+        self.inbox = inbox or Inbox()
         self.bytes_sent = 0
         self.bytes_received = 0
         self._root = topics.check_root(root)
