@@ -9,8 +9,8 @@ namespace {
 
 void dense_forward(const Operation& op, const Work& work, Int B) {
   bool relu = op.curve == Curve::Relu;
-  product(B, op.columns, op.rows, {at(work, op.x, 0), op.x.sample, 1, 0}, {work.theta + op.weight, op.pitch, 0},
-          {to(work, op.y, 0), op.y.sample, Start::Bias, work.theta + op.bias, relu});
+  product(B, op.columns, op.rows, {at(work, op.x, 0), op.x.sample, 1, 0}, {work.read + op.weight, op.pitch, 0},
+          {to(work, op.y, 0), op.y.sample, Start::Bias, work.read + op.bias, relu});
   if (!relu && op.curve != Curve::Linear)
     for (Int b = 0; b < B; b++) bend(op, work, b);
 }
@@ -26,12 +26,13 @@ void dense_backward(const Operation& op, const Work& work, Int B, const Rates& r
     Int some = op.rows - i < block ? op.rows - i : block;
     Int from = op.weight + i * op.pitch;
     if (op.deep)
-      transposed(B, some, op.columns, D, op.dy.sample, work.theta + from, op.pitch, to(work, op.dx, 0) + i, op.dx.sample);
+      transposed(B, some, op.columns, D, op.dy.sample, work.read + from, op.pitch, to(work, op.dx, 0) + i, op.dx.sample);
     relax(work, rates, from, some * op.pitch);
     update(some, op.columns, B, {X + i, 1, op.x.sample, 0}, {D, op.dy.sample, 0},
-           {aimed + from, op.pitch, Start::Sum, nullptr, false});
+           {aimed + from, op.pitch, Start::Sum, nullptr, false, work.read == work.theta ? nullptr : work.read + from});
   }
   relax(work, rates, op.bias, op.columns);
+  if (work.read != work.theta) memcpy(work.theta + op.bias, work.read + op.bias, sizeof(float) * (size_t)op.columns);
   down(B, op.columns, D, op.dy.sample, aimed + op.bias);
 }
 

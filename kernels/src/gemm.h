@@ -20,12 +20,14 @@ struct Right {
   Int row, segment;
 };
 
+// `from` is what there is already, where that does not lie at `at`.
 struct Result {
   float* at;
   Int row;
   Start start;
   const float* bias;
   bool relu;
+  const float* from = nullptr;
 };
 
 // C += sum over segments and k of A(m, k) B(k, n), for M rows and N vectors of columns.
@@ -33,8 +35,9 @@ template <int M, int N>
 __attribute__((noinline)) void tile(const Left& A, const Right& B, Int segments, Int K, const Result& C) {
   V acc[M][N];
   if (C.start == Start::Sum) {
+    const float* from = C.from ? C.from : C.at;
     UNROLL for (int m = 0; m < M; m++)
-      UNROLL for (int n = 0; n < N; n++) acc[m][n] = load(C.at + m * C.row + n * LANES);
+      UNROLL for (int n = 0; n < N; n++) acc[m][n] = load(from + m * C.row + n * LANES);
   } else {
     UNROLL for (int n = 0; n < N; n++) {
       V begin = C.start == Start::Bias ? load(C.bias + n * LANES) : V{};
@@ -132,10 +135,12 @@ void update(Int M, Int columns, Int K, Left A, const Right& B, Result C) {
       if (n + LANES < columns) tiles<2>((int)m, A, b, 1, K, c);
       else tiles<1>((int)m, A, b, 1, K, c);
       c.at += PANEL;
+      if (c.from) c.from += PANEL;
       b.at += PANEL;
     }
     A.at += m * A.row;
     C.at += m * C.row;
+    if (C.from) C.from += m * C.row;
     M -= m;
   }
 }

@@ -90,6 +90,7 @@ struct Rates {
 struct Work {
   float* arena;
   float* theta;        // padded row
+  const float* read;   // where dense layers find it: in a first step they may make it of what was received
   const float* near;   // padded row that was received
   float* speed;        // padded row, with momentum
   const float* input;  // samples that are in work

@@ -56,21 +56,31 @@ class Shared {
   float* row_;
 };
 
+// Whether all parameters are those of dense layers.
+bool dense(const Plan& plan) {
+  for (Int i = 0; i < plan.count; i++)
+    if (plan.operations[i].learns && plan.operations[i].kind != Kind::Dense) return false;
+  return true;
+}
+
+bool plain(const Rates& rates) { return !rates.moving && rates.decay == 0 && rates.mu == 0; }
+
 void one(const Devices& devices, const Training& training, const float* shared, Arena& arena, Int i) {
   const Plan& plan = arena.placed.plan;
   const Engine& code = engine();
   const Rates& rates = training.rates;
   const float* received = devices.received + (devices.shared ? 0 : i * plan.dim);
   float* start = training.start ? training.start + i * plan.dim : nullptr;
-  Work work{arena.numbers, arena.theta, shared ? shared : arena.near, arena.speed, nullptr};
+  Work work{arena.numbers, arena.theta, arena.theta, shared ? shared : arena.near, arena.speed, nullptr};
   const std::size_t bytes = sizeof(float) * std::size_t(plan.padded);
+  const Int size = devices.sizes[i];
   if (start) code.spread(plan, start, work.theta);
-  else if (shared) std::memcpy(work.theta, shared, bytes);
-  else code.spread(plan, received, work.theta);
+  else if (!shared) code.spread(plan, received, work.theta);
+  else if (dense(plan) && !plan.holes && plain(rates) && size > 0 && training.steps[i] > 0) work.read = shared;
+  else std::memcpy(work.theta, shared, bytes);
   if (!shared) code.spread(plan, received, arena.near);
   if (rates.moving) std::memset(work.speed, 0, bytes);
 
-  const Int size = devices.sizes[i];
   const Int most = training.batch ? std::min(training.batch, size) : size;
   Int seen = 0;
   double total = 0;
@@ -91,6 +101,7 @@ void one(const Devices& devices, const Training& training, const float* shared, 
         batch.begin = s * most;
         batch.count = std::min(most, size - batch.begin);
         code.step(plan, work, batch, rates, &costs);
+        work.read = work.theta;
         seen += batch.count;
       }
       total = std::clamp(total + std::clamp(costs, -MOST, MOST), -MOST, MOST);
@@ -142,7 +153,7 @@ void outputs(const Program& program, Arenas& arenas, const Devices& devices, con
     const Plan& plan = arena.placed.plan;
     const float* row = shared ? shared->row() : arena.theta;
     if (!shared) engine().spread(plan, devices.received + i * plan.dim, arena.theta);
-    Work work{arena.numbers, const_cast<float*>(row), row, nullptr, nullptr};
+    Work work{arena.numbers, const_cast<float*>(row), row, row, nullptr, nullptr};
     Batch batch{reinterpret_cast<const float*>(devices.X[i]), nullptr, nullptr, 0, 0};
     const Int chunk = std::min(plan.capacity, CHUNK);
     for (; batch.begin < devices.sizes[i]; batch.begin += chunk) {
