@@ -74,8 +74,10 @@ if TYPE_CHECKING:
         Strategy,
         fedadagrad,
         fedadam,
+        fedasync,
         fedavg,
         fedavgm,
+        fedbuff,
         fedprox,
         fedyogi,
         mixing,
@@ -117,8 +119,10 @@ __all__ = [
     "duty_cycle",
     "fedadagrad",
     "fedadam",
+    "fedasync",
     "fedavg",
     "fedavgm",
+    "fedbuff",
     "fedprox",
     "fedyogi",
     "flatten",
@@ -172,7 +176,7 @@ _MODULES = {
     "simulation.simulator": "simulate",
     "simulation.sweep": "sweep",
     "simulation.things": "Things Group",
-    "strategy": "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad mixing",
+    "strategy": "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad fedbuff fedasync mixing",
 }
 _STEPS = "sgd momentum adam yogi adagrad constant polynomial hinge decay"
 # Where each public name lives: a module and the name in it, or None for the module itself.

@@ -164,7 +164,7 @@ class Engine:
         spec, (sums, tally) = self.spec, self.partial.take()
         self.partial.tally = tally
         count, weights = sums.count, dict(sums.weights)
-        total: Payload = fold.done(sums, self.partial.fields) if count else {}
+        total: Payload = fold.done(sums, self.partial.fields, self.partial.whole) if count else {}
         if count:
             key = Key(spec.seed, "", self.version, 0)
             total = self.partial.stage.settle(total, count, key)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fedthings.aggregate import fold
+from fedthings.aggregate.step import Constant, share
 from fedthings.federation import Phase, schema, stage
 from fedthings.history import Tally
 from fedthings.learn.metrics import impossible
@@ -23,6 +24,9 @@ class Partial:
         self.threads = threads
         self.schema, self.stage = schema(spec), stage(spec)
         self.fields = fold.announced(self.schema, reports)
+        stale = spec.strategy.staleness
+        self.stale = None if spec.kind != "train" or isinstance(stale, Constant) else stale
+        self.whole = 1 if self.stale is None else fold.WHOLE
         self.sums = fold.init(self.fields)
         self.tally = tally or Tally()
 
@@ -32,7 +36,7 @@ class Partial:
         Return for each why it was left out, "" where it was not `(n,)`.
         """
         rows = self.stage.decode(arrays)
-        reasons = fold.refused(self.fields, rows, weights, self.threads)
+        reasons = fold.refused(self.fields, rows, weights, self.threads, fold.WEIGHT // self.whole)
         if metrics:
             reasons[impossible(metrics) & (reasons == "")] = "impossible metrics"
         good = reasons == ""
@@ -41,7 +45,10 @@ class Partial:
             self.tally.dropped.update(reasons[~good].tolist())
             rows = {name: row[good] for name, row in rows.items()}
             weights, lag, metrics = weights[good], lag[good], {name: stats[good] for name, stats in metrics.items()}
-        fold.add(self.sums, self.fields, rows, weights, lag, self.threads)
+        shares = None
+        if self.stale is not None:
+            shares = np.array([round(fold.WHOLE * share(self.stale, 0, one)) for one in lag.tolist()], np.int64)
+        fold.add(self.sums, self.fields, rows, weights, lag, self.threads, shares)
         self.tally.updates += len(weights)
         self.tally.keep(metrics)
         return reasons

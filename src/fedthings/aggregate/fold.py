@@ -22,6 +22,8 @@ BOUND = 64.0
 """Largest absolute value in a float32 row; a trained update is far below it."""
 WEIGHT = 1 << 16
 """Largest weight of one report."""
+WHOLE = WEIGHT
+"""The share of a report that is not stale; that of a stale one is a whole number below it, so that sums stay exact."""
 WIDE_SCALE, WIDE_BOUND, WIDE_LIMBS = 64, 2.0**74, 4
 """Fixed point of float64 rows: 2**-64 up to 2**74, and room for 2**20 of them."""
 BLOCK = 1 << 15
@@ -37,10 +39,10 @@ def announced(schema: Schema, reports: int) -> Schema:
     )
 
 
-def refused(fields: Schema, payload: Payload, weight: Array, threads: int = 1) -> Array:
+def refused(fields: Schema, payload: Payload, weight: Array, threads: int = 1, heaviest: int = WEIGHT) -> Array:
     """Return for each of n reports why it cannot be summed: "", "not finite", "out of range" `(n,)`.
 
-    `payload` holds rows `(n, dim)`, `weight` is `(n,)` int64.
+    `payload` holds rows `(n, dim)`, `weight` is `(n,)` int64, from 1 to `heaviest`.
     """
     reasons = np.full(len(weight), "", dtype=object)
     for f in fields:
@@ -48,7 +50,7 @@ def refused(fields: Schema, payload: Payload, weight: Array, threads: int = 1) -
         limit = WIDE_BOUND if f.dtype == "f8" else BOUND
         reasons[(largest > limit) & (reasons == "")] = "out of range"
         reasons[~np.isfinite(largest)] = "not finite"
-    reasons[((weight < 1) | (weight > WEIGHT)) & (reasons == "")] = "weight out of range"
+    reasons[((weight < 1) | (weight > heaviest)) & (reasons == "")] = "weight out of range"
     return reasons
 
 
@@ -92,10 +94,24 @@ def init(schema: Schema) -> Sums:
     )
 
 
-def add(sums: Sums, schema: Schema, payload: Payload, weights: Array, lags: ArrayLike, threads: int = 1) -> None:
-    """Add n reports, rows `(n, dim)` with int64 weights and lags `(n,)`, that `refused` let through."""
+def add(
+    sums: Sums,
+    schema: Schema,
+    payload: Payload,
+    weights: Array,
+    lags: ArrayLike,
+    threads: int = 1,
+    shares: Array | None = None,
+) -> None:
+    """Add n reports, rows `(n, dim)` with int64 weights and lags `(n,)`, that `refused` let through.
+
+    `shares` `(n,)` of `WHOLE` are what stale rows count for (times their weight at most `WEIGHT`); they scale the
+    rows and not what the sum is divided by (Nguyen et al. 2022, Alg. 1). `done` must then be told that.
+    """
     for f in schema:
         factors = weights if f.per == "weight" else np.ones_like(weights)
+        if shares is not None:
+            factors = factors * shares
         limbs, rows = sums.limbs[f.name], payload[f.name]
         if len(limbs) == 1 and _compiled(rows):
             kernels().fold(rows, factors, f.scale, limbs[0], threads)
@@ -134,13 +150,16 @@ def merge(sums: Sums, other: Sums) -> None:
         sums.counts[lag] = sums.counts.get(lag, 0) + count
 
 
-def done(sums: Sums, schema: Schema) -> dict[str, NDArray[np.float64]]:
-    """Return each array's mean ("weight") or sum ("one") as float64 `(dim,)`; uses up `sums`."""
+def done(sums: Sums, schema: Schema, whole: int = 1) -> dict[str, NDArray[np.float64]]:
+    """Return each array's mean ("weight") or sum ("one") as float64 `(dim,)`; uses up `sums`.
+
+    `whole` is `WHOLE` where reports were added with their shares.
+    """
     out = {}
     for f in schema:
         limbs = sums.limbs.pop(f.name)
         divisor = sums.weight if f.per == "weight" else 1
-        out[f.name] = _real(limbs, 2.0**-f.scale, divisor)
+        out[f.name] = _real(limbs, 2.0**-f.scale, divisor * whole)
     return out
 
 
