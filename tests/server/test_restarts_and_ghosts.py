@@ -136,5 +136,5 @@ def test_the_coordinator_forgets_what_is_over():
         out = coordinator.on(Stepped(version), float(version))
         other = next(c.ticket for c in out if isinstance(c, Assign) and c.ticket.device == "b")
     assert len(coordinator._due) < 200
-    assert len(coordinator.snapshot()["due"]) <= 2
+    assert len(coordinator.snapshot()["tasks"]) <= 2
     assert slow.version == 0
