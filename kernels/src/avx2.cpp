@@ -5,5 +5,5 @@
 
 namespace fedthings {
 extern const Engine avx2_engine;
-const Engine avx2_engine = {"avx2", LANES, spread, change, step, outputs, fold, largest};
+const Engine avx2_engine = {"avx2", LANES, spread, change, step, outputs, fold};
 }  // namespace fedthings

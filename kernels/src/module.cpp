@@ -157,24 +157,16 @@ void py_outputs(Compiled& compiled, nb::handle X, nb::handle sizes, nb::handle r
   outputs(compiled.program, compiled.arenas, them, places, threads);
 }
 
-void py_fold(nb::handle rows, nb::handle weights, Int scale, nb::handle limb, Int threads) {
+void py_fold(nb::handle rows, nb::handle weights, Int scale, nb::handle limb, nb::handle largest, Int threads) {
   Array<const float> x = array<const float>(rows, "rows", false, true);
   if (x.ndim != 2) wrong("rows must have 2 axes");
   const Int* w = vector<const Int>(weights, "weights", x.shape[0]).data;
   Int* total = vector<Int>(limb, "limb", x.shape[1], true).data;
+  float* most = vector<float>(largest, "largest", x.shape[0], true).data;
   if (scale < -1000 || scale > 1000) wrong("scale must be from -1000 to 1000");
   if (threads < 1) wrong("threads must be above 0");
   nb::gil_scoped_release released;
-  fold(x.data, x.row, x.shape[0], x.shape[1], w, std::ldexp(1.0, (int)scale), total, threads);
-}
-
-void py_largest(nb::handle rows, nb::handle out, Int threads) {
-  Array<const float> x = array<const float>(rows, "rows", false, true);
-  if (x.ndim != 2) wrong("rows must have 2 axes");
-  float* most = vector<float>(out, "out", x.shape[0], true).data;
-  if (threads < 1) wrong("threads must be above 0");
-  nb::gil_scoped_release released;
-  largest(x.data, x.row, x.shape[0], x.shape[1], most, threads);
+  fold(x.data, x.row, x.shape[0], x.shape[1], w, std::ldexp(1.0, (int)scale), total, most, threads);
 }
 
 }  // namespace
@@ -208,6 +200,5 @@ NB_MODULE(_native, m) {
         nb::arg("start") = nb::none(), nb::arg("keys") = nb::none(), nb::arg("steps"), nb::arg("batch"), nb::arg("epochs"),
         nb::arg("lr"), nb::arg("momentum"), nb::arg("decay"), nb::arg("mu"), nb::arg("change"), nb::arg("seen"), nb::arg("threads"));
   m.def("outputs", py_outputs, nb::arg("program"), nb::arg("X"), nb::arg("sizes"), nb::arg("received"), nb::arg("out"), nb::arg("threads"));
-  m.def("fold", py_fold, nb::arg("rows"), nb::arg("weights"), nb::arg("scale"), nb::arg("limb"), nb::arg("threads") = 1);
-  m.def("largest", py_largest, nb::arg("rows"), nb::arg("out"), nb::arg("threads") = 1);
+  m.def("fold", py_fold, nb::arg("rows"), nb::arg("weights"), nb::arg("scale"), nb::arg("limb"), nb::arg("largest"), nb::arg("threads") = 1);
 }

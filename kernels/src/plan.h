@@ -111,8 +111,7 @@ struct Engine {
   void (*change)(const Plan&, const float* theta, const float* near, float* change, float* final);
   void (*step)(const Plan&, Work&, const Batch&, const Rates&, double* costs);
   void (*outputs)(const Plan&, Work&, const Batch&, float* out);
-  void (*fold)(const float* rows, Int pitch, Int n, Int dim, const Int* weights, double scale, Int* limb);
-  void (*largest)(const float* rows, Int pitch, Int n, Int dim, float* out);
+  void (*fold)(const float* rows, Int pitch, Int n, Int dim, const Int* weights, double scale, Int* limb, std::int32_t* largest);
 };
 
 }  // namespace fedthings

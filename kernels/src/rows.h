@@ -37,55 +37,52 @@ void change(const Plan& plan, const float* theta, const float* near, float* chan
   }
 }
 
-// limb += sum over rows of weight * rint(row * scale), as NumPy does it bit by bit.
-void fold(const float* rows, Int pitch, Int n, Int dim, const Int* weights, double scale, Int* limb) {
-  const Int BLOCK = 2048;
+// total += rint(row * scale), in whole numbers that wrap, as NumPy does it bit by bit. Returns the bits of the largest.
+int32_t add(const float* row, Int size, double scale, uint64_t* total) {
   const double magic = 6755399441055744.0;  // 1.5 * 2**52: adding it rounds to whole numbers in the low bits
-  for (Int start = 0; start < dim; start += BLOCK) {
-    const Int size = dim - start < BLOCK ? dim - start : BLOCK;
-    uint64_t* total = (uint64_t*)limb + start;  // sums that wrap, as in NumPy
-    for (Int i = 0; i < n; i++) {
-      const float* row = rows + i * pitch + start;
-      const uint64_t weight = (uint64_t)weights[i];
-      int32_t most = 0;
-      for (Int j = 0; j < size; j++) {
-        int32_t bits;
-        memcpy(&bits, row + j, 4);
-        bits &= 0x7fffffff;
-        most = bits > most ? bits : most;
-      }
-      float largest;
-      memcpy(&largest, &most, 4);
-      if ((double)largest * scale < 1125899906842624.0) {  // 2**50: false for NaN
-        for (Int j = 0; j < size; j++) {
-          double shifted = (double)row[j] * scale + magic;
-          uint64_t bits;
-          memcpy(&bits, &shifted, 8);
-          total[j] += weight * (bits - 0x4338000000000000u);
-        }
-      } else {
-        for (Int j = 0; j < size; j++) {
-          double fixed = __builtin_rint((double)row[j] * scale);
-          Int whole = fixed >= -9223372036854775808.0 && fixed < 9223372036854775808.0 ? (Int)fixed : INT64_MIN;
-          total[j] += weight * (uint64_t)whole;
-        }
-      }
+  int32_t most = 0;
+  for (Int j = 0; j < size; j++) {
+    int32_t bits;
+    memcpy(&bits, row + j, 4);
+    bits &= 0x7fffffff;
+    most = bits > most ? bits : most;
+  }
+  float largest;
+  memcpy(&largest, &most, 4);
+  if ((double)largest * scale < 1125899906842624.0) {  // 2**50: false for NaN
+    for (Int j = 0; j < size; j++) {
+      double shifted = (double)row[j] * scale + magic;
+      uint64_t bits;
+      memcpy(&bits, &shifted, 8);
+      total[j] += bits - 0x4338000000000000u;
+    }
+  } else {
+    for (Int j = 0; j < size; j++) {
+      double fixed = __builtin_rint((double)row[j] * scale);
+      Int whole = fixed >= -9223372036854775808.0 && fixed < 9223372036854775808.0 ? (Int)fixed : INT64_MIN;
+      total[j] += (uint64_t)whole;
     }
   }
+  return most;
 }
 
-// The largest absolute value of each row; NaN before infinity before numbers, as their bits are ordered.
-void largest(const float* rows, Int pitch, Int n, Int dim, float* out) {
-  for (Int i = 0; i < n; i++) {
-    int32_t most = 0;
-    const float* row = rows + i * pitch;
-    for (Int j = 0; j < dim; j++) {
-      int32_t bits;
-      memcpy(&bits, row + j, 4);
-      bits &= 0x7fffffff;
-      most = bits > most ? bits : most;
+// limb += sum over rows of weight * rint(row * scale): a product for each run of equal weights, not for each row.
+// `largest` gets the bits of the largest absolute value of each row, where they are more than what is there.
+void fold(const float* rows, Int pitch, Int n, Int dim, const Int* weights, double scale, Int* limb, int32_t* largest) {
+  const Int BLOCK = 2048;
+  uint64_t sum[BLOCK] __attribute__((aligned(64)));
+  for (Int start = 0; start < dim; start += BLOCK) {
+    const Int size = dim - start < BLOCK ? dim - start : BLOCK;
+    uint64_t* total = (uint64_t*)limb + start;
+    for (Int i = 0; i < n;) {
+      const uint64_t weight = (uint64_t)weights[i];
+      memset(sum, 0, sizeof(uint64_t) * (size_t)size);
+      for (; i < n && (uint64_t)weights[i] == weight; i++) {
+        const int32_t most = add(rows + i * pitch + start, size, scale, sum);
+        largest[i] = most > largest[i] ? most : largest[i];
+      }
+      for (Int j = 0; j < size; j++) total[j] += weight * sum[j];
     }
-    memcpy(out + i, &most, 4);
   }
 }
 

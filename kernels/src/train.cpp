@@ -41,13 +41,6 @@ void share(const Program& program, Arenas& arenas, Int capacity, Int n, const st
   for (auto& arena : own) arenas.give(std::move(arena));
 }
 
-// How many of n, each of so many numbers, a thread takes: to start one for few does not pay.
-Int share_of(Int n, Int numbers, Int threads) {
-  const Int FEW = 1 << 18;
-  const Int most = std::max<Int>(1, std::min(threads, n * numbers / FEW));
-  return std::max<Int>(1, (n + most - 1) / most);
-}
-
 // A row that all received, laid out once.
 class Shared {
  public:
@@ -159,20 +152,20 @@ void outputs(const Program& program, Arenas& arenas, const Devices& devices, con
   });
 }
 
-void fold(const float* rows, Int pitch, Int n, Int dim, const Int* weights, double scale, Int* limb, Int threads) {
-  const Int columns = share_of(dim, n, threads);
-  run((dim + columns - 1) / columns, [&](Int t) {
-    const Int from = t * columns;
-    engine().fold(rows + from, pitch, n, std::min(columns, dim - from), weights, scale, limb + from);
+void fold(const float* rows, Int pitch, Int n, Int dim, const Int* weights, double scale, Int* limb, float* largest, Int threads) {
+  const Int FEW = 1 << 18;  // numbers for which it does not pay to start a thread
+  threads = std::max<Int>(1, std::min(threads, n * dim / FEW));
+  const Int columns = (dim + threads - 1) / threads;
+  std::vector<std::int32_t> most(std::size_t(threads * n), 0);
+  run(threads, [&](Int t) {
+    const Int from = std::min(dim, t * columns);
+    engine().fold(rows + from, pitch, n, std::min(columns, dim - from), weights, scale, limb + from, most.data() + t * n);
   });
-}
-
-void largest(const float* rows, Int pitch, Int n, Int dim, float* out, Int threads) {
-  const Int some = share_of(n, dim, threads);
-  run((n + some - 1) / some, [&](Int t) {
-    const Int from = t * some;
-    engine().largest(rows + from * pitch, pitch, std::min(some, n - from), dim, out + from);
-  });
+  for (Int i = 0; i < n; i++) {
+    std::int32_t bits = most[std::size_t(i)];
+    for (Int t = 1; t < threads; t++) bits = std::max(bits, most[std::size_t(t * n + i)]);
+    std::memcpy(largest + i, &bits, sizeof bits);
+  }
 }
 
 }  // namespace fedthings

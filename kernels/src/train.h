@@ -26,8 +26,7 @@ struct Training {
 void train(const Program& program, Arenas& arenas, const Devices& devices, const Training& training, Int threads);
 void outputs(const Program& program, Arenas& arenas, const Devices& devices, const std::uint64_t* out, Int threads);
 
-// Engine::fold and Engine::largest on threads: each takes columns, or rows.
-void fold(const float* rows, Int pitch, Int n, Int dim, const Int* weights, double scale, Int* limb, Int threads);
-void largest(const float* rows, Int pitch, Int n, Int dim, float* out, Int threads);
+// Engine::fold on threads, each with its columns; `largest` becomes the largest absolute value of each row.
+void fold(const float* rows, Int pitch, Int n, Int dim, const Int* weights, double scale, Int* limb, float* largest, Int threads);
 
 }  // namespace fedthings

@@ -35,23 +35,29 @@ class Partial:
 
         Return for each why it was left out, "" where it was not `(n,)`.
         """
-        rows = self.stage.decode(arrays)
-        reasons = fold.refused(self.fields, rows, weights, self.threads, fold.WEIGHT // self.whole)
+        rows, lag = self.stage.decode(arrays), np.asarray(lags)
+        reasons = np.full(len(weights), "", dtype=object)
         if metrics:
-            reasons[impossible(metrics) & (reasons == "")] = "impossible metrics"
+            reasons[impossible(metrics)] = "impossible metrics"
+        if self.stale is not None:  # the sums have room for a share or a weight
+            reasons[weights != 1] = "weight out of range"
+        some = reasons == ""
+        if not some.all():
+            rows, lag = {name: row[some] for name, row in rows.items()}, lag[some]
+        reasons[some] = fold.keep(self.sums, self.fields, rows, weights[some], lag, self.threads, self._shares(lag))
         good = reasons == ""
-        lag = np.asarray(lags)
         if not good.all():
             self.tally.dropped.update(reasons[~good].tolist())
-            rows = {name: row[good] for name, row in rows.items()}
-            weights, lag, metrics = weights[good], lag[good], {name: stats[good] for name, stats in metrics.items()}
-        shares = None
-        if self.stale is not None:
-            shares = np.array([round(fold.WHOLE * share(self.stale, 0, one)) for one in lag.tolist()], np.int64)
-        fold.add(self.sums, self.fields, rows, weights, lag, self.threads, shares)
-        self.tally.updates += len(weights)
+            metrics = {name: stats[good] for name, stats in metrics.items()}
+        self.tally.updates += int(good.sum())
         self.tally.keep(metrics)
         return reasons
+
+    def _shares(self, lag: Array) -> Array | None:
+        """Return what reports that lag so many versions count for; None where all count alike."""
+        if self.stale is None:
+            return None
+        return np.array([round(self.whole * share(self.stale, 0, one)) for one in lag.tolist()], np.int64)
 
     def take(self) -> tuple[fold.Sums, Tally]:
         """Return what was kept, and begin anew."""

@@ -137,29 +137,35 @@ def test_sums_of_rows_are_those_of_the_fold(n: int, dim: int) -> None:
     weights = RNG.integers(1, 1 << 12, n)
     by_numpy = [np.zeros(dim, np.int64)]
     fold._add(by_numpy, rows, weights[:, None], Field("x", dim, scale=36))
-    limb = np.zeros(dim, np.int64)
-    kernels.fold(rows[:4], weights[:4], 36, limb)
-    kernels.fold(rows[4:], weights[4:], 36, limb)
+    limb, largest = np.zeros(dim, np.int64), np.empty(n, np.float32)
+    kernels.fold(rows[:4], weights[:4], 36, limb, largest[:4])
+    kernels.fold(rows[4:], weights[4:], 36, limb, largest[4:])
+    np.testing.assert_array_equal(largest, np.abs(rows).max(-1))
     assert (limb == by_numpy[0]).all()
     wide = np.zeros((n, 2 * dim), np.float32)
     wide[:, :dim] = rows
     for threads in (1, 2, 3):
         limb[:] = 0
-        kernels.fold(wide[:, :dim], weights, 36, limb, threads)
+        largest[:] = -1
+        kernels.fold(wide[:, :dim], weights, 36, limb, largest, threads)
+        np.testing.assert_array_equal(largest, np.abs(rows).max(-1))
         assert (limb == by_numpy[0]).all()
     schema = (Field("x", dim, scale=36),)
     sums = fold.init(schema)
-    fold.add(sums, schema, {"x": wide[:, :dim]}, weights, np.zeros(n, np.int64), threads=2)
+    fold.keep(sums, schema, {"x": wide[:, :dim]}, weights, np.zeros(n, np.int64), threads=2)
     assert (sums.limbs["x"][0] == by_numpy[0]).all()
 
 
-def test_the_largest_number_of_each_row() -> None:
-    rows = RNG.standard_normal((5, 33)).astype(np.float32)
-    rows[1, 7], rows[2, 8], rows[3, 9], rows[3, 10] = np.nan, -np.inf, np.inf, np.nan
-    out = np.empty(5, np.float32)
-    kernels.largest(rows, out)
-    np.testing.assert_array_equal(out, np.abs(rows).max(-1))
-    many = RNG.standard_normal((1000, 1001)).astype(np.float32)
-    out = np.empty(1000, np.float32)
-    kernels.largest(many, out, 3)
-    np.testing.assert_array_equal(out, np.abs(many).max(-1))
+@pytest.mark.parametrize("weights", [[3, 3, 3, 3, 3], [1, 2, 2, 7, 1 << 16], [5, 0, 1 << 40, -1, 5]])
+def test_what_may_not_be_summed_is_taken_back(weights: list[int]) -> None:
+    rows = RNG.standard_normal((5, 5003)).astype(np.float32)
+    rows[1, 7], rows[2, 8], rows[3, 4999] = np.nan, -np.inf, 1e30
+    schema, few = (Field("x", 5003, scale=36),), np.array(weights)
+    payload, lags = {"x": rows}, np.array([0, 0, 1, 1, 2])
+    sums, other = fold.init(schema), fold.init(schema)
+    reasons = fold.keep(sums, schema, payload, few, lags)
+    assert reasons.tolist() == fold.refused(schema, payload, few).tolist()
+    assert reasons.tolist() == ["", "not finite", "not finite", "out of range", ""]
+    assert fold.keep(other, schema, {"x": rows[[0, 4]]}, few[[0, 4]], lags[[0, 4]]).tolist() == ["", ""]
+    assert (sums.limbs["x"][0] == other.limbs["x"][0]).all()
+    assert (sums.weights, sums.counts) == (other.weights, other.counts)

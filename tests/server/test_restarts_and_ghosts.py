@@ -89,7 +89,7 @@ def test_statistics_that_cannot_be_used_end_the_federation_for_good(tmp_path, mo
     monkeypatch.setattr(
         engine.fold,
         "refused",
-        lambda fields, payload, weight, threads: np.full(len(weight), "not finite", dtype=object),
+        lambda fields, payload, weight: np.full(len(weight), "not finite", dtype=object),
     )
     world = Virtual(federation(2, "fleet", goal=2), digits(2, 0), 2, tmp_path)
     world.run()

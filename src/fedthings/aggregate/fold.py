@@ -39,33 +39,29 @@ def announced(schema: Schema, reports: int) -> Schema:
     )
 
 
-def refused(fields: Schema, payload: Payload, weight: Array, threads: int = 1, heaviest: int = WEIGHT) -> Array:
+def refused(fields: Schema, payload: Payload, weight: Array) -> Array:
     """Return for each of n reports why it cannot be summed: "", "not finite", "out of range" `(n,)`.
 
-    `payload` holds rows `(n, dim)`, `weight` is `(n,)` int64, from 1 to `heaviest`.
+    `payload` holds rows `(n, dim)`, `weight` is `(n,)` int64.
     """
-    reasons = np.full(len(weight), "", dtype=object)
+    reasons = _unweighable(weight)
     for f in fields:
-        largest = _largest(payload[f.name], threads)  # it tells both: NaN and infinity survive the maximum
-        limit = WIDE_BOUND if f.dtype == "f8" else BOUND
-        reasons[(largest > limit) & (reasons == "")] = "out of range"
-        reasons[~np.isfinite(largest)] = "not finite"
-    reasons[((weight < 1) | (weight > heaviest)) & (reasons == "")] = "weight out of range"
+        # One number a report tells both: NaN and infinity survive the maximum. No copy of the rows is made.
+        row = payload[f.name]
+        _judge(reasons, f, np.maximum(row.max(-1, initial=0.0), -row.min(-1, initial=0.0)))
     return reasons
 
 
-def _largest(rows: Array, threads: int) -> Array:
-    """Return the largest absolute value of each of the rows `(n, dim)`, without a copy of them."""
-    if not _compiled(rows):
-        return np.asarray(np.maximum(rows.max(-1, initial=0.0), -rows.min(-1, initial=0.0)))
-    out = np.empty(len(rows), np.float32)
-    kernels().largest(rows, out, threads)
-    return out
+def _unweighable(weight: Array) -> Array:
+    reasons = np.full(len(weight), "", dtype=object)
+    reasons[(weight < 1) | (weight > WEIGHT)] = "weight out of range"
+    return reasons
 
 
-def _compiled(rows: Array) -> bool:
-    """Return whether there are kernels, and they can read `rows`."""
-    return rows.dtype == np.float32 and rows.ndim == 2 and rows.strides[-1] == 4 and kernels() is not None
+def _judge(reasons: Array, f: Field, largest: Array) -> None:
+    """Write to `reasons` what the `largest` absolute value of each row `(n,)` says against it."""
+    reasons[largest > (WIDE_BOUND if f.dtype == "f8" else BOUND)] = "out of range"
+    reasons[~np.isfinite(largest)] = "not finite"
 
 
 @dataclass
@@ -94,7 +90,7 @@ def init(schema: Schema) -> Sums:
     )
 
 
-def add(
+def keep(
     sums: Sums,
     schema: Schema,
     payload: Payload,
@@ -102,26 +98,44 @@ def add(
     lags: ArrayLike,
     threads: int = 1,
     shares: Array | None = None,
-) -> None:
-    """Add n reports, rows `(n, dim)` with int64 weights and lags `(n,)`, that `refused` let through.
+) -> Array:
+    """Add n reports, rows `(n, dim)` with int64 weights and lags `(n,)`; return what `refused` says of each.
 
-    `shares` `(n,)` of `WHOLE` are what stale rows count for (times their weight at most `WEIGHT`); they scale the
-    rows and not what the sum is divided by (Nguyen et al. 2022, Alg. 1). `done` must then be told that.
+    Those are not in the sums. The kernels add and look in one pass, on `threads`, and take back what may not be in.
+    `shares` `(n,)` of `WHOLE` are what stale rows count for, where each weight is 1. They do not change what the sum
+    is divided by (Nguyen et al. 2022, Alg. 1); `done` must be told of them.
     """
-    for f in schema:
-        factors = weights if f.per == "weight" else np.ones_like(weights)
-        if shares is not None:
-            factors = factors * shares
-        limbs, rows = sums.limbs[f.name], payload[f.name]
-        if len(limbs) == 1 and _compiled(rows):
-            kernels().fold(rows, factors, f.scale, limbs[0], threads)
-        else:
-            _add(limbs, rows, factors[:, None], f)
-    lags = np.asarray(lags)
-    for lag in np.unique(lags).tolist():
-        some = weights[lags == lag]
+    times = weights if shares is None else weights * shares
+    rows = payload[schema[0].name] if len(schema) == 1 else None
+    if rows is not None and schema[0].dtype == "f4" and rows.strides[-1] == 4 and kernels() is not None:
+        reasons = _compiled(sums.limbs[schema[0].name][0], schema[0], rows, weights, times, threads)
+    else:
+        reasons = refused(schema, payload, weights)
+        good = reasons == ""
+        whole = bool(good.all())
+        for f in schema:
+            some, factors = (payload[f.name], times) if whole else (payload[f.name][good], times[good])
+            _add(sums.limbs[f.name], some, _factors(f, factors)[:, None], f)
+    good, lags = reasons == "", np.asarray(lags)
+    for lag in np.unique(lags[good]).tolist():
+        some = weights[good & (lags == lag)]
         sums.weights[lag] = sums.weights.get(lag, 0) + int(some.sum())
         sums.counts[lag] = sums.counts.get(lag, 0) + len(some)
+    return reasons
+
+
+def _compiled(limb: NDArray[np.int64], f: Field, rows: Array, weights: Array, times: Array, threads: int) -> Array:
+    reasons, factors, largest = _unweighable(weights), _factors(f, times), np.empty(len(rows), np.float32)
+    kernels().fold(rows, factors, f.scale, limb, largest, threads)
+    _judge(reasons, f, largest)
+    bad = reasons != ""
+    if bad.any():  # sums wrap, so that even of infinity the same is taken back that was added
+        kernels().fold(rows[bad], -factors[bad], f.scale, limb, largest[bad])
+    return reasons
+
+
+def _factors(f: Field, weights: Array) -> Array:
+    return weights if f.per == "weight" else np.ones_like(weights)
 
 
 def _add(limbs: list[NDArray[np.int64]], rows: Array, factors: Array, f: Field) -> None:
@@ -153,7 +167,7 @@ def merge(sums: Sums, other: Sums) -> None:
 def done(sums: Sums, schema: Schema, whole: int = 1) -> dict[str, NDArray[np.float64]]:
     """Return each array's mean ("weight") or sum ("one") as float64 `(dim,)`; uses up `sums`.
 
-    `whole` is `WHOLE` where reports were added with their shares.
+    `whole` is `WHOLE` where reports were kept with their shares.
     """
     out = {}
     for f in schema:
