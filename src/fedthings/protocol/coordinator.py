@@ -61,6 +61,7 @@ class Coordinator:
         self.present: set[str] = set()
         self.idle = Roster()
         self.spent: set[str] = set()  # present, and not asked again before the next version
+        self.out: set[str] = set()  # present, and sitting out by the pace's cap or separation
         self.reported: set[str] = set()  # whose report is kept toward the version being made
         self.tasks: dict[str, tuple[Ticket, float]] = {}  # device -> what it works on, deadline
         self.last: dict[str, Ticket] = {}  # device -> the last of its tickets that was kept
@@ -70,6 +71,7 @@ class Coordinator:
         self._since: dict[str, float] = {}  # device -> when it was given what it works on
         self._due: list[tuple[float, Ticket]] = []  # a heap
         self._ends = inf  # when the period of the version being made ends; -inf once it has
+        self._awake = ""  # the sleeper that is told to rest, or to work, once the version is made
         self._made = self._lasted = 0.0  # when the last version was made, and how long it took
         self._attempts: dict[str, int] = {}  # of the version being made
         self._draws = 0
@@ -117,11 +119,7 @@ class Coordinator:
     def _lack(self) -> str:
         """Say which devices are waited for."""
         text = f"devices: {len(self.idle)} of {self._enough()} are there"
-        pace = self.plan.pace
-        if pace.cap or pace.separation:
-            out = sum(self._limits.sits_out(device, self.version, pace) > 0 for device in self.present)
-            text += f", {out} sit out (pace.cap, pace.separation)" if out else ""
-        return text
+        return text + (f", {len(self.out)} sit out (pace.cap, pace.separation)" if self.out else "")
 
     def open(self, ticket: Ticket) -> bool:
         """Return whether its device still works on `ticket`."""
@@ -159,6 +157,7 @@ class Coordinator:
 
     def _leave(self, device: str, now: float) -> None:
         self.present.discard(device)
+        self.out.discard(device)
         self.idle.discard(device)
         self.sleepers.gone(device)
         if self._forecasts:
@@ -178,6 +177,9 @@ class Coordinator:
         One that may be drawn while it sleeps has half of the patience left for its task.
         """
         if device not in self.sleepers or device in self.tasks:
+            return
+        if self.stepping:  # it may be wanted as soon as the version is made
+            self._awake = device
             return
         pace = self.plan.pace
         versions = max(1.0, min(FAR, self._limits.sits_out(device, self.version, pace)))
@@ -274,10 +276,13 @@ class Coordinator:
             before, self.plan = self.plan.pace, self.plans[self.phase]
             if before.cap or before.separation:
                 self._limits.clear()
+                self.out.clear()
                 for device in self.present:
                     self._release(device)
         self._renew()
         self._fill(now, out)
+        awake, self._awake = self._awake, ""
+        self._rest(awake, now, out)
 
     def _paused(self, event: Paused, now: float, out: list[Command]) -> None:
         self.paused = True
@@ -306,7 +311,9 @@ class Coordinator:
             return
         if device in self.reported:
             self.spent.add(device)
-        elif not self._sits_out(device):
+        elif self._sits_out(device):
+            self.out.add(device)
+        else:
             self.idle.add(device)
 
     def _sits_out(self, device: str) -> bool:
@@ -319,9 +326,12 @@ class Coordinator:
         self.spent = self.spent & self.reported & self.present
         pace = self.plan.pace
         if pace.cap or pace.separation:
-            free = {device for device in free if not self._sits_out(device)}
+            out = {device for device in free if self._sits_out(device)}
+            self.out |= out
+            free -= out
         self.idle.extend(free)
         for device in self._limits.again(self.version):
+            self.out.discard(device)
             self._release(device)
 
     def _drop(self, reason: str, out: list[Command]) -> None:
@@ -345,7 +355,7 @@ class Coordinator:
     def _enough(self) -> int:
         """Return how many devices must be free before a synchronous version starts."""
         enough = max(self.plan.pace.concurrency, self.devices if self.plan.everyone or self.version == 0 else 0)
-        return min(enough, max(self._fewer, len(self.present))) if self._fewer else enough
+        return min(enough, max(self._fewer, len(self.present) - len(self.out))) if self._fewer else enough
 
     def _check(self, now: float, out: list[Command], expired: bool = False) -> None:
         """Advance when the goal is met, or when nobody is left to wait for and there is a quorum."""
@@ -441,6 +451,7 @@ class Coordinator:
             "waiting": self._waiting,
             "fewer": self._fewer,
             "ends": self._ends,
+            "awake": self._awake,
             "made": [self._made, self._lasted],
             "sleepers": self.sleepers.snapshot(),
             "deadlines": self._deadlines.snapshot(),
@@ -465,11 +476,11 @@ class Coordinator:
         self._attempts = dict(state["attempts"])
         self._draws, self._numbers = state["draws"], ()
         self._waiting, self._fewer = state["waiting"], state["fewer"]
-        self._ends, (self._made, self._lasted) = state["ends"], state["made"]
+        self._awake, self._ends, (self._made, self._lasted) = state["awake"], state["ends"], state["made"]
         self.sleepers.restore(state["sleepers"])
         self._deadlines.restore(state["deadlines"])
         self._limits.restore(state["limits"])
         self._attendance.restore(state["attendance"])
-        self.idle = Roster()
+        self.idle, self.out = Roster(), set()
         for device in state["present"]:
             self._release(device)

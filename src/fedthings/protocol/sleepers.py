@@ -36,7 +36,7 @@ class Sleepers:
     def back(self, device: str, wanted: float, latest: float) -> float:
         """Return when `device` is to come back: its first waking from `wanted` on, or its last before `latest`."""
         every, seen = self._seen[device]
-        turns = max(1, min(ceil((wanted - seen) / every), int((latest - seen) // every)))
+        turns = max(1, int(min(ceil((wanted - seen) / every), (latest - seen) / every)))
         return seen + (turns - MARGIN) * every
 
     def longest(self) -> float:
