@@ -151,7 +151,8 @@ class Engine:
     def obey(self, command: Command) -> None:
         """Count what a command means: a model goes down, a report is left out."""
         if isinstance(command, Assign):
-            self.assigned(command.ticket)
+            if not command.again:
+                self.assigned(command.ticket)
         elif isinstance(command, Discard):
             self.tally.dropped[command.reason] += 1
 
