@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from fedthings.learn.with_torch import with_torch
     from fedthings.privacy.clip import Clip as clip
     from fedthings.protocol.pace import Pace
+    from fedthings.protocol.selection import Forecast as forecast
+    from fedthings.protocol.selection import Uniform as uniform
     from fedthings.run import Run, compare
     from fedthings.simulation.availability import Always as always
     from fedthings.simulation.availability import Diurnal as diurnal
@@ -126,6 +128,7 @@ __all__ = [
     "fedprox",
     "fedyogi",
     "flatten",
+    "forecast",
     "hinge",
     "impute",
     "layer_norm",
@@ -152,6 +155,7 @@ __all__ = [
     "synthetic",
     "tanh",
     "trace",
+    "uniform",
     "with_torch",
     "yogi",
 ]
@@ -184,6 +188,8 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "partition": ("learn.partition", None),
     "clip": ("privacy.clip", "Clip"),
     "metric": ("learn.metrics", "register"),
+    "uniform": ("protocol.selection", "Uniform"),
+    "forecast": ("protocol.selection", "Forecast"),
     "always": ("simulation.availability", "Always"),
     "duty_cycle": ("simulation.availability", "DutyCycle"),
     "diurnal": ("simulation.availability", "Diurnal"),
