@@ -126,9 +126,8 @@ class Virtual:
                 owner.receive(arrival, self.now)
         for ticket, _ in self.service.coordinator.tasks.values():
             if ticket not in self.given:
-                agent = self.agents.get(ticket.device)
-                rest = agent.rest if agent is not None and agent.every else None
-                self.given[ticket] = max(self.now, rest or 0.0)
+                agent = self.agents.get(ticket.device) if self.changes is not None else None
+                self.given[ticket] = max(self.now, (agent.rest or 0.0) if agent is not None else 0.0)
 
     def run(self) -> Run:
         """Run to the end."""
