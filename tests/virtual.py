@@ -20,6 +20,7 @@ from fedthings.protocol.events import Ticket
 from fedthings.run import Run
 from fedthings.server.service import Service
 from fedthings.simulation.agenda import Changes
+from fedthings.simulation.things import Things
 from fedthings.simulation.work import Counted
 from fedthings.simulation.world import Steady, Waking, World
 from fedthings.transport.memory import Hub
@@ -52,7 +53,7 @@ class Virtual:
         self.agents: dict[str, Agent] = {}
         self.given: dict[Ticket, float] = {}  # when each open task was given out, or its device may hear of it
         self.changes: Changes | None = None  # when sleepers wake
-        wakings = self.world.changes(fleet.names)
+        wakings = self.world.changes(fleet.names) if isinstance(self.world, Things) else iter(())
         first = next(wakings, None)
         if isinstance(first, Waking):
             self.changes = Changes(chain([first], wakings))

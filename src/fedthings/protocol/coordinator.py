@@ -6,9 +6,10 @@ numbers of a `Pace`. A federation is a row of phases; a phase is a run of versio
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from math import inf
 from struct import unpack
 from typing import Any
@@ -39,7 +40,7 @@ from fedthings.protocol.events import (
 from fedthings.protocol.limits import Limits
 from fedthings.protocol.pace import Plan, Wait
 from fedthings.protocol.roster import Roster
-from fedthings.protocol.selection import Forecast, Known, choose
+from fedthings.protocol.selection import Forecast, Known, Uniform, choose
 from fedthings.protocol.sleepers import Sleepers
 
 FAR = 100.0
@@ -51,10 +52,10 @@ class Coordinator:
 
     def __init__(self, plans: Sequence[Plan], seed: int = 0, devices: int = 0) -> None:
         self.plans = tuple(plans)
-        self.plan = self.plans[0]  # the running phase
         self.seed = seed
         self.devices = devices
         self.phase = self.version = 0
+        self._enter()
         self.kept = 0  # reports toward the version being made
         self.goal = 0  # reports that make it
         self.stepping = self.paused = self.done = False
@@ -68,8 +69,9 @@ class Coordinator:
         self.sleepers = Sleepers()
         self._deadlines, self._limits, self._attendance = Deadlines(), Limits(), Attendance()
         self._forecasts = any(isinstance(plan.pace.selection, Forecast) for plan in self.plans)
-        self._since: dict[str, float] = {}  # device -> when it was given what it works on
-        self._due: list[tuple[float, Ticket]] = []  # a heap
+        self._since: dict[str, float] = {}  # device -> when it was last given work, where the pace has slack
+        self._due: deque[tuple[float, Ticket]] = deque()  # those with all of the patience, in order
+        self._sooner: list[tuple[float, Ticket]] = []  # those with deadlines of their own, a heap
         self._ends = inf  # when the period of the version being made ends; -inf once it has
         self._awake = ""  # the sleeper that is told to rest, or to work, once the version is made
         self._made = self._lasted = 0.0  # when the last version was made, and how long it took
@@ -92,13 +94,26 @@ class Coordinator:
             Cancelled: self._cancelled,
         }
 
+    def _enter(self) -> None:
+        """Take up the plan of the running phase."""
+        self.plan = self.plans[self.phase]
+        pace = self.plan.pace
+        self._limited = bool(pace.cap or pace.separation)  # whether devices may have to sit out
+        self._uniform = isinstance(pace.selection, Uniform)
+
     @property
     def alarm(self) -> float:
         """When `Woke` must be delivered at the latest, in seconds of federation time; inf if never."""
-        due = self._due
+        due, sooner = self._due, self._sooner
         while due and not self.open(due[0][1]):
-            heappop(due)
-        deadline = min(due[0][0] if due else inf, self._ends if self._ends > -inf else inf)
+            due.popleft()
+        while sooner and not self.open(sooner[0][1]):
+            heappop(sooner)
+        deadline = due[0][0] if due else inf
+        if sooner:
+            deadline = min(deadline, sooner[0][0])
+        if -inf < self._ends < deadline:
+            deadline = self._ends
         return min(deadline, inf if self.paused else self._waiting + self.plan.pace.patience)
 
     @property
@@ -150,7 +165,8 @@ class Coordinator:
             return
         self._release(device)
         self._fill(now, out)
-        self._rest(device, now, out)
+        if device in self.sleepers.seen:
+            self._rest(device, now, out)
 
     def _left(self, event: Left, now: float, out: list[Command]) -> None:
         self._leave(event.device, now)
@@ -165,7 +181,7 @@ class Coordinator:
 
     def _checked_in(self, event: CheckedIn, now: float, out: list[Command]) -> None:
         self._joined(event, now, out)
-        if event.device not in self.tasks and event.device not in self.sleepers:
+        if event.device not in self.tasks and event.device not in self.sleepers.seen:
             out.append(Rest(event.device, self._why()))
 
     def _why(self) -> str:
@@ -176,7 +192,7 @@ class Coordinator:
 
         One that may be drawn while it sleeps has half of the patience left for its task.
         """
-        if device not in self.sleepers or device in self.tasks:
+        if device in self.tasks:
             return
         if self.stepping:  # it may be wanted as soon as the version is made
             self._awake = device
@@ -196,7 +212,8 @@ class Coordinator:
         out.append(Discard(event.ticket, event.reason))
         self._fill(now, out)
         self._check(now, out)
-        self._rest(event.ticket.device, now, out)
+        if event.ticket.device in self.sleepers.seen:
+            self._rest(event.ticket.device, now, out)
 
     def _arrived(self, event: Arrived, now: float, out: list[Command]) -> None:
         ticket = event.ticket
@@ -213,7 +230,8 @@ class Coordinator:
         else:
             self.kept += 1
             self.last[ticket.device] = ticket
-            self._limits.kept(ticket.device, self.version + self.stepping + 1, self.plan.pace)
+            if self._limited:
+                self._limits.kept(ticket.device, self.version + self.stepping + 1, self.plan.pace)
             out.append(Keep(ticket, lag))
         if staleness:
             self.spent.discard(ticket.device)
@@ -224,17 +242,19 @@ class Coordinator:
             self.reported.add(ticket.device)
             if self.kept >= self.goal or not self.tasks or self._ends == -inf:
                 self._check(now, out)
-        self._rest(ticket.device, now, out)
+        if ticket.device in self.sleepers.seen:
+            self._rest(ticket.device, now, out)
 
     def _woke(self, event: Woke, now: float, out: list[Command]) -> None:
+        pace = self.plan.pace
         if self._ends <= now:
             self._ends = -inf
-        while self._due and self._due[0][0] <= now:
-            ticket = heappop(self._due)[1]
+        for ticket in self._expired(now):
             if self.open(ticket):
                 if self.plan.pace.slack:
                     self._deadlines.missed(ticket.device)
-                if self.sleepers.missing(ticket.device, self._since[ticket.device]):
+                deadline = self.tasks[ticket.device][1]
+                if self.sleepers.missing(ticket.device, self._since.get(ticket.device, deadline - pace.patience)):
                     self._leave(ticket.device, now)  # it has not woken once: it is there again when it does
                 self._close(ticket)
                 out.append(Discard(ticket, "deadline"))
@@ -273,8 +293,9 @@ class Coordinator:
                 self._finish("target" if self._reached else "done", out)
                 return
             self.phase, self.version = self.phase + 1, 0
-            before, self.plan = self.plan.pace, self.plans[self.phase]
-            if before.cap or before.separation:
+            before = self._limited
+            self._enter()
+            if before:
                 self._limits.clear()
                 self.out.clear()
                 for device in self.present:
@@ -282,7 +303,8 @@ class Coordinator:
         self._renew()
         self._fill(now, out)
         awake, self._awake = self._awake, ""
-        self._rest(awake, now, out)
+        if awake in self.sleepers.seen:
+            self._rest(awake, now, out)
 
     def _paused(self, event: Paused, now: float, out: list[Command]) -> None:
         self.paused = True
@@ -301,7 +323,6 @@ class Coordinator:
 
     def _close(self, ticket: Ticket) -> None:
         del self.tasks[ticket.device]
-        del self._since[ticket.device]
         if ticket.device in self.present:
             self.spent.add(ticket.device)
 
@@ -311,10 +332,19 @@ class Coordinator:
             return
         if device in self.reported:
             self.spent.add(device)
-        elif self._sits_out(device):
+        elif self._limited and self._sits_out(device):
             self.out.add(device)
         else:
             self.idle.add(device)
+
+    def _expired(self, now: float) -> list[Ticket]:
+        """Take out and return the tickets whose deadline has passed."""
+        found = []
+        while self._due and self._due[0][0] <= now:
+            found.append(self._due.popleft())
+        while self._sooner and self._sooner[0][0] <= now:
+            found.append(heappop(self._sooner))
+        return [ticket for _, ticket in sorted(found)] if len(found) > 1 else [ticket for _, ticket in found]
 
     def _sits_out(self, device: str) -> bool:
         return self._limits.sits_out(device, self.version, self.plan.pace) > 0
@@ -324,8 +354,7 @@ class Coordinator:
         free = {device for device in self.spent if device not in self.tasks and device not in self.reported}
         free &= self.present
         self.spent = self.spent & self.reported & self.present
-        pace = self.plan.pace
-        if pace.cap or pace.separation:
+        if self._limited:
             out = {device for device in free if self._sits_out(device)}
             self.out |= out
             free -= out
@@ -362,8 +391,9 @@ class Coordinator:
         if self.stepping or not self.goal:
             return
         over = not self.tasks and not self.plan.pace.staleness
-        enough = self.goal if self._ends > -inf else min(self.plan.pace.quorum, self.goal)
-        if self.kept >= enough or (over and self.kept >= min(self.plan.pace.quorum, self.goal)):
+        if self.kept >= self.goal or (
+            (over or self._ends == -inf) and self.kept >= min(self.plan.pace.quorum, self.goal)
+        ):
             self.stepping = True
             self.kept = self.goal = 0
             self._waiting = self._ends = inf
@@ -399,11 +429,17 @@ class Coordinator:
             for device in self.idle.drain():
                 self._assign(device, now, out)
         else:
-            known = Known(now, self._attendance, self._seconds)
-            for device in choose(pace.selection, self.idle, max(0, lacking), self._random, known):
+            for device in self._choose(lacking, now) if lacking > 0 else ():
                 self._assign(device, now, out)
         # With everyone asked who could be, a lack of devices is waited out; a running task is its own alarm.
         self._waiting = inf if self.tasks else min(self._waiting, now)
+
+    def _choose(self, count: int, now: float) -> list[str]:
+        """Take out and return `count` of the free devices, by the pace's rule."""
+        if count == 1 and self._uniform:
+            return [self.idle.draw(self._random())]
+        known = Known(now, self._attendance, self._seconds)
+        return choose(self.plan.pace.selection, self.idle, count, self._random, known)
 
     def _seconds(self, device: str) -> float:
         return self._deadlines.seconds(device, self.plan.pace)
@@ -412,14 +448,23 @@ class Coordinator:
         attempt = self._attempts.get(device, 0)
         self._attempts[device] = attempt + 1
         ticket = Ticket(self.phase, self.version, device, attempt)
-        deadline = now + self._seconds(device)
+        pace = self.plan.pace
+        if pace.slack:
+            self._since[device] = now
+            deadline = now + self._seconds(device)
+            heappush(self._sooner, (deadline, ticket))
+        else:
+            deadline = now + pace.patience
+            self._due.append((deadline, ticket))
         self.tasks[device] = (ticket, deadline)
-        self._since[device] = now
-        heappush(self._due, (deadline, ticket))
-        if len(self._due) > 2 * len(self.tasks) + 64:  # one slow device must not keep all that came after it
-            self._due = [(when, late) for when, late in self._due if self.open(late)]
-            heapify(self._due)
+        if len(self._due) + len(self._sooner) > 2 * len(self.tasks) + 64:  # a slow one must not keep all after it
+            self._plan_deadlines()
         out.append(Assign(ticket, deadline, self.last.get(device)))
+
+    def _plan_deadlines(self) -> None:
+        """Put down when each open task ends, and nothing else."""
+        self._due = deque(sorted((deadline, ticket) for ticket, deadline in self.tasks.values()))
+        self._sooner = []
 
     def _random(self) -> int:
         """Return 64 bits keyed by seed, phase, version and how many were drawn before (law 1)."""
@@ -462,7 +507,7 @@ class Coordinator:
     def restore(self, state: dict[str, Any]) -> None:
         """Take up the state that `snapshot` returned."""
         self.phase, self.version = state["phase"], state["version"]
-        self.plan = self.plans[self.phase]
+        self._enter()
         self.kept, self.goal = state["kept"], state["goal"]
         self.stepping, self.paused, self.done, self._reached = state["flags"]
         self.present = set(state["present"])
@@ -471,8 +516,7 @@ class Coordinator:
         self.tasks = {t[2]: (Ticket(*t), deadline) for t, deadline in state["tasks"]}
         self.last = {t[2]: Ticket(*t) for t in state["last"]}
         self._since = dict(state["since"])
-        self._due = [(deadline, ticket) for ticket, deadline in self.tasks.values()]
-        heapify(self._due)
+        self._plan_deadlines()
         self._attempts = dict(state["attempts"])
         self._draws, self._numbers = state["draws"], ()
         self._waiting, self._fewer = state["waiting"], state["fewer"]
