@@ -323,6 +323,8 @@ class Coordinator:
 
     def _close(self, ticket: Ticket) -> None:
         del self.tasks[ticket.device]
+        if self._since:
+            self._since.pop(ticket.device, None)
         if ticket.device in self.present:
             self.spent.add(ticket.device)
 
@@ -391,9 +393,8 @@ class Coordinator:
         if self.stepping or not self.goal:
             return
         over = not self.tasks and not self.plan.pace.staleness
-        if self.kept >= self.goal or (
-            (over or self._ends == -inf) and self.kept >= min(self.plan.pace.quorum, self.goal)
-        ):
+        ended = over or self._ends == -inf
+        if self.kept >= self.goal or (ended and self.kept >= min(self.plan.pace.quorum, self.goal)):
             self.stepping = True
             self.kept = self.goal = 0
             self._waiting = self._ends = inf
