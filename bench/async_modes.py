@@ -113,17 +113,17 @@ def plot(file: Path, curves: dict[str, dict[str, ft.Run]]) -> None:
 
     figure, panels = pyplot.subplots(1, len(curves), figsize=(11, 4.2), sharey=True, squeeze=False)
     for panel, (tail, runs) in zip(panels[0], curves.items(), strict=True):
-        for name, run in runs.items():
-            lines = run.history
-            panel.plot(
-                [line["time"] for line in lines], [line["test"]["accuracy"] for line in lines], lw=1.1, label=name
-            )
+        for index, (name, run) in enumerate(runs.items()):
+            times = [line["time"] for line in run.history]
+            reached = [line["test"]["accuracy"] for line in run.history]
+            style = "-" if MODES[name][1].staleness == 0 else "--"
+            panel.plot(times, reached, style, lw=1.1, color=pyplot.get_cmap("tab20")(index), label=name)
         panel.axhline(TARGET, color="black", lw=0.5, ls=":")
         panel.set(xscale="log", ylim=(0.8, 0.98), xlabel="virtual seconds", title=f"delays: {tail}")
     panels[0][0].set_ylabel("accuracy on MNIST's test images")
     panels[0][-1].legend(fontsize=6.5)
     figure.tight_layout()
-    figure.savefig(file, dpi=80)
+    figure.savefig(file, dpi=70)
 
 
 def main() -> None:
