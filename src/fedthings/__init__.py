@@ -64,6 +64,8 @@ if TYPE_CHECKING:
     from fedthings.learn.with_torch import with_torch
     from fedthings.privacy.clip import Clip as clip
     from fedthings.protocol.pace import Pace
+    from fedthings.protocol.selection import Forecast as forecast
+    from fedthings.protocol.selection import Uniform as uniform
     from fedthings.run import Run, compare
     from fedthings.simulation.availability import Always as always
     from fedthings.simulation.availability import Diurnal as diurnal
@@ -80,8 +82,10 @@ if TYPE_CHECKING:
         Strategy,
         fedadagrad,
         fedadam,
+        fedasync,
         fedavg,
         fedavgm,
+        fedbuff,
         fedprox,
         fedyogi,
         mixing,
@@ -124,11 +128,14 @@ __all__ = [
     "eden",
     "fedadagrad",
     "fedadam",
+    "fedasync",
     "fedavg",
     "fedavgm",
+    "fedbuff",
     "fedprox",
     "fedyogi",
     "flatten",
+    "forecast",
     "hinge",
     "impute",
     "int4",
@@ -161,6 +168,7 @@ __all__ = [
     "tanh",
     "top_k",
     "trace",
+    "uniform",
     "with_torch",
     "yogi",
 ]
@@ -186,7 +194,7 @@ _MODULES = {
     "simulation.simulator": "simulate",
     "simulation.sweep": "sweep",
     "simulation.things": "Things Group",
-    "strategy": "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad mixing",
+    "strategy": "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad fedbuff fedasync mixing",
 }
 _STEPS = "sgd momentum adam yogi adagrad constant polynomial hinge decay"
 # Where each public name lives: a module and the name in it, or None for the module itself.
@@ -199,6 +207,8 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "sign": ("compress.sign", "Sign"),
     "low_rank": ("compress.low_rank", "LowRank"),
     "metric": ("learn.metrics", "register"),
+    "uniform": ("protocol.selection", "Uniform"),
+    "forecast": ("protocol.selection", "Forecast"),
     "always": ("simulation.availability", "Always"),
     "duty_cycle": ("simulation.availability", "DutyCycle"),
     "diurnal": ("simulation.availability", "Diurnal"),

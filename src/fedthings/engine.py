@@ -155,7 +155,8 @@ class Engine:
     def obey(self, command: Command) -> None:
         """Count what a command means: a model goes down, a report is left out."""
         if isinstance(command, Assign):
-            self.assigned(command.ticket)
+            if not command.again:
+                self.assigned(command.ticket)
         elif isinstance(command, Discard):
             self.tally.dropped[command.reason] += 1
 
@@ -168,7 +169,7 @@ class Engine:
         spec, (sums, tally) = self.spec, self.partial.take()
         self.partial.tally = tally
         count, weights = sums.count, dict(sums.weights)
-        total: Payload = fold.done(sums, self.partial.fields) if count else {}
+        total: Payload = fold.done(sums, self.partial.fields, self.partial.whole) if count else {}
         if count:
             key = Key(spec.seed, "", self.version, 0)
             total = self.partial.stage.settle(total, count, key)

@@ -83,9 +83,13 @@ class Assignment(Message, frozen=True):
 
 
 class Pause(Message, frozen=True):
-    """Nothing to do now; `reason` says why. The device stays quiet until it is assigned."""
+    """Nothing to do now; `reason` says why. The device stays quiet until it is assigned.
+
+    One that sleeps stays away for `seconds` at least (pace steering, Bonawitz et al. 2019, section 2.3).
+    """
 
     reason: str
+    seconds: float = 0.0
 
 
 class Receipt(Message, frozen=True):
@@ -120,9 +124,13 @@ class Refusal(Message, frozen=True):
 
 
 class Hello(Message, frozen=True):
-    """A device is here and asks what to do. `boot` is random per start of the agent."""
+    """A device is here and asks what to do. `boot` is random per start of the agent.
+
+    `every`: it sleeps, and wakes every so many seconds (0: it stays linked).
+    """
 
     boot: str
+    every: float = 0.0
 
 
 class Bye(Message, frozen=True):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fedthings.aggregate import fold
+from fedthings.aggregate.step import Constant, share
 from fedthings.errors import WireError
 from fedthings.federation import Phase, measures, schema, stage
 from fedthings.history import Tally
@@ -27,6 +28,9 @@ class Partial:
         self.threads = threads
         self.schema, self.stage = schema(spec), stage(spec)
         self.fields = fold.announced(self.schema, reports)
+        stale = spec.strategy.staleness
+        self.stale = None if spec.kind != "train" or isinstance(stale, Constant) else stale
+        self.whole = 1 if self.stale is None else fold.WHOLE
         self.sums = fold.init(self.fields)
         self.tally = tally or Tally()
 
@@ -39,10 +43,12 @@ class Partial:
         reasons = np.full(len(weights), "", dtype=object)
         if metrics:
             reasons[impossible(metrics)] = "impossible metrics"
+        if self.stale is not None:  # the sums have room for a share or a weight
+            reasons[weights != 1] = "weight out of range"
         some = reasons == ""
         if not some.all():
             rows, lag = {name: row[some] for name, row in rows.items()}, lag[some]
-        reasons[some] = fold.keep(self.sums, self.fields, rows, weights[some], lag, self.threads)
+        reasons[some] = fold.keep(self.sums, self.fields, rows, weights[some], lag, self.threads, self._shares(lag))
         good = reasons == ""
         if not good.all():
             self.tally.dropped.update(reasons[~good].tolist())
@@ -50,6 +56,12 @@ class Partial:
         self.tally.updates += int(good.sum())
         self.tally.keep(metrics)
         return reasons
+
+    def _shares(self, lag: Array) -> Array | None:
+        """Return what reports that lag so many versions count for; None where all count alike."""
+        if self.stale is None:
+            return None
+        return np.array([round(self.whole * share(self.stale, 0, one)) for one in lag.tolist()], np.int64)
 
     def take(self) -> tuple[fold.Sums, Tally]:
         """Return what was kept, and begin anew."""

@@ -35,6 +35,14 @@ CASES = {
     "synchronous": (ft.Pace(goal=9), {}, Steady()),
     "over-selected": (ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2), {}, SLOW),
     "buffered": (ft.Pace(goal=3, concurrency=6, patience=20.0, staleness=4), {}, SLOW),
+    "semi-synchronous": (ft.Pace(goal=9, concurrency=6, patience=20.0, staleness=4, period=4.0, quorum=2), {}, SLOW),
+    "own deadlines, sitting out, forecast": (
+        ft.Pace(
+            goal=3, concurrency=4, patience=20.0, quorum=2, slack=1.5, separation=1, cap=5, selection=ft.forecast()
+        ),
+        {},
+        SLOW,
+    ),
     "asynchronous mixing": (
         ft.Pace(goal=1, concurrency=5, patience=20.0, staleness=6),
         {"strategy": ft.mixing(0.6, schedule=ft.polynomial(0.5))},

@@ -62,6 +62,7 @@ class Agent:
     """`receive` an arrival, `wake` at `alarm`; `done` when the federation has ended.
 
     `shard` holds the device's own rows, `directory` is where it keeps state and model (None: memory only).
+    One that sleeps wakes `every` so many seconds (0: it stays linked); it is `resting` when its radio may go off.
     """
 
     def __init__(
@@ -74,11 +75,14 @@ class Agent:
         chunk: int = CHUNK,
         largest: int = LARGEST,
         on_news: Callable[[str], None] | None = None,
+        every: float = 0.0,
     ) -> None:
         self.name, self.shard, self.transport = name, shard, transport
         self.rules, self.chunk, self.largest = rules or Rules(), chunk, largest
         self.shelf = Shelf(directory)
         self.on_news = on_news or (lambda text: None)
+        self.every = every
+        self.rest: float | None = None  # until when it was told to stay away
         self.done = False
         self.alarm = inf
         self.reports = 0
@@ -133,6 +137,7 @@ class Agent:
         elif isinstance(message, Farewell):
             self._ended(message, now)
         elif isinstance(message, Pause):
+            self.rest = now + message.seconds
             self._tell(f"waiting: {message.reason}")
         elif isinstance(message, Refusal):
             log.warning("the coordinator refused: %s %s", message.reason, message.detail)
@@ -143,6 +148,16 @@ class Agent:
         if text != self._told:
             self._told = text
             self.on_news(text)
+
+    @property
+    def resting(self) -> bool:
+        """Whether there is nothing to do, and nothing more to hear of."""
+        return self.rest is not None and self._job is None
+
+    def relink(self, transport: Transport) -> None:
+        """Go on with another link, after a sleep: what is to be done follows from the Hello at `Linked`."""
+        transport.federation = self.transport.federation
+        self.transport, self.rest, self.alarm = transport, None, inf
 
     # -------------------------------------------------------------- finding it
 
@@ -157,7 +172,7 @@ class Agent:
         self._federation = message.name
         if message.boot != self._boot or message.state == "finished":
             self._boot = message.boot
-            self.transport.send(COORDINATOR, Hello(self.me))
+            self._hello()
 
     def _again(self, now: float) -> None:
         """After the link was lost: what was under way is asked for and offered again."""
@@ -166,13 +181,17 @@ class Agent:
         for assembly in self._incoming.values():
             assembly.retry()
             self._ask(assembly, now)
-        self.transport.send(COORDINATOR, Hello(self.me))
+        self._hello()
+
+    def _hello(self) -> None:
+        self.transport.send(COORDINATOR, Hello(self.me, self.every))
 
     # ----------------------------------------------------------------- the job
 
     def _assigned(self, job: Assignment, now: float) -> None:
         if job.ticket.device != self.name:
             return
+        self.rest = None
         pending = self.shelf.pending
         if pending is not None and pending.ticket != job.ticket:
             self.shelf.settle(job.kept)

@@ -18,6 +18,8 @@ WRONG = 3
 """How often a body may come that is not the one offered, before its report is left out."""
 MOST = 64
 """Chunks that one Want may name; a device asks for a window of 8."""
+LONGEST = 30 * 86400.0
+"""Seconds between two wakings of a device at the most."""
 SLACK = 4096
 """Bytes that a report may be larger than the schema says: ticket and names."""
 
@@ -44,7 +46,7 @@ def take(service: Service, sender: str, message: Envelope, federation: str, now:
         service.routes.pop(sender, None)
     match message:
         case Hello():
-            _hello(service, sender, now)
+            _hello(service, sender, message, now)
         case Decline(ticket=ticket, reason=reason):
             _own(sender, ticket)
             shown = "".join(letter for letter in reason if letter.isprintable())[:64]
@@ -59,13 +61,15 @@ def take(service: Service, sender: str, message: Envelope, federation: str, now:
             raise WireError("unexpected", f"a device does not send {type(message).__name__}")
 
 
-def _hello(service: Service, sender: str, now: float) -> None:
+def _hello(service: Service, sender: str, hello: Hello, now: float) -> None:
+    if not 0 <= hello.every <= LONGEST:
+        raise WireError("malformed", f"a device wakes every {hello.every} seconds: give 0 to {LONGEST:.0f}")
     if service.done:
         service.farewell(sender)
     elif sender in service.coordinator.present:
-        service.on(events.CheckedIn(sender), now)
+        service.on(events.CheckedIn(sender, hello.every), now)
     else:
-        service.on(events.Joined(sender), now)
+        service.on(events.Joined(sender, hello.every), now)
 
 
 def _own(sender: str, ticket: Ticket) -> None:

@@ -170,13 +170,13 @@ class Server:
     def _part(self, ending: Ending, stay: bool) -> None:
         """Let the devices that are present fetch the last model: each says Bye when it has it."""
         staying = set(self.service.coordinator.present)
-        end = self.now + LINGER
+        end = self.now + LINGER + self.service.coordinator.sleepers.longest()  # each may wake once more
         self.service.gone.clear()
         while not ending and (stay or (staying and self.now < end)):
             self._step(inf if stay else end)
             staying -= self.service.gone
         if staying and not stay and not ending:
-            self.on_news(f"without the last model after {LINGER:g} seconds: {', '.join(sorted(staying))}")
+            self.on_news(f"gone without the last model: {', '.join(sorted(staying))}")
         self.service.bodies.keep_only(-1, ())  # nothing may stay at a broker that is not ours
         self.transport.retract()
 

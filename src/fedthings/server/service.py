@@ -213,12 +213,12 @@ class Service:
 
     def _obey(self, command: Command) -> None:
         match command:
-            case events.Assign(ticket=ticket, deadline=deadline, kept=kept):
+            case events.Assign(ticket=ticket, deadline=deadline, kept=kept, again=again):
                 task, model = self.bodies.task(self.engine), self.bodies.model(self.engine, ticket.version)
-                self._used(ticket.device)[2] += self.engine.model_bytes(ticket)
+                self._used(ticket.device)[2] += 0 if again else self.engine.model_bytes(ticket)
                 self.send(ticket.device, Assignment(ticket, task, model, max(0.0, deadline - self.now), kept))
-            case events.Rest(device=device, reason=reason):
-                self.send(device, Pause(reason))
+            case events.Rest(device=device, reason=reason, until=until):
+                self.send(device, Pause(reason, max(0.0, until - self.now)))
             case events.Keep(ticket=ticket, lag=lag):
                 self._keep(ticket, lag)
             case events.Discard(ticket=ticket, reason=reason):
