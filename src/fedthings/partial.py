@@ -63,6 +63,12 @@ class Partial:
             return None
         return np.array([round(self.whole * share(self.stale, 0, one)) for one in lag.tolist()], np.int64)
 
+    def stale_by(self, lag: int, limb: Array) -> Array:
+        """Return what `limb`, a sum of reports that were not stale, comes to where they are `lag` versions behind."""
+        if self.stale is None or not lag:
+            return limb
+        return limb // self.whole * self._shares(np.array([lag]))  # each was added so many times: nothing is lost
+
     def take(self) -> tuple[fold.Sums, Tally]:
         """Return what was kept, and begin anew."""
         taken = self.sums, self.tally

@@ -54,7 +54,7 @@ def sum_up(partial: Partial, parts: Iterable[Report | Subtotal]) -> Subtotal:
 def merge(partial: Partial, subtotal: Subtotal, lag: int) -> None:
     """Add `subtotal`, which `verify` let through, as so many reports that are `lag` versions behind."""
     summed = subtotal.reasons.count("")
-    limbs = {f.name: np.split(subtotal.arrays[f.name], fold.limbs(f)) for f in partial.fields}
+    limbs = {f.name: np.split(partial.stale_by(lag, subtotal.arrays[f.name]), fold.limbs(f)) for f in partial.fields}
     tally = Tally()
     tally.updates = summed
     tally.dropped = Counter(reason for reason in subtotal.reasons if reason)
@@ -82,7 +82,9 @@ def verify(subtotal: Subtotal, partial: Partial, template: Report) -> None:
     if not summed <= weight <= summed * fold.WEIGHT:
         raise WireError("out of range", f"{summed} reports do not weigh {weight}")
     for f in partial.fields:
-        if not _within(subtotal.arrays[f.name], fold.largest(f) * (weight if f.per == "weight" else summed)):
+        if not _within(
+            subtotal.arrays[f.name], fold.largest(f) * partial.whole * (weight if f.per == "weight" else summed)
+        ):
             raise WireError("out of range", f"array {f.name} is beyond what {summed} reports can come to")
     for name, total in subtotal.metrics.items():
         if not _within(total, summed * MOST) or (name in METRICS and not 0 <= total[0] <= summed * MANY):
