@@ -42,7 +42,7 @@ rows = st.builds(lambda data, dtype: np.frombuffer(data[: len(data) // 8 * 8], d
 payloads = st.dictionaries(texts, rows, max_size=3)
 offers = st.builds(
     m.Offer,
-    st.sampled_from(["task", "model", "report"]),
+    st.sampled_from(["task", "model", "report", "subtotal"]),
     digests,
     numbers,
     numbers,
@@ -51,6 +51,7 @@ offers = st.builds(
     st.none() | tickets,
     st.none() | st.binary(max_size=64),
 )
+receipts = st.builds(m.Receipt, tickets, st.booleans(), texts)
 STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     m.Offer: offers,
     m.Want: st.builds(m.Want, digests, st.lists(numbers, max_size=5).map(tuple)),
@@ -65,17 +66,28 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     ),
     m.Assignment: st.builds(m.Assignment, tickets, offers, offers, floats, st.none() | tickets),
     m.Pause: st.builds(m.Pause, texts),
-    m.Receipt: st.builds(m.Receipt, tickets, st.booleans(), texts),
+    m.Receipt: receipts,
     m.Farewell: st.builds(m.Farewell, texts, st.none() | offers, st.none() | offers, st.none() | tickets),
     m.Refusal: st.builds(m.Refusal, texts, texts),
     m.Hello: st.builds(m.Hello, texts),
     m.Bye: st.builds(m.Bye),
     m.Decline: st.builds(m.Decline, tickets, texts),
+    m.Relay: st.builds(m.Relay, names, st.binary(max_size=64)),
+    m.Verdict: st.builds(m.Verdict, digests, st.booleans(), st.lists(receipts, max_size=3).map(tuple), numbers),
     m.Ask: st.builds(m.Ask, texts),
     m.Status: st.builds(m.Status, facts),
     m.Work: st.builds(m.Work, numbers, facts),
     m.Model: st.builds(m.Model, numbers, numbers, payloads),
     m.Report: st.builds(m.Report, tickets, payloads, rows, payloads),
+    m.Subtotal: st.builds(
+        m.Subtotal,
+        st.lists(tickets, max_size=3).map(tuple),
+        st.lists(texts, max_size=3).map(tuple),
+        payloads,
+        rows,
+        payloads,
+        payloads,
+    ),
 }
 ENVELOPES, BODIES = get_args(m.Envelope), get_args(m.Body)
 
@@ -126,7 +138,7 @@ def test_the_schema_names_every_field(kind: type) -> None:
     """So that a field added to messages.py without the schema is found even where it is optional."""
     rule = re.search(rf"^{kind.__name__.lower()} = \{{(.*?)\}}$", CDDL, re.M | re.S)
     assert rule, kind
-    text = rule[1] + (re.search(r"^offered = \((.*?)^\)", CDDL, re.M | re.S) or rule)[1]
+    text = rule[1] + "".join(re.findall(r"^(?:offered|received) = \((.*?)\)$", CDDL, re.M | re.S))
     for name in kind.__struct_fields__:  # type: ignore[attr-defined]
         assert re.search(rf"\b{name}:", text), name
 
@@ -223,6 +235,12 @@ def raw(**fields: Any) -> bytes:
         (cbor2.dumps({"v": 1, "f": "", "t": "want", "digest": "d" * 32, "indexes": [1]}), "malformed"),
         (raw(t="decline", ticket=[0, 1, "a/b", 0], reason="r"), "malformed"),
         (raw(t="decline", ticket=[0, 1, "ab"], reason="r"), "malformed"),
+        (raw(t="relay", device="a/b", data=b""), "malformed"),
+        (
+            raw(t="verdict", digest=b"d" * 32, merged=True, out=[{"ticket": [0, 1, "a/b", 0], "kept": True}]),
+            "malformed",
+        ),
+        (raw(t="verdict", digest=b"d" * 32, merged=True, out=[{"kept": True}]), "malformed"),
     ],
 )
 def test_refusals_carry_their_reason(data: bytes, reason: str) -> None:
@@ -271,6 +289,10 @@ GOOD = [
     wire.pack(
         m.Assignment(TICKET, m.Offer("task", b"d" * 32, 9, 1, 9), m.Offer("model", b"e" * 32, 9, 1, 9), 1.5, TICKET),
         "f",
+    ),
+    wire.pack(m.Verdict(b"d" * 32, False, (m.Receipt(TICKET, True), m.Receipt(TICKET, False, "late")), 4), "f"),
+    wire.pack_body(
+        m.Subtotal((TICKET,), ("",), {"x": np.arange(3)}, np.array([3]), {"loss": np.arange(2)}, {"loss": np.ones(1)})
     ),
     wire.pack(m.Status({"devices": [{"name": "a", "loss": 0.1}], "n": None}), "f"),
     wire.pack_body(m.Report(TICKET, {"x": np.arange(9, dtype="f4")}, np.array([3]), {"loss": np.array([1, 2])})),

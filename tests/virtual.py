@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Mapping
-from itertools import count
+from itertools import chain, count
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,13 @@ from fedthings.device.rules import Rules
 from fedthings.federation import Federation
 from fedthings.learn.fleet import Fleet
 from fedthings.messages import Offer
+from fedthings.protocol.events import Ticket
 from fedthings.run import Run
 from fedthings.server.service import Service
+from fedthings.simulation.agenda import Changes
+from fedthings.simulation.things import Things
 from fedthings.simulation.work import Counted
-from fedthings.simulation.world import Steady, World
+from fedthings.simulation.world import Steady, Waking, World
 from fedthings.transport.memory import Hub
 from fedthings.transport.transport import Arrival, Delivery
 
@@ -48,6 +51,13 @@ class Virtual:
         self.hub = Hub(post=self.post)
         self.service = self.serve()
         self.agents: dict[str, Agent] = {}
+        self.given: dict[Ticket, float] = {}  # when each open task was given out, or its device may hear of it
+        self.changes: Changes | None = None  # when sleepers wake
+        wakings = self.world.changes(fleet.names) if isinstance(self.world, Things) else iter(())
+        first = next(wakings, None)
+        if isinstance(first, Waking):
+            self.changes = Changes(chain([first], wakings))
+            return
         for name in fleet.names:
             self.join(name)
 
@@ -57,11 +67,23 @@ class Virtual:
         self.service = Service(self.federation, self.rounds, self.directory, transport, **self.options)
         return self.service
 
-    def join(self, name: str) -> Agent:
+    def wakes(self, waking: Waking) -> None:
+        """Let a sleeper link up, unless it was told to sleep on; it sleeps as soon as it rests, and then misses all."""
+        agent = self.agents.get(waking.device)
+        for name, other in self.agents.items():
+            if other.transport.linked and (other.resting or name == waking.device):
+                self.hub.sleep(name)
+        if agent is None:
+            self.join(waking.device, waking.every)
+        elif (agent.rest or 0.0) <= self.now:
+            agent.rest, agent.alarm = None, inf
+            self.hub.link(waking.device)
+
+    def join(self, name: str, every: float = 0.0) -> Agent:
         """Start a device's agent, or start it again with its directory."""
         transport = self.hub.device(name)
         directory = self.directory / "devices" / name
-        self.agents[name] = Agent(name, self.fleet.shard(name), transport, directory, self.rules.get(name))
+        self.agents[name] = Agent(name, self.fleet.shard(name), transport, directory, self.rules.get(name), every=every)
         return self.agents[name]
 
     def post(self, address: str, arrival: Arrival) -> None:
@@ -69,7 +91,7 @@ class Virtual:
         message = arrival.message if isinstance(arrival, Delivery) else None
         if isinstance(message, Offer) and message.ticket is not None:
             work = Counted(self.service.engine, self.fleet)
-            at = self.world.outcome(message.ticket, self.now, work).at
+            at = self.world.outcome(message.ticket, self.given.get(message.ticket, self.now), work).at
             if at is not None:
                 heapq.heappush(self.agenda, (at, next(self.order), address, arrival))
         else:
@@ -77,8 +99,15 @@ class Virtual:
 
     def step(self) -> bool:
         """Let the next thing happen; False when nothing can happen any more."""
+        wakes = inf if self.changes is None else self.changes.next
         if self.mail:
             address, arrival = self.mail.popleft()
+        elif wakes <= min(self.service.alarm, self.agenda[0][0] if self.agenda else inf):
+            self.now = wakes
+            assert self.changes is not None
+            self.wakes(self.changes.take())  # type: ignore[arg-type]
+            self.drain()
+            return True
         elif self.agenda and self.agenda[0][0] <= self.service.alarm:
             self.now, _, address, arrival = heapq.heappop(self.agenda)
         elif self.service.alarm < inf:
@@ -96,6 +125,10 @@ class Virtual:
         for owner in (self.service, *self.agents.values()):
             while (arrival := owner.transport.inbox.get(0)) is not None:
                 owner.receive(arrival, self.now)
+        for ticket, _ in self.service.coordinator.tasks.values():
+            if ticket not in self.given:
+                agent = self.agents.get(ticket.device) if self.changes is not None else None
+                self.given[ticket] = max(self.now, (agent.rest or 0.0) if agent is not None else 0.0)
 
     def run(self) -> Run:
         """Run to the end."""

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from fedthings.aggregate.step import Polynomial as polynomial
     from fedthings.aggregate.step import Sgd as sgd
     from fedthings.aggregate.step import Yogi as yogi
+    from fedthings.compress.low_rank import LowRank as low_rank
+    from fedthings.compress.quantize import int4, int8
+    from fedthings.compress.rotate import Eden as eden
+    from fedthings.compress.sign import Sign as sign
+    from fedthings.compress.sparsify import RandomMask as random_mask
+    from fedthings.compress.sparsify import TopK as top_k
     from fedthings.errors import (
         DataError,
         FedthingsError,
@@ -58,6 +64,8 @@ if TYPE_CHECKING:
     from fedthings.learn.with_torch import with_torch
     from fedthings.privacy.clip import Clip as clip
     from fedthings.protocol.pace import Pace
+    from fedthings.protocol.selection import Forecast as forecast
+    from fedthings.protocol.selection import Uniform as uniform
     from fedthings.run import Run, compare
     from fedthings.simulation.availability import Always as always
     from fedthings.simulation.availability import Diurnal as diurnal
@@ -74,8 +82,10 @@ if TYPE_CHECKING:
         Strategy,
         fedadagrad,
         fedadam,
+        fedasync,
         fedavg,
         fedavgm,
+        fedbuff,
         fedprox,
         fedyogi,
         mixing,
@@ -115,19 +125,26 @@ __all__ = [
     "dropout",
     "dumps",
     "duty_cycle",
+    "eden",
     "fedadagrad",
     "fedadam",
+    "fedasync",
     "fedavg",
     "fedavgm",
+    "fedbuff",
     "fedprox",
     "fedyogi",
     "flatten",
+    "forecast",
     "hinge",
     "impute",
+    "int4",
+    "int8",
     "layer_norm",
     "lift",
     "load",
     "log_normal",
+    "low_rank",
     "max_pool",
     "metric",
     "mixing",
@@ -137,22 +154,27 @@ __all__ = [
     "pareto",
     "partition",
     "polynomial",
+    "random_mask",
     "relu",
     "sequential",
     "sgd",
     "sigmoid",
+    "sign",
     "simulate",
     "softmax",
     "standardise",
     "sweep",
     "synthetic",
     "tanh",
+    "top_k",
     "trace",
+    "uniform",
     "with_torch",
     "yogi",
 ]
 
 _MODULES = {
+    "compress.quantize": "int8 int4",
     "errors": "FedthingsError SpecError DataError TransportError StoreError WireError",
     "federation": "Federation load dumps",
     "learn.fleet": "Fleet",
@@ -172,14 +194,21 @@ _MODULES = {
     "simulation.simulator": "simulate",
     "simulation.sweep": "sweep",
     "simulation.things": "Things Group",
-    "strategy": "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad mixing",
+    "strategy": "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad fedbuff fedasync mixing",
 }
 _STEPS = "sgd momentum adam yogi adagrad constant polynomial hinge decay"
 # Where each public name lives: a module and the name in it, or None for the module itself.
 _HOMES: dict[str, tuple[str, str | None]] = {
     "partition": ("learn.partition", None),
     "clip": ("privacy.clip", "Clip"),
+    "eden": ("compress.rotate", "Eden"),
+    "top_k": ("compress.sparsify", "TopK"),
+    "random_mask": ("compress.sparsify", "RandomMask"),
+    "sign": ("compress.sign", "Sign"),
+    "low_rank": ("compress.low_rank", "LowRank"),
     "metric": ("learn.metrics", "register"),
+    "uniform": ("protocol.selection", "Uniform"),
+    "forecast": ("protocol.selection", "Forecast"),
     "always": ("simulation.availability", "Always"),
     "duty_cycle": ("simulation.availability", "DutyCycle"),
     "diurnal": ("simulation.availability", "Diurnal"),

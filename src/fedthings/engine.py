@@ -12,25 +12,25 @@ import numpy as np
 
 from fedthings import history
 from fedthings.aggregate import fold, step
-from fedthings.errors import SpecError, StoreError, WireError, nearest
+from fedthings.errors import SpecError, StoreError, nearest
 from fedthings.federation import (
     Federation,
     Phase,
     encode,
     follow,
-    measures,
     phases,
-    plans,
+    received,
+    sent,
 )
 from fedthings.history import Line, Tally
 from fedthings.learn.data import Shard
 from fedthings.learn.local import evaluator
 from fedthings.learn.metrics import usual, values
-from fedthings.messages import Model, Report
-from fedthings.partial import Partial
+from fedthings.messages import Model, Report, Subtotal
+from fedthings.partial import Partial, expect, template
 from fedthings.protocol.events import Assign, Command, Discard, Ticket
 from fedthings.spelling import decode
-from fedthings.stage import zeros
+from fedthings.subtotal import merge, most_bytes, verify
 from fedthings.vector import Array, Key, Payload, Vector
 from fedthings.wire import number_size, size, ticket_size
 
@@ -64,11 +64,7 @@ class Engine:
     ) -> None:
         self.federation = federation
         self.phases = list(phases(federation))
-        # While a federation is paused, all that are at work may report toward one version.
-        self.reports = [
-            1 << 20 if plan.everyone else max(plan.pace.goal, plan.pace.concurrency)
-            for plan in plans(federation, rounds)
-        ]
+        self.reports = [spec.reports for spec in self.phases]
         self.phase = self.version = 0
         self.rows = rows if rows is not None else {}
         self.test = test
@@ -102,11 +98,18 @@ class Engine:
         """Return the rows that devices of the running phase receive as `version`."""
         if self.spec.kind == "normalise":
             return {}
-        return {"x": self.rows[self.trained if self.spec.kind == "evaluate" else version]}
+        return received(self.spec, self._sent(version))
 
     def body(self, version: int) -> Model:
         """Return the model body that devices of the running phase receive as `version`."""
-        return Model(self.phase, self._made_as(version), self.model(version))
+        return Model(self.phase, self._made_as(version), self._sent(version))
+
+    def _sent(self, version: int) -> Payload:
+        """Return the arrays of that body."""
+        if self.spec.kind == "normalise":
+            return {}
+        made = self._made_as(version)
+        return sent(self.spec, self.rows[made], made)
 
     def model_bytes(self, ticket: Ticket) -> int:
         """Return the bytes of the model body that goes down for `ticket`."""
@@ -122,19 +125,20 @@ class Engine:
 
     def expect(self, report: Report) -> None:
         """Raise WireError unless `report` has the arrays and the metrics of the running phase."""
-        for what, sent, due in (
-            ("array", report.arrays, self._template.arrays),
-            ("metric", report.metrics, self._template.metrics),
-        ):
-            if sent.keys() != due.keys():
-                raise WireError("wrong arrays", f"{what}s {sorted(sent)} where {sorted(due)} are due")
-            for name, row in due.items():
-                if sent[name].shape != row.shape:
-                    raise WireError("wrong dimension", f"{what} {name} is {sent[name].shape}, not {row.shape}")
-                if sent[name].dtype != row.dtype:
-                    raise WireError("wrong type", f"{what} {name} is {sent[name].dtype}, not {row.dtype}")
-        if report.weight.shape != (1,) or report.weight.dtype != np.int64:
-            raise WireError("wrong type", "weight is one int64")
+        expect(report, self._template)
+
+    def merge(self, subtotal: Subtotal, lag: int) -> None:
+        """Add what a gateway has summed, `lag` versions behind; see `subtotal.verify`."""
+        merge(self.partial, subtotal, lag)
+
+    def verify(self, subtotal: Subtotal) -> None:
+        """Raise WireError unless `subtotal` can be a sum of reports of the running phase."""
+        verify(subtotal, self.partial, self._template)
+
+    @property
+    def subtotal_bytes(self) -> int:
+        """The most bytes that a subtotal of the running phase can have."""
+        return most_bytes(self.partial, self._template)
 
     # -------------------------------------------------------------- events
 
@@ -151,7 +155,8 @@ class Engine:
     def obey(self, command: Command) -> None:
         """Count what a command means: a model goes down, a report is left out."""
         if isinstance(command, Assign):
-            self.assigned(command.ticket)
+            if not command.again:
+                self.assigned(command.ticket)
         elif isinstance(command, Discard):
             self.tally.dropped[command.reason] += 1
 
@@ -164,7 +169,7 @@ class Engine:
         spec, (sums, tally) = self.spec, self.partial.take()
         self.partial.tally = tally
         count, weights = sums.count, dict(sums.weights)
-        total: Payload = fold.done(sums, self.partial.fields) if count else {}
+        total: Payload = fold.done(sums, self.partial.fields, self.partial.whole) if count else {}
         if count:
             key = Key(spec.seed, "", self.version, 0)
             total = self.partial.stage.settle(total, count, key)
@@ -195,13 +200,9 @@ class Engine:
     def _begin(self, tally: Tally) -> None:
         spec = self.spec
         self.partial = Partial(spec, self.reports[self.phase], tally)
-        stage, schema = self.partial.stage, self.partial.schema
         self._model_bytes = size(self.body(self.version)) - number_size(self._made_as(self.version))
-        ticket, key = Ticket(self.phase, 0, "device", 0), Key(spec.seed, "device", 0, 0)
-        rows, _ = stage.encode(zeros(schema), [stage.init(schema)], [key])
-        arrays = {name: row[0] for name, row in rows.items()}
-        self._template = Report(ticket, arrays, np.ones(1, np.int64), measures(spec))
-        self._report_bytes = size(self._template) - ticket_size(ticket)
+        self._template = template(spec, self.partial)
+        self._report_bytes = size(self._template) - ticket_size(self._template.ticket)
 
     def _normalised(self, statistics: Payload) -> Made:
         if not statistics:

@@ -6,6 +6,8 @@ import re
 import runpy
 import tomllib
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -14,7 +16,8 @@ import numpy as np
 from msgspec import Struct
 
 from fedthings.aggregate import fold
-from fedthings.errors import DataError, FedthingsError, SpecError
+from fedthings.compress import low_rank, quantize, rotate, sign, sparsify
+from fedthings.errors import DataError, FedthingsError, SpecError, WireError
 from fedthings.learn import own, own_learner
 from fedthings.learn.data import Shard, check
 from fedthings.learn.learner import Learner
@@ -27,15 +30,26 @@ from fedthings.protocol.pace import Pace, Plan
 from fedthings.spelling import decode, sound
 from fedthings.stage import Field, Schema, Stage, chain
 from fedthings.strategy import Strategy
-from fedthings.vector import Array, Payload
+from fedthings.vector import Array, Key, Payload, Vector
 
-StageSpec: TypeAlias = clip.Clip
+StageSpec: TypeAlias = (
+    clip.Clip | quantize.Quantize | rotate.Eden | sparsify.TopK | sparsify.RandomMask | sign.Sign | low_rank.LowRank
+)
+STAGES: dict[type, Callable[[Any, Schema], Stage]] = {
+    clip.Clip: clip.build,
+    quantize.Quantize: quantize.build,
+    rotate.Eden: rotate.build,
+    sparsify.TopK: sparsify.top_k,
+    sparsify.RandomMask: sparsify.random_mask,
+    sign.Sign: sign.build,
+}
+"""What makes the stage of each spec, for the arrays it is given; one of low rank also asks for the matrices."""
 
 
 class Federation(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything a coordinator and its devices must agree on; it travels in TOML.
 
-    `pace` is when, `strategy` is how, `stages` protect or compress a report on its way.
+    `pace` is when, `strategy` is how, `stages` protect or compress a report on its way, and `down` the model on its.
     `devices`: how many must be there before the first version (0: as many as work at once).
     """
 
@@ -43,6 +57,7 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
     strategy: Strategy = Strategy()
     pace: Pace = Pace()
     stages: tuple[StageSpec, ...] = ()
+    down: quantize.Quantize | None = None
     seed: int = 0
     name: str = "federation"
     devices: int = 0
@@ -50,8 +65,10 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         for name in ("task", "strategy", "pace"):
             sound(name, getattr(self, name))
-        for index, stage in enumerate(self.stages):
-            sound(f"stages[{index}]", stage)
+        for index, spec in enumerate(self.stages):
+            sound(f"stages[{index}]", spec)
+        if self.stages and not isinstance(self.task.model, own.Own):
+            stage(phases(self)[-2])  # do they go together?
         within("seed", self.seed, 0, 2**63 - 1)
         within("devices", self.devices, 0, 2**31)
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", self.name):
@@ -62,13 +79,16 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a device must know to work in one phase; it travels as the task body.
 
     A phase is a run of versions with one payload schema. "normalise" and "evaluate" have one version.
+    `reports`: the most that one version can have; it sets the scale of exact sums, which gateways make too.
     """
 
     kind: Literal["normalise", "train", "evaluate"]
     task: Task
     strategy: Strategy
     stages: tuple[StageSpec, ...]
+    down: quantize.Quantize | None = None
     seed: int
+    reports: int = 1 << 20
 
 
 def phases(federation: Federation) -> tuple[Phase, ...]:
@@ -81,12 +101,16 @@ def phases(federation: Federation) -> tuple[Phase, ...]:
 
     def phase(kind: Literal["normalise", "train", "evaluate"]) -> Phase:
         stages = federation.stages if kind == "train" else ()
+        # While a federation is paused, all that are at work may report toward one version.
+        most = max(federation.pace.goal, federation.pace.concurrency) if kind == "train" else 1 << 20
         return Phase(
             kind=kind,
             task=federation.task,
             strategy=federation.strategy,
             stages=stages,
+            down=federation.down,
             seed=federation.seed,
+            reports=most,
         )
 
     first = (phase("normalise"),) if federation.task.normalise == "fleet" else ()
@@ -171,7 +195,39 @@ def fits(spec: Federation | Phase, shard: Shard, name: str) -> None:
 
 def stage(phase: Phase) -> Stage:
     """Return the chain of the phase's stages."""
-    return chain([clip.build(spec) for spec in phase.stages])
+    return chain(schema(phase), [partial(_build, spec, phase.task) for spec in phase.stages])
+
+
+def _build(spec: StageSpec, task: Task, given: Schema) -> Stage:
+    if isinstance(spec, low_rank.LowRank):
+        return low_rank.build(spec, given, task.model.layout)
+    return STAGES[type(spec)](spec, given)
+
+
+def sent(phase: Phase, row: Vector, version: int) -> Payload:
+    """Return the arrays in which the model `row` `(dim,)` goes down as `version`: float32, or as `down` says."""
+    if phase.down is None:
+        return {"x": row}
+    encoded, _ = _down(phase, phase.down).encode({"x": row[None]}, [None], [Key(phase.seed, "", version, 0)])
+    return {name: rows[0] for name, rows in encoded.items()}
+
+
+def received(phase: Phase, arrays: Payload) -> Payload:
+    """Return the model that devices train from, as `arrays` tell it. Raises WireError where they are not its arrays."""
+    if phase.kind == "normalise":
+        return {}
+    due = sent(phase, np.zeros(phase.task.model.layout.dim, np.float32), 0)
+    for name, row in due.items():
+        if name not in arrays or (arrays[name].shape, arrays[name].dtype) != (row.shape, row.dtype):
+            raise WireError("wrong arrays", f"the model's {name} is not {row.dtype} {row.shape}")
+    if phase.down is None:
+        return arrays
+    decoded = _down(phase, phase.down).decode({name: arrays[name][None] for name in due})
+    return {"x": decoded["x"][0]}
+
+
+def _down(phase: Phase, spec: quantize.Quantize) -> Stage:
+    return quantize.build(spec, (Field("x", phase.task.model.layout.dim),))
 
 
 # ------------------------------------------------------------------------ files
@@ -216,7 +272,8 @@ def dumps(federation: Federation) -> str:
     """Return `federation` as TOML."""
     import tomli_w
 
-    return tomli_w.dumps(msgspec.to_builtins(federation))  # bytes as base64, which `load` reads back
+    data = msgspec.to_builtins(federation)  # bytes as base64, which `load` reads back
+    return tomli_w.dumps({name: value for name, value in data.items() if value is not None})
 
 
 def encode(spec: Struct) -> dict[str, Any]:

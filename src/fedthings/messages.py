@@ -25,7 +25,7 @@ class Offer(Message, frozen=True):
     """A body can be had: `count` chunks of `chunk` bytes, `size` bytes in all, SHA-256 `digest`.
 
     `retained`: its chunks lie at the broker (topics.blob). `first` may carry chunk 0 at once.
-    `what` is "task", "model" or "report"; a report names its ticket.
+    `what` is "task", "model", "report" or "subtotal"; a report names its ticket.
     """
 
     what: str
@@ -83,9 +83,13 @@ class Assignment(Message, frozen=True):
 
 
 class Pause(Message, frozen=True):
-    """Nothing to do now; `reason` says why. The device stays quiet until it is assigned."""
+    """Nothing to do now; `reason` says why. The device stays quiet until it is assigned.
+
+    One that sleeps stays away for `seconds` at least (pace steering, Bonawitz et al. 2019, section 2.3).
+    """
 
     reason: str
+    seconds: float = 0.0
 
 
 class Receipt(Message, frozen=True):
@@ -120,9 +124,13 @@ class Refusal(Message, frozen=True):
 
 
 class Hello(Message, frozen=True):
-    """A device is here and asks what to do. `boot` is random per start of the agent."""
+    """A device is here and asks what to do. `boot` is random per start of the agent.
+
+    `every`: it sleeps, and wakes every so many seconds (0: it stays linked).
+    """
 
     boot: str
+    every: float = 0.0
 
 
 class Bye(Message, frozen=True):
@@ -134,6 +142,29 @@ class Decline(Message, frozen=True):
 
     ticket: Ticket
     reason: str
+
+
+# ------------------------------------------------------ gateway and coordinator
+
+
+class Relay(Message, frozen=True):
+    """What `device` says, or is told, by way of a gateway; `data` is that message, packed."""
+
+    device: str
+    data: bytes
+
+
+class Verdict(Message, frozen=True):
+    """The answer to a subtotal, after which it is not sent again.
+
+    `merged`: it is safe, and each of its tickets is kept. Otherwise none of it is: sum again without those in
+    `out`, which are dealt with already, and of no more than `most` tickets (0: any number).
+    """
+
+    digest: bytes
+    merged: bool
+    out: tuple[Receipt, ...] = ()
+    most: int = 0
 
 
 # --------------------------------------------------- operator and coordinator
@@ -181,6 +212,22 @@ class Report(Message, frozen=True):
     metrics: Payload
 
 
+class Subtotal(Message, frozen=True):
+    """The body that stands for the reports of several tickets of one version, summed by a gateway.
+
+    `reasons`: for each ticket why its report is not in the sum, "" where it is. `arrays`: int64 sums in the fixed
+    point of `Phase.reports`, the limbs of an array one behind the other; `weight`: theirs, int64 `(1,)`; `metrics`:
+    int64 sums; `values`: what each device measured, float64 `(n,)`, in no order (for the worst tenth).
+    """
+
+    tickets: tuple[Ticket, ...]
+    reasons: tuple[str, ...]
+    arrays: Payload
+    weight: Any
+    metrics: Payload
+    values: Payload
+
+
 Envelope: TypeAlias = (
     Offer
     | Want
@@ -194,7 +241,9 @@ Envelope: TypeAlias = (
     | Hello
     | Bye
     | Decline
+    | Relay
+    | Verdict
     | Ask
     | Status
 )
-Body: TypeAlias = Work | Model | Report
+Body: TypeAlias = Work | Model | Report | Subtotal

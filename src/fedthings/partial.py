@@ -7,10 +7,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fedthings.aggregate import fold
-from fedthings.federation import Phase, schema, stage
+from fedthings.aggregate.step import Constant, share
+from fedthings.errors import WireError
+from fedthings.federation import Phase, measures, schema, stage
 from fedthings.history import Tally
 from fedthings.learn.metrics import impossible
-from fedthings.vector import Array, Payload
+from fedthings.messages import Report
+from fedthings.protocol.events import Ticket
+from fedthings.stage import zeros
+from fedthings.vector import Array, Key, Payload
 
 
 class Partial:
@@ -23,6 +28,9 @@ class Partial:
         self.threads = threads
         self.schema, self.stage = schema(spec), stage(spec)
         self.fields = fold.announced(self.schema, reports)
+        stale = spec.strategy.staleness
+        self.stale = None if spec.kind != "train" or isinstance(stale, Constant) else stale
+        self.whole = 1 if self.stale is None else fold.WHOLE
         self.sums = fold.init(self.fields)
         self.tally = tally or Tally()
 
@@ -35,10 +43,12 @@ class Partial:
         reasons = np.full(len(weights), "", dtype=object)
         if metrics:
             reasons[impossible(metrics)] = "impossible metrics"
+        if self.stale is not None:  # the sums have room for a share or a weight
+            reasons[weights != 1] = "weight out of range"
         some = reasons == ""
         if not some.all():
             rows, lag = {name: row[some] for name, row in rows.items()}, lag[some]
-        reasons[some] = fold.keep(self.sums, self.fields, rows, weights[some], lag, self.threads)
+        reasons[some] = fold.keep(self.sums, self.fields, rows, weights[some], lag, self.threads, self._shares(lag))
         good = reasons == ""
         if not good.all():
             self.tally.dropped.update(reasons[~good].tolist())
@@ -46,6 +56,18 @@ class Partial:
         self.tally.updates += int(good.sum())
         self.tally.keep(metrics)
         return reasons
+
+    def _shares(self, lag: Array) -> Array | None:
+        """Return what reports that lag so many versions count for; None where all count alike."""
+        if self.stale is None:
+            return None
+        return np.array([round(self.whole * share(self.stale, 0, one)) for one in lag.tolist()], np.int64)
+
+    def stale_by(self, lag: int, limb: Array) -> Array:
+        """Return what `limb`, a sum of reports that were not stale, comes to where they are `lag` versions behind."""
+        if self.stale is None or not lag:
+            return limb
+        return limb // self.whole * self._shares(np.array([lag]))  # each was added so many times: nothing is lost
 
     def take(self) -> tuple[fold.Sums, Tally]:
         """Return what was kept, and begin anew."""
@@ -57,3 +79,30 @@ class Partial:
         """Add what another has taken."""
         fold.merge(self.sums, sums)
         self.tally.merge(tally)
+
+
+def template(spec: Phase, partial: Partial) -> Report:
+    """Return a report as every device must send it in the phase `spec`, of which `partial` is."""
+    ticket, key = Ticket(0, 0, "device", 0), Key(spec.seed, "device", 0, 0)
+    rows, _ = partial.stage.encode(zeros(partial.schema), [partial.stage.init()], [key])
+    arrays = {name: row[0] for name, row in rows.items()}
+    return Report(ticket, arrays, np.ones(1, np.int64), measures(spec))
+
+
+def expect(report: Report, template: Report) -> None:
+    """Raise WireError unless `report` has the arrays and the metrics of `template`."""
+    alike("array", report.arrays, template.arrays)
+    alike("metric", report.metrics, template.metrics)
+    if report.weight.shape != (1,) or report.weight.dtype != np.int64:
+        raise WireError("wrong type", "weight is one int64")
+
+
+def alike(what: str, sent: Payload, due: Payload) -> None:
+    """Raise WireError unless `sent` has the names, dimensions and types of `due`; `what` is one of them."""
+    if sent.keys() != due.keys():
+        raise WireError("wrong arrays", f"{what}s {sorted(sent)} where {sorted(due)} are due")
+    for name, row in due.items():
+        if sent[name].shape != row.shape:
+            raise WireError("wrong dimension", f"{what} {name} is {sent[name].shape}, not {row.shape}")
+        if sent[name].dtype != row.dtype:
+            raise WireError("wrong type", f"{what} {name} is {sent[name].dtype}, not {row.dtype}")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from fedthings.errors import SpecError
 from fedthings.vector import Key, Payload
 
 State: TypeAlias = Any
@@ -34,20 +35,29 @@ class Field(NamedTuple):
 class Stage(NamedTuple):
     """`encode` on the device, `decode` on the server for each report, `settle` once on the sum.
 
-    `encode` takes rows `(n, dim)` with a state and a key for each of the n devices; a device is n = 1.
+    `encode` takes rows `(n, dim)` with a state and a key for each of the n devices; a device is n = 1. `init` gives
+    the state that a device begins with. `sends` is the schema of what `encode` leaves, () where that is bits.
     """
 
-    init: Callable[[Schema], State]
+    init: Callable[[], State]
     encode: Callable[[Payload, Sequence[State], Sequence[Key]], tuple[Payload, Sequence[State]]]
     decode: Callable[[Payload], Payload]
     settle: Callable[[Payload, int, Key], Payload]
+    sends: Schema
 
 
-def chain(stages: Sequence[Stage]) -> Stage:
-    """Return the stage that encodes forward through `stages` and decodes and settles backward."""
+def chain(schema: Schema, makers: Sequence[Callable[[Schema], Stage]]) -> Stage:
+    """Return the stage that encodes forward through those that `makers` make, and decodes and settles backward.
 
-    def init(schema: Schema) -> State:
-        return [stage.init(schema) for stage in stages]
+    Each is made for the schema that the one before it sends. Raises SpecError where that cannot be.
+    """
+    stages: list[Stage] = []
+    for make in makers:
+        stages.append(make(schema))
+        schema = stages[-1].sends
+
+    def init() -> State:
+        return [stage.init() for stage in stages]
 
     def encode(payload: Payload, states: Sequence[State], keys: Sequence[Key]) -> tuple[Payload, Sequence[State]]:
         columns = []
@@ -66,7 +76,24 @@ def chain(stages: Sequence[Stage]) -> Stage:
             total = stage.settle(total, n, key)
         return total
 
-    return Stage(init, encode, decode, settle)
+    return Stage(init, encode, decode, settle, schema)
+
+
+def untouched(total: Payload, n: int, key: Key) -> Payload:
+    """Return the sum as it is: the settling of a stage that each report's decoding has undone already."""
+    return total
+
+
+def real(schema: Schema, name: str) -> int:
+    """Return how many real numbers "x" has in `schema`. Raises SpecError where the stage `name` finds only bits."""
+    if not schema:
+        raise SpecError(f"stages: {name} stands behind a stage that sends bits, and needs real numbers: put it before")
+    return schema[0].dim
+
+
+def resized(schema: Schema, dim: int) -> Schema:
+    """Return `schema` with `dim` numbers in "x"."""
+    return (schema[0]._replace(dim=dim), *schema[1:])
 
 
 def zeros(schema: Schema, n: int = 1) -> Payload:

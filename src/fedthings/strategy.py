@@ -9,20 +9,49 @@ from typing import Literal
 
 from msgspec import Struct
 
-from fedthings.aggregate.step import Adagrad, Adam, Constant, Mixing, Momentum, Schedule, Sgd, Step, Yogi
+from fedthings.aggregate.step import (
+    Adagrad,
+    Adam,
+    Constant,
+    Hinge,
+    Mixing,
+    Momentum,
+    Polynomial,
+    Schedule,
+    Sgd,
+    Step,
+    Yogi,
+)
+from fedthings.errors import SpecError
 from fedthings.learn.task import within
 
 
 class Strategy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`weight` of a report in the mean, proximal `mu` on the device, whether `partial` work counts, `step`."""
+    """`weight` of a report in the mean, proximal `mu` on the device, whether `partial` work counts, `step`.
+
+    `staleness` is what the delta of a late report counts for, by how many versions it lags.
+    """
 
     weight: Literal["samples", "equal"] = "samples"
     mu: float = 0.0
     partial: bool = False
     step: Step = Sgd()
+    staleness: Constant | Polynomial | Hinge = Constant()
 
     def __post_init__(self) -> None:
         within("strategy.mu", self.mu, 0, 1e6)
+        if isinstance(self.staleness, Constant):
+            return
+        if self.weight != "equal":
+            raise SpecError(
+                'strategy.weight is "samples" beside strategy.staleness: a sum has room for one of them, so set '
+                'strategy.weight to "equal"'
+            )
+        if isinstance(self.step, Mixing):
+            raise SpecError(
+                "strategy.staleness is set beside mixing, which has a schedule of its own: put it into "
+                "strategy.step.schedule"
+            )
 
 
 def fedavg(weight: Literal["samples", "equal"] = "samples", step: Step | None = None) -> Strategy:
@@ -63,3 +92,24 @@ def mixing(alpha: float, beta: float | None = None, schedule: Schedule | None = 
     share by version and staleness (Xie et al. 2019, section 5.2).
     """
     return Strategy(step=Mixing(alpha=alpha, beta=alpha if beta is None else beta, schedule=schedule or Constant()))
+
+
+def fedbuff(lr: float = 1.0, a: float = 0.5, momentum: float = 0.0) -> Strategy:
+    """FedBuff (Nguyen et al. 2022, Alg. 1): theta <- theta + lr / K * sum of (1 + lag)^-a delta.
+
+    The buffer size K is `pace.goal`; beside it belongs a `pace.concurrency` above it and a `pace.staleness`. Each
+    report weighs the same, (1 + lag)^-a is rounded to a 65,536th, and `momentum` is the server's.
+    """
+    step: Step = Momentum(lr=lr, momentum=momentum) if momentum else Sgd(lr=lr)
+    return Strategy(weight="equal", step=step, staleness=Polynomial(a=a))
+
+
+def fedasync(alpha: float = 0.6, schedule: Schedule | None = None, mu: float = 0.0) -> Strategy:
+    """FedAsync (Xie et al. 2019, Alg. 1): theta <- (1 - alpha s) theta + alpha s (base + delta), s = `schedule`(lag).
+
+    It belongs with `pace.goal` 1 and a `pace.staleness`; `mu` is the proximal term on the device (their rho).
+    """
+    within("alpha", alpha, 0, 1)
+    return Strategy(
+        weight="equal", mu=mu, step=Mixing(alpha=1 - alpha, beta=1 - alpha, schedule=schedule or Constant())
+    )

@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import Struct
 
 from fedthings.errors import WireError
-from fedthings.messages import Body, Envelope, Message, Model, Offer, Report, Status, Work
+from fedthings.messages import Body, Envelope, Message, Model, Offer, Receipt, Report, Status, Subtotal, Work
 from fedthings.protocol.events import Ticket
 from fedthings.vector import Array
 
@@ -30,7 +30,7 @@ NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DEPTH = 64  # a model's spec nests about 10 deep
 _ITEMS = 1 << 18  # heads in a message: 256 Ki small items take about 0.1 s to walk
 _WORDS = {
-    "what": ("task", "model", "report"),
+    "what": ("task", "model", "report", "subtotal"),
     "state": ("running", "paused", "finished"),
 }
 # RFC 8746 section 2.1. The first of a type is what is written; big-endian ones are read only.
@@ -39,7 +39,7 @@ _TAGS |= {"<f2": 84, "<f4": 85, "<f8": 86}
 _BIG = {65: ">u2", 66: ">u4", 67: ">u8", 73: ">i2", 74: ">i4", 75: ">i8", 80: ">f2", 81: ">f4", 82: ">f8"}
 _DTYPES = {tag: np.dtype(name) for name, tag in _TAGS.items()} | {t: np.dtype(n) for t, n in _BIG.items()}
 
-B = TypeVar("B", Work, Model, Report)
+B = TypeVar("B", Work, Model, Report, Subtotal)
 _ENVELOPES = {kind.__name__.lower(): kind for kind in get_args(Envelope)}
 _BODIES = {kind.__name__.lower(): kind for kind in get_args(Body)}
 
@@ -61,7 +61,7 @@ def pack(message: Envelope, federation: str) -> bytes:
 
 
 def pack_body(body: Body) -> bytes:
-    """Return a body (task, model or report) as bytes; equal bodies give equal bytes. Raises WireError."""
+    """Return a body (task, model, report or subtotal) as bytes; equal bodies give equal bytes. Raises WireError."""
     return _pack(body, {})
 
 
@@ -116,7 +116,7 @@ def _plain(message: Struct) -> dict[str, Any]:
 
 def _value(value: Any) -> Any:
     if isinstance(value, tuple):
-        return list(value)
+        return [_value(item) for item in value]
     if isinstance(value, np.ndarray):
         return _typed(value)
     if isinstance(value, Mapping):
@@ -182,7 +182,7 @@ def _unpack(fields: dict[str, Any], kinds: Mapping[str, Any]) -> Any:
     tag = fields.pop("t", None)
     if not isinstance(tag, str) or tag not in kinds:
         raise WireError("unknown message", repr(tag)[:80])
-    for name in ("arrays", "metrics"):
+    for name in ("arrays", "metrics", "values"):
         if isinstance(fields.get(name), dict):
             fields[name] = {key: _row(value) for key, value in fields[name].items()}
     if "weight" in fields:
@@ -214,23 +214,33 @@ def _check(message: Struct) -> None:
     for name in message.__struct_fields__:
         value = getattr(message, name)
         if isinstance(value, Ticket):
-            good = bool(NAME.fullmatch(value.device))
-            good = good and all(0 <= n < 1 << 63 for n in (value.phase, value.version, value.attempt))
+            good = _sound(value)
         elif isinstance(value, Offer):
             _check(value)
             continue
+        elif name in ("tickets", "out"):
+            good = all(_sound(item) for item in value)
         elif isinstance(value, int):
             good = 0 <= value < 1 << 63
         elif isinstance(value, float):
             good = value == value
         elif name == "digest":
             good = len(value) == 32
+        elif name == "device":
+            good = bool(NAME.fullmatch(value))
         elif name == "indexes":
             good = all(0 <= n < 1 << 63 for n in value)
         else:
             good = name not in _WORDS or value in _WORDS[name]
         if not good:
             raise WireError("malformed", f"{type(message).__name__.lower()}.{name} is {value!r:.80}")
+
+
+def _sound(item: Ticket | Receipt) -> bool:
+    """Return whether a ticket, also that of a receipt, is within the bounds."""
+    ticket = item if isinstance(item, Ticket) else item.ticket
+    numbers = (ticket.phase, ticket.version, ticket.attempt)
+    return bool(NAME.fullmatch(ticket.device)) and all(0 <= n < 1 << 63 for n in numbers)
 
 
 class _Heads:

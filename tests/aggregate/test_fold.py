@@ -106,3 +106,26 @@ def test_many_wide_reports_at_the_bound_do_not_wrap():
     for _ in range(2):
         fold.keep(sums, schema, {"s": rows}, np.ones(4096, np.int64), [0] * 4096)
     assert fold.done(sums, schema)["s"].tolist() == [8192 * fold.WIDE_BOUND, -8192 * fold.WIDE_BOUND]
+
+
+def test_shares_of_stale_reports_scale_the_rows_and_not_the_divisor():
+    """Sum of s w / K (Nguyen et al. 2022, Alg. 1), free of order and of sharding."""
+    schema = fold.announced((Field("x", 50),), 5)
+    rows = keyed("shares").normal(0, 1, (6, 50)).astype(np.float32)
+    rows[5] = np.inf
+    lags = np.array([0, 1, 3, 3, 8, 2])
+    shares = np.rint(fold.WHOLE * (1.0 + lags) ** -0.5).astype(np.int64)
+    ones = np.ones(6, np.int64)
+
+    def total(*parts):
+        sums = fold.init(schema)
+        for part in parts:
+            other = fold.init(schema)
+            fold.keep(other, schema, {"x": rows[part]}, ones[part], lags[part], shares=shares[part])
+            fold.merge(sums, other)
+        return fold.done(sums, schema, fold.WHOLE)["x"]
+
+    whole = total([0, 1, 2, 3, 4])
+    assert np.array_equal(whole, total([4, 2], [3, 5], [1, 0]))  # what is not finite leaves no trace
+    want = (rows[:5].astype(np.float64) * (shares[:5] / fold.WHOLE)[:, None]).sum(0) / 5
+    assert np.abs(whole - want).max() < 1e-10

@@ -19,7 +19,11 @@ FIELDS = {
     "model": ("input =", "inputs =", "unknown field `task.model.inputs`: did you mean `input`?"),
     "layer": ("units = 5", "unitz = 5", "unknown field `task.model.layers[0].unitz`: did you mean `units`?"),
     "strategy": ("mu =", "my =", "unknown field `strategy.my`: did you mean `mu`?"),
-    "step": ("momentum = 0.9\n\n[pace]", "momentun = 0.9\n\n[pace]", "unknown field `strategy.step.momentun`: did you"),
+    "step": (
+        "momentum = 0.9\n\n[strategy.staleness]",
+        "momentun = 0.9\n\n[strategy.staleness]",
+        "unknown field `strategy.step.momentun`: did you",
+    ),
     "pace": ("patience =", "pacience =", "unknown field `pace.pacience`: did you mean `patience`?"),
     "stage": ("bound =", "bond =", "unknown field `stages[0].bond`: did you mean `bound`?"),
     "a table": ("[task]", "[tusk]", "unknown field `tusk`: did you mean `task`?"),

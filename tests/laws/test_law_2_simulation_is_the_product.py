@@ -35,9 +35,27 @@ CASES = {
     "synchronous": (ft.Pace(goal=9), {}, Steady()),
     "over-selected": (ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2), {}, SLOW),
     "buffered": (ft.Pace(goal=3, concurrency=6, patience=20.0, staleness=4), {}, SLOW),
+    "semi-synchronous": (ft.Pace(goal=9, concurrency=6, patience=20.0, staleness=4, period=4.0, quorum=2), {}, SLOW),
+    "own deadlines, sitting out, forecast": (
+        ft.Pace(
+            goal=3, concurrency=4, patience=20.0, quorum=2, slack=1.5, separation=1, cap=5, selection=ft.forecast()
+        ),
+        {},
+        SLOW,
+    ),
     "asynchronous mixing": (
         ft.Pace(goal=1, concurrency=5, patience=20.0, staleness=6),
         {"strategy": ft.mixing(0.6, schedule=ft.polynomial(0.5))},
+        SLOW,
+    ),
+    "compressed both ways": (
+        ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2),
+        {"stages": (ft.clip(5.0), ft.top_k(0.3), ft.eden(3)), "down": ft.int8(16)},
+        SLOW,
+    ),
+    "of low rank, asynchronous": (
+        ft.Pace(goal=3, concurrency=6, patience=20.0, staleness=4),
+        {"stages": (ft.low_rank(1), ft.int4(8)), "down": ft.int4(8), "recipe": {"keep": 0.2}},
         SLOW,
     ),
     "own share kept, clipped": (

@@ -89,7 +89,7 @@ def test_statistics_that_cannot_be_used_end_the_federation_for_good(tmp_path, mo
     monkeypatch.setattr(
         engine.fold,
         "refused",
-        lambda fields, payload, weight, threads: np.full(len(weight), "not finite", dtype=object),
+        lambda fields, payload, weight: np.full(len(weight), "not finite", dtype=object),
     )
     world = Virtual(federation(2, "fleet", goal=2), digits(2, 0), 2, tmp_path)
     world.run()
@@ -136,5 +136,5 @@ def test_the_coordinator_forgets_what_is_over():
         out = coordinator.on(Stepped(version), float(version))
         other = next(c.ticket for c in out if isinstance(c, Assign) and c.ticket.device == "b")
     assert len(coordinator._due) < 200
-    assert len(coordinator.snapshot()["due"]) <= 2
+    assert len(coordinator.snapshot()["tasks"]) <= 2
     assert slow.version == 0

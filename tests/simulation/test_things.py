@@ -320,7 +320,7 @@ def test_a_profile_takes_what_it_does_not_say_from_the_one_it_is_based_on(tmp_pa
         ("share = 0.75", "share = 75", r"groups\[0\].share is 75.0: it must be from 0 to 1"),
         ("dropout = 0.05", "dropout = 5", r"groups\[0\].dropout is 5.0: it must be from 0 to 1"),
         ("dropout = 0.05", "crash = -1", r"groups\[0\].crash is -1.0: give crashes an hour of work, 0 or more"),
-        ("dropout = 0.05", 'leaving = "stay"', r"groups\[0\].leaving is 'stay': valid are: lose, wait"),
+        ("dropout = 0.05", 'leaving = "stay"', r"groups\[0\].leaving is 'stay': valid are: lose, sleep, wait"),
         ("spread = 0.5", "tail = 0.5", r"unknown field `groups\[0\].stragglers.tail`: valid are: kind, spread"),
         ('kind = "diurnal"', 'kind = "dirunal"', r"groups\[0\].available.kind is 'dirunal': did you mean `diurnal`"),
         ('path = "gateways.csv"', 'path = "gone.csv"', "there is no trace .*gone.csv: name a CSV file"),

@@ -22,6 +22,8 @@ BOUND = 64.0
 """Largest absolute value in a float32 row; a trained update is far below it."""
 WEIGHT = 1 << 16
 """Largest weight of one report."""
+WHOLE = WEIGHT
+"""The share of a report that is not stale; that of a stale one is a whole number below it, so that sums stay exact."""
 WIDE_SCALE, WIDE_BOUND, WIDE_LIMBS = 64, 2.0**74, 4
 """Fixed point of float64 rows: 2**-64 up to 2**74, and room for 2**20 of them."""
 BLOCK = 1 << 15
@@ -81,27 +83,46 @@ class Sums:
         return sum(self.counts.values())
 
 
+def limbs(f: Field) -> int:
+    """Return how many int64 a number of the array `f` is summed in."""
+    return WIDE_LIMBS if f.dtype == "f8" else 1
+
+
+def largest(f: Field) -> int:
+    """Return what no limb of one report of weight 1 goes beyond."""
+    return int((WIDE_BOUND if f.dtype == "f8" else BOUND) * 2.0 ** (f.scale - 32 * (limbs(f) - 1)))
+
+
 def init(schema: Schema) -> Sums:
     """Return sums of nothing."""
-    return Sums(
-        {f.name: [np.zeros(f.dim, np.int64) for _ in range(WIDE_LIMBS if f.dtype == "f8" else 1)] for f in schema}
-    )
+    return Sums({f.name: [np.zeros(f.dim, np.int64) for _ in range(limbs(f))] for f in schema})
 
 
-def keep(sums: Sums, schema: Schema, payload: Payload, weights: Array, lags: ArrayLike, threads: int = 1) -> Array:
+def keep(
+    sums: Sums,
+    schema: Schema,
+    payload: Payload,
+    weights: Array,
+    lags: ArrayLike,
+    threads: int = 1,
+    shares: Array | None = None,
+) -> Array:
     """Add n reports, rows `(n, dim)` with int64 weights and lags `(n,)`; return what `refused` says of each.
 
     Those are not in the sums. The kernels add and look in one pass, on `threads`, and take back what may not be in.
+    `shares` `(n,)` of `WHOLE` are what stale rows count for, where each weight is 1. They do not change what the sum
+    is divided by (Nguyen et al. 2022, Alg. 1); `done` must be told of them.
     """
+    times = weights if shares is None else weights * shares
     rows = payload[schema[0].name] if len(schema) == 1 else None
     if rows is not None and schema[0].dtype == "f4" and rows.strides[-1] == 4 and kernels() is not None:
-        reasons = _compiled(sums.limbs[schema[0].name][0], schema[0], rows, weights, threads)
+        reasons = _compiled(sums.limbs[schema[0].name][0], schema[0], rows, weights, times, threads)
     else:
         reasons = refused(schema, payload, weights)
         good = reasons == ""
         whole = bool(good.all())
         for f in schema:
-            some, factors = (payload[f.name], weights) if whole else (payload[f.name][good], weights[good])
+            some, factors = (payload[f.name], times) if whole else (payload[f.name][good], times[good])
             _add(sums.limbs[f.name], some, _factors(f, factors)[:, None], f)
     good, lags = reasons == "", np.asarray(lags)
     for lag in np.unique(lags[good]).tolist():
@@ -111,8 +132,8 @@ def keep(sums: Sums, schema: Schema, payload: Payload, weights: Array, lags: Arr
     return reasons
 
 
-def _compiled(limb: NDArray[np.int64], f: Field, rows: Array, weights: Array, threads: int) -> Array:
-    reasons, factors, largest = _unweighable(weights), _factors(f, weights), np.empty(len(rows), np.float32)
+def _compiled(limb: NDArray[np.int64], f: Field, rows: Array, weights: Array, times: Array, threads: int) -> Array:
+    reasons, factors, largest = _unweighable(weights), _factors(f, times), np.empty(len(rows), np.float32)
     kernels().fold(rows, factors, f.scale, limb, largest, threads)
     _judge(reasons, f, largest)
     bad = reasons != ""
@@ -151,13 +172,16 @@ def merge(sums: Sums, other: Sums) -> None:
         sums.counts[lag] = sums.counts.get(lag, 0) + count
 
 
-def done(sums: Sums, schema: Schema) -> dict[str, NDArray[np.float64]]:
-    """Return each array's mean ("weight") or sum ("one") as float64 `(dim,)`; uses up `sums`."""
+def done(sums: Sums, schema: Schema, whole: int = 1) -> dict[str, NDArray[np.float64]]:
+    """Return each array's mean ("weight") or sum ("one") as float64 `(dim,)`; uses up `sums`.
+
+    `whole` is `WHOLE` where reports were kept with their shares.
+    """
     out = {}
     for f in schema:
         limbs = sums.limbs.pop(f.name)
         divisor = sums.weight if f.per == "weight" else 1
-        out[f.name] = _real(limbs, 2.0**-f.scale, divisor)
+        out[f.name] = _real(limbs, 2.0**-f.scale, divisor * whole)
     return out
 
 

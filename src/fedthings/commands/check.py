@@ -138,7 +138,7 @@ def _report_bytes(federation: Federation) -> dict[str, int]:
     for phase in phases(federation):
         if fields := schema(phase):
             chain = stage(phase)
-            payload, _ = chain.encode(zeros(fields), [chain.init(fields)], [Key(0, "", 0, 0)])
+            payload, _ = chain.encode(zeros(fields), [chain.init()], [Key(0, "", 0, 0)])
             sizes[phase.kind] = sum(array.nbytes for array in payload.values())
     return sizes
 

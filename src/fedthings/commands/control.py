@@ -100,7 +100,10 @@ def page(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("phase", f"{facts['phase']}, version {facts['version']}{rounds}"),
     ]
     lines += [("waits for", _wait(wait)) for wait in facts["waiting"]]
-    if facts["state"] in ("running", "paused"):
+    if facts.get("gateway"):
+        lines.append(("devices", f"{facts['present']} present, {len(facts['at_work'])} at work{_some(facts)}"))
+        lines.append(("reports", f"{facts['held']} held, {facts['merged']} sent on in {facts['sums']} sums"))
+    elif facts["state"] in ("running", "paused"):
         lines.append(("devices", f"{facts['present']} present, {len(facts['at_work'])} at work{_some(facts)}"))
         lines.append(("reports", f"{facts['kept']} of {facts['goal']} in for the next version"))
     last = facts.get("last")
@@ -108,6 +111,8 @@ def page(facts: dict[str, Any]) -> list[tuple[str, str]]:
         measured = ", ".join(f"{name} {text(value)}" for name, value in (last.get("test") or last["metrics"]).items())
         lines.append((f"version {last['version']} ", f"{measured or 'not measured'}; {last['updates']} reports"))
         lines.append(("", f"{quantity(last['bytes_up'])} up, {quantity(last['bytes_down'])} down"))
+    if facts.get("gateways"):
+        lines.append(("gateways", ", ".join(f"{name}: {n} devices" for name, n in facts["gateways"].items())))
     for title, key in (("left out", "dropped"), ("refused", "refused")):
         if facts.get(key):
             lines.append((title, ", ".join(f"{n} {reason}" for reason, n in facts[key].items())))

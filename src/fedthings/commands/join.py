@@ -48,6 +48,18 @@ PASSWORD = "FEDTHINGS_PASSWORD"
     type=click.FloatRange(0.1),
     help="Longest wait in seconds before a lost link is tried again.",
 )
+@click.option(
+    "--wake",
+    type=click.FloatRange(1, 86400 * 30),
+    help="Sleep: link up every so many seconds only, well below the federation's pace.patience.",
+)
+@click.option(
+    "--awake",
+    type=click.FloatRange(0.1),
+    default=5.0,
+    show_default=True,
+    help="With --wake: seconds that the link stays up at the most.",
+)
 @click.option("--parent", type=int, hidden=True, help="End when this process dies.")
 @as_json
 @example("fedthings join --broker mqtt://hub.local:1883 --name kitchen --data kitchen.npz --password-file kitchen.key")
@@ -66,6 +78,8 @@ def command(
     once: bool,
     root: str,
     reconnect: float,
+    wake: float | None,
+    awake: float,
     parent: int | None,
     as_json: bool,
 ) -> int:
@@ -83,7 +97,7 @@ def command(
     from fedthings.device.join import join, with_password
     from fedthings.learn.fleet import Fleet
 
-    url = with_password(broker, name, _password(password_file))
+    url = with_password(broker, name, secret(password_file))
     rules = _rules(rules_file)
     if effort is not None:
         rules = replace(rules, effort=effort)
@@ -95,7 +109,18 @@ def command(
     directory = Path(state).expanduser() if state else Path.home() / ".fedthings" / name
     with Ending() as ending:
         did = join(
-            name, shard, url, directory, ending, rules=rules, once=once, root=root, patience=reconnect, on_news=_say
+            name,
+            shard,
+            url,
+            directory,
+            ending,
+            rules=rules,
+            once=once,
+            root=root,
+            patience=reconnect,
+            every=wake or 0.0,
+            awake=awake,
+            on_news=_say,
         )
     if as_json:
         show_json({"device": name, **did._asdict()})
@@ -106,7 +131,7 @@ def _say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def _password(file: str | None) -> str:
+def secret(file: str | None) -> str:
     """Return the password in `file`, or in the environment, or "". Raises DataError."""
     if file is None:
         return os.environ.get(PASSWORD, "")

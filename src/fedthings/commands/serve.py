@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--host", metavar="ADDRESS", help="Own broker: where it listens.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(1, 65535), help="Own broker: its port.  [default: a free one]")
 @click.option("--root", metavar="NAME", help="The first level of the topics.  [default: ft]")
+@click.option("--gateway", "gateways", multiple=True, metavar="NAME", help="A device that may speak for others.")
 @click.option("--fsync", is_flag=True, help="Survive a loss of power too: each write reaches the disk.")
 @click.option("--test", type=click.Path(), help="A central test set: npz with X and y, or CSV.")
 @click.option("--init", type=click.Path(), help="A model.safetensors to begin with.")
@@ -47,6 +48,7 @@ def command(
     host: str | None,
     port: int | None,
     root: str | None,
+    gateways: tuple[str, ...],
     fsync: bool,
     test: str | None,
     init: str | None,
@@ -86,6 +88,7 @@ def command(
             init=None if init is None else save.warm(init, federation.task.model),
             test=None if test is None else central_set(test, target, ()),
             stop=stop,
+            gateways=gateways,
             fsync=fsync,
             trace=trace,
             on_version=progress.show,

@@ -19,7 +19,7 @@ from fedthings.aggregate.fold import refused
 from fedthings.device.rules import Rules, advice
 from fedthings.device.shelf import Shelf
 from fedthings.errors import DataError, SpecError, WireError
-from fedthings.federation import Phase, fits, learner, schema, stage
+from fedthings.federation import Phase, fits, learner, received, schema, stage
 from fedthings.learn.data import Shard
 from fedthings.messages import (
     Announce,
@@ -62,6 +62,7 @@ class Agent:
     """`receive` an arrival, `wake` at `alarm`; `done` when the federation has ended.
 
     `shard` holds the device's own rows, `directory` is where it keeps state and model (None: memory only).
+    One that sleeps wakes `every` so many seconds (0: it stays linked); it is `resting` when its radio may go off.
     """
 
     def __init__(
@@ -74,11 +75,14 @@ class Agent:
         chunk: int = CHUNK,
         largest: int = LARGEST,
         on_news: Callable[[str], None] | None = None,
+        every: float = 0.0,
     ) -> None:
         self.name, self.shard, self.transport = name, shard, transport
         self.rules, self.chunk, self.largest = rules or Rules(), chunk, largest
         self.shelf = Shelf(directory)
         self.on_news = on_news or (lambda text: None)
+        self.every = every
+        self.rest: float | None = None  # until when it was told to stay away
         self.done = False
         self.alarm = inf
         self.reports = 0
@@ -133,6 +137,7 @@ class Agent:
         elif isinstance(message, Farewell):
             self._ended(message, now)
         elif isinstance(message, Pause):
+            self.rest = now + message.seconds
             self._tell(f"waiting: {message.reason}")
         elif isinstance(message, Refusal):
             log.warning("the coordinator refused: %s %s", message.reason, message.detail)
@@ -143,6 +148,16 @@ class Agent:
         if text != self._told:
             self._told = text
             self.on_news(text)
+
+    @property
+    def resting(self) -> bool:
+        """Whether there is nothing to do, and nothing more to hear of."""
+        return self.rest is not None and self._job is None
+
+    def relink(self, transport: Transport) -> None:
+        """Go on with another link, after a sleep: what is to be done follows from the Hello at `Linked`."""
+        transport.federation = self.transport.federation
+        self.transport, self.rest, self.alarm = transport, None, inf
 
     # -------------------------------------------------------------- finding it
 
@@ -157,7 +172,7 @@ class Agent:
         self._federation = message.name
         if message.boot != self._boot or message.state == "finished":
             self._boot = message.boot
-            self.transport.send(COORDINATOR, Hello(self.me))
+            self._hello()
 
     def _again(self, now: float) -> None:
         """After the link was lost: what was under way is asked for and offered again."""
@@ -166,13 +181,17 @@ class Agent:
         for assembly in self._incoming.values():
             assembly.retry()
             self._ask(assembly, now)
-        self.transport.send(COORDINATOR, Hello(self.me))
+        self._hello()
+
+    def _hello(self) -> None:
+        self.transport.send(COORDINATOR, Hello(self.me, self.every))
 
     # ----------------------------------------------------------------- the job
 
     def _assigned(self, job: Assignment, now: float) -> None:
         if job.ticket.device != self.name:
             return
+        self.rest = None
         pending = self.shelf.pending
         if pending is not None and pending.ticket != job.ticket:
             self.shelf.settle(job.kept)
@@ -193,9 +212,13 @@ class Agent:
         self.shelf.enter(f"{self.transport.federation}/{job.ticket.phase}")
         pending, model = self.shelf.pending, None
         if pending is None or pending.ticket != job.ticket:
-            model = unpack_body(self._bodies[job.model.digest], Model).arrays
             try:
+                model = received(phase, unpack_body(self._bodies[job.model.digest], Model).arrays)
                 self._train(phase, job, model)
+            except WireError as error:
+                self._tell(f"cannot do the task: {error}")
+                self._decline(job.ticket, "does not fit")
+                return
             except SpecError as error:  # the model is code of somebody's own, and that has failed
                 self._tell(f"cannot do the task: {error}")
                 self._decline(job.ticket, "training failed")
@@ -228,7 +251,7 @@ class Agent:
     def _train(self, phase: Phase, job: Assignment, model: Payload) -> None:
         ticket = job.ticket
         ours, chain = learner(phase), stage(phase)
-        state = self.shelf.state or [ours.init(), chain.init(schema(phase))]
+        state = self.shelf.state or [ours.init(), chain.init()]
         key = Key(phase.seed, self.name, ticket.version, ticket.attempt)
         effort = self._effort(job.seconds) if phase.strategy.partial and phase.kind == "train" else 1.0
         log.info("%s version %d", phase.kind, ticket.version)
@@ -358,7 +381,7 @@ class Agent:
                 phase = decode(unpack_body(self._bodies[farewell.task.digest], Work).spec, Phase)
                 model = unpack_body(self._bodies[farewell.model.digest], Model)
                 if not self.rules.refusal(self._federation, phase):
-                    self.shelf.keep(phase.task.model, model.arrays["x"], model.version)
+                    self.shelf.keep(phase.task.model, received(phase, model.arrays)["x"], model.version)
             except (KeyError, WireError, SpecError) as error:
                 log.warning("the last model cannot be kept: %s", error)
         self.on_news(f"the federation has ended: {farewell.reason}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from math import inf
+from math import ceil, inf
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
 from fedthings.device.agent import Agent
 from fedthings.device.rules import Rules
+from fedthings.errors import TransportError
 from fedthings.learn.data import Shard
 from fedthings.lifeline import Ending, alone
 from fedthings.messages import Announce, Bye
@@ -20,16 +21,70 @@ from fedthings.transport.mqtt import BACKOFF, MqttTransport
 from fedthings.transport.topics import COORDINATOR, ROOT
 from fedthings.transport.transport import Delivery, Linked, Unlinked
 
+AWAKE = 5.0
+"""Seconds that a device which sleeps is linked at the most."""
 _LONGEST = 86400.0  # seconds of one wait; a queue takes no infinity
 
 
 class Attended(NamedTuple):
-    """What a device's process did: reports made, federations seen to their end, payload bytes."""
+    """What a device's process did: reports made, federations seen to their end, payload bytes, messages.
+
+    Chunks, and messages that ask for them, are not counted as messages.
+    """
 
     reports: int
     ended: int
     bytes_up: int
     bytes_down: int
+    messages_sent: int
+    messages_received: int
+
+
+class Radio:
+    """The device's link: on all the time, or for `awake` seconds at the most of `every` so many."""
+
+    def __init__(self, link: Callable[[], MqttTransport], every: float, awake: float) -> None:
+        self._link, self.every, self.awake = link, every, awake
+        self.transport = link()
+        self._woke = time.monotonic()
+        self._before = [0, 0, 0, 0]  # of the links that are closed
+
+    @property
+    def off(self) -> float:
+        """When it goes off at the latest."""
+        return self._woke + self.awake if self.every else inf
+
+    @property
+    def moved(self) -> list[int]:
+        """Bytes and messages, each sent and received."""
+        link = self.transport
+        now = (link.bytes_sent, link.bytes_received, link.messages_sent, link.messages_received)
+        return [sum(both) for both in zip(self._before, now, strict=True)]
+
+    def sleep(self, agent: Agent, ending: Ending, on_news: Callable[[str], None]) -> None:
+        """Be off until the first waking at which `agent` is wanted, and link again; a broker may be missed."""
+        before, wanted = self.transport, agent.rest or 0.0
+        before.close(bye=False)
+        self._before = self.moved
+        while not ending:
+            late = max(time.monotonic(), wanted) - self._woke
+            self._woke += max(1, ceil(late / self.every)) * self.every
+            while not ending and (left := self._woke - time.monotonic()) > 0:
+                before.inbox.get(min(left, _LONGEST))
+            if ending:
+                return
+            try:
+                self.transport = self._link()
+            except TransportError as error:
+                on_news(f"{error}; sleeping again")
+                continue
+            agent.relink(self.transport)
+            ending.attach(self.transport.inbox.wake)
+            return
+
+    def close(self) -> None:
+        """Leave for good."""
+        self.transport.close()
 
 
 def join(
@@ -43,34 +98,39 @@ def join(
     once: bool = False,
     root: str = ROOT,
     patience: float = BACKOFF[1],
+    every: float = 0.0,
+    awake: float = AWAKE,
     on_news: Callable[[str], None] = lambda text: None,
 ) -> Attended:
     """Take part as `name` with the rows of `shard` until told to end, or to the federation's end if `once`.
 
     `url` is the broker's with this device's password; `directory` is where the device keeps its state and
-    the newest model; `patience` is the longest wait, in seconds, before a lost link is tried again.
+    the newest model; `patience` is the longest wait, in seconds, before a lost link is tried again. A device that
+    sleeps wakes `every` so many seconds and is linked for `awake` seconds at the most.
     Raises TransportError where the first link fails, and StoreError.
     """
     with ExitStack() as stack:
         stack.enter_context(alone(directory, "the device's directory"))
-        transport = MqttTransport(url, name, root=root, backoff=(min(BACKOFF[0], patience), patience))
-        stack.callback(transport.close)
-        ending.attach(transport.inbox.wake)
-        on_news(f"{name} is linked to {transport.broker}")
+        backoff = (min(BACKOFF[0], patience), patience)
+        radio = Radio(lambda: MqttTransport(url, name, root=root, backoff=backoff), every, awake)
+        stack.callback(radio.close)
+        ending.attach(radio.transport.inbox.wake)
+        on_news(f"{name} is linked to {radio.transport.broker}")
         announced: dict[str, Delivery] = {}  # the last of each federation
         ended: set[str] = set()
         reports = 0
         while True:
-            agent = Agent(name, shard, transport, directory, rules, on_news=on_news)
+            agent = Agent(name, shard, radio.transport, directory, rules, on_news=on_news, every=every)
             for federation, delivery in announced.items():
                 if federation not in ended:
                     agent.receive(delivery, time.monotonic())
-            _attend(agent, transport, ending, announced, ended, on_news)
+            _attend(agent, radio, ending, announced, ended, on_news)
+            transport = radio.transport
             reports += agent.reports
             if agent.done:
                 ended.add(transport.federation)
             if once or ending:
-                return Attended(reports, len(ended), transport.bytes_sent, transport.bytes_received)
+                return Attended(reports, len(ended), *radio.moved)
             transport.send(COORDINATOR, Bye())  # it need not wait for us
             transport.federation = ""
             on_news("waiting for the next federation")
@@ -78,7 +138,7 @@ def join(
 
 def _attend(
     agent: Agent,
-    transport: MqttTransport,
+    radio: Radio,
     ending: Ending,
     announced: dict[str, Delivery],
     ended: set[str],
@@ -87,8 +147,11 @@ def _attend(
     """Take part in one federation, until it is over or `ending` is noted."""
     lost = False
     while not agent.done and not ending:
-        timeout = None if agent.alarm == inf else min(max(0.0, agent.alarm - time.monotonic()), _LONGEST)
-        arrival = transport.inbox.get(timeout)
+        if radio.every and (agent.resting or time.monotonic() >= radio.off):
+            radio.sleep(agent, ending, on_news)
+            continue
+        transport, until = radio.transport, min(agent.alarm, radio.off)
+        arrival = transport.inbox.get(None if until == inf else min(max(0.0, until - time.monotonic()), _LONGEST))
         now = time.monotonic()
         if isinstance(arrival, Delivery) and isinstance(arrival.message, Announce):
             announced[arrival.federation] = arrival

@@ -8,7 +8,7 @@ import numpy as np
 from msgspec import Struct
 
 from fedthings.learn.task import positive
-from fedthings.stage import Schema, Stage, State
+from fedthings.stage import Schema, Stage, State, real, untouched
 from fedthings.vector import Key, Payload
 
 
@@ -21,7 +21,7 @@ class Clip(Struct, frozen=True, tag="clip", forbid_unknown_fields=True):
         positive("stages.clip.bound", self.bound)
 
 
-def build(spec: Clip) -> Stage:
+def build(spec: Clip, schema: Schema) -> Stage:
     """Return the stage; it encodes on the device and has nothing to undo. No bytes are added."""
 
     def encode(payload: Payload, states: Sequence[State], keys: Sequence[Key]) -> tuple[Payload, Sequence[State]]:
@@ -30,7 +30,5 @@ def build(spec: Clip) -> Stage:
         share = np.minimum(1.0, spec.bound / np.maximum(norm, 1e-30)).astype(x.dtype)
         return {**payload, "x": x * share}, states
 
-    def init(schema: Schema) -> State:
-        return None
-
-    return Stage(init, encode, lambda payload: payload, lambda total, n, key: total)
+    real(schema, "clip")
+    return Stage(lambda: None, encode, lambda payload: payload, untouched, schema)

@@ -21,9 +21,14 @@ class Ticket(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """A device is present and may be given work."""
+    """A device is present and may be given work.
+
+    One that sleeps wakes `every` so many seconds and stays present in between: its work waits for it (0: it stays
+    linked).
+    """
 
     device: str
+    every: float = 0.0
 
 
 class Left(NamedTuple):
@@ -33,9 +38,10 @@ class Left(NamedTuple):
 
 
 class CheckedIn(NamedTuple):
-    """A device asks what to do: it woke, or either side started anew."""
+    """A device asks what to do: it woke, as it does `every` so many seconds, or either side started anew."""
 
     device: str
+    every: float = 0.0
 
 
 class Declined(NamedTuple):
@@ -80,18 +86,26 @@ Event: TypeAlias = Joined | Left | CheckedIn | Declined | Arrived | Stepped | Wo
 
 
 class Assign(NamedTuple):
-    """Ask a device to work on `ticket`; `kept` is the last of its tickets whose report was kept."""
+    """Ask a device to work on `ticket`; `kept` is the last of its tickets whose report was kept.
+
+    `again`: it was asked before, and may not have heard it.
+    """
 
     ticket: Ticket
     deadline: float
     kept: Ticket | None
+    again: bool = False
 
 
 class Rest(NamedTuple):
-    """Tell a device that there is nothing to do; it will hear when there is."""
+    """Tell a device that there is nothing to do: it will hear when there is, or sleeps until `until` (pace steering).
+
+    See Bonawitz et al. 2019, section 2.3. `until` is 0 for a device that stays linked.
+    """
 
     device: str
     reason: str
+    until: float = 0.0
 
 
 class Keep(NamedTuple):

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from fedthings.errors import SpecError
+from fedthings.protocol.selection import Selection, Uniform
 
 
 class Pace(Struct, frozen=True, forbid_unknown_fields=True):
@@ -17,6 +18,11 @@ class Pace(Struct, frozen=True, forbid_unknown_fields=True):
     `goal` reports make a version; `concurrency` devices work at once (more than `goal` is over-selection);
     a device has `patience` seconds; a report may lag `staleness` versions (0 is synchronous); with fewer
     than `quorum` reports at the deadline the version is tried again.
+
+    `period`: a version is also made so many seconds after its start, of at least `quorum` reports (0: never).
+    `slack`: a device's deadline is so many times the 0.9 quantile of its own times to report, at most `patience`
+    (0: all have `patience`). `cap`: a device's reports count at most so often (0: always); after a report it sits
+    out `separation` versions. `selection` is how those who are asked are chosen.
     """
 
     goal: int = 10
@@ -24,15 +30,27 @@ class Pace(Struct, frozen=True, forbid_unknown_fields=True):
     patience: float = 60.0
     staleness: int = 0
     quorum: int = 1
+    period: float = 0.0
+    slack: float = 0.0
+    cap: int = 0
+    separation: int = 0
+    selection: Selection = Uniform()
 
     def __post_init__(self) -> None:
         if self.concurrency == 0:
             msgspec.structs.force_setattr(self, "concurrency", self.goal)
-        for name, low in (("goal", 1), ("concurrency", 1), ("staleness", 0), ("quorum", 1)):
+        for name in ("goal", "concurrency", "quorum", "staleness", "cap", "separation"):
+            low = 1 if name in ("goal", "concurrency", "quorum") else 0
             if getattr(self, name) < low:
                 raise SpecError(f"pace.{name} is {getattr(self, name)}: it must be at least {low}")
         if not 0 < self.patience < inf:
             raise SpecError(f"pace.patience is {self.patience}: give the seconds a device has, above 0")
+        if not 0 <= self.period < inf:
+            raise SpecError(f"pace.period is {self.period}: give seconds above 0, or 0 to wait for the goal")
+        if self.slack and not 1 <= self.slack < inf:
+            raise SpecError(
+                f"pace.slack is {self.slack}: give at least 1 times a device's own time, or 0 for the same deadline"
+            )
         if self.quorum > self.goal:
             raise SpecError(f"pace.quorum is {self.quorum}, above pace.goal {self.goal}: it could never be met")
         if self.concurrency < self.goal and self.staleness == 0:

@@ -18,23 +18,35 @@ WRONG = 3
 """How often a body may come that is not the one offered, before its report is left out."""
 MOST = 64
 """Chunks that one Want may name; a device asks for a window of 8."""
+LONGEST = 30 * 86400.0
+"""Seconds between two wakings of a device at the most."""
 SLACK = 4096
 """Bytes that a report may be larger than the schema says: ticket and names."""
 
 
-def take(service: Service, sender: str, message: Envelope, federation: str, now: float) -> None:
-    """Take the `message` of a device. Raises WireError with the reason that is counted and answered."""
+def take(service: Service, sender: str, message: Envelope, federation: str, now: float, via: str = "") -> None:
+    """Take the `message` of a device, which came by way of the gateway `via`, "" for none.
+
+    Raises WireError with the reason that is counted and answered.
+    """
     if sender == COORDINATOR or not service.allowed(sender):
         raise WireError("unknown device", f"{sender} is not on the list: add it with `fedthings devices add`")
     # A will may have been written before the device knew the federation.
     if federation != service.transport.federation and not (federation == "" and isinstance(message, Bye)):
         raise WireError("another federation", federation)
-    service.heard.add(sender)
-    match message:
-        case Bye():
+    if isinstance(message, Bye):
+        if service.routes.get(sender, "") == via:  # else it has moved, and the way it has left says so late
+            service.gone.add(sender)
             service.on(events.Left(sender), now)
+        return
+    service.heard.add(sender)
+    if via:
+        service.routes[sender] = via
+    else:
+        service.routes.pop(sender, None)
+    match message:
         case Hello():
-            _hello(service, sender, now)
+            _hello(service, sender, message, now)
         case Decline(ticket=ticket, reason=reason):
             _own(sender, ticket)
             shown = "".join(letter for letter in reason if letter.isprintable())[:64]
@@ -44,18 +56,20 @@ def take(service: Service, sender: str, message: Envelope, federation: str, now:
         case Chunk():
             _chunk(service, sender, message, now)
         case Want():
-            _wanted(service, sender, message)
+            wanted(service, sender, message)
         case _:
             raise WireError("unexpected", f"a device does not send {type(message).__name__}")
 
 
-def _hello(service: Service, sender: str, now: float) -> None:
+def _hello(service: Service, sender: str, hello: Hello, now: float) -> None:
+    if not 0 <= hello.every <= LONGEST:
+        raise WireError("malformed", f"a device wakes every {hello.every} seconds: give 0 to {LONGEST:.0f}")
     if service.done:
         service.farewell(sender)
     elif sender in service.coordinator.present:
-        service.on(events.CheckedIn(sender), now)
+        service.on(events.CheckedIn(sender, hello.every), now)
     else:
-        service.on(events.Joined(sender), now)
+        service.on(events.Joined(sender, hello.every), now)
 
 
 def _own(sender: str, ticket: Ticket) -> None:
@@ -117,7 +131,8 @@ def _proceed(service: Service, ticket: Ticket, assembly: Assembly, now: float) -
 # --------------------------------------------------------------------- bodies down
 
 
-def _wanted(service: Service, sender: str, want: Want) -> None:
+def wanted(service: Service, sender: str, want: Want) -> None:
+    """Send the chunks that `want` names. Raises WireError."""
     if len(want.indexes) > MOST:
         raise WireError("malformed", f"{len(want.indexes)} chunks are wanted at once: {MOST} are the most")
     source = service.bodies.find(want)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from math import inf
 from pathlib import Path
@@ -45,7 +45,7 @@ class Server:
     """One federation served in real time: `with Server(...) as server: result = server.run(ending)`.
 
     `broker` is the URL of an MQTT broker, coordinator's password included; "" starts one in `directory`,
-    "mosquitto" or "amqtt" that kind.
+    "mosquitto" or "amqtt" that kind. `gateways` are the devices that may speak for others.
     `on_news(text)` hears what a person should know. Raises StoreError, TransportError, SpecError.
     """
 
@@ -62,6 +62,7 @@ class Server:
         init: Vector | None = None,
         test: tuple[Array, Array] | None = None,
         stop: Mapping[str, float] | None = None,
+        gateways: Collection[str] = (),
         fsync: bool = False,
         trace: bool = False,
         on_version: Callable[[Line], None] | None = None,
@@ -94,6 +95,7 @@ class Server:
                 test=test,
                 stop=stop,
                 allowed=lambda name: self._open or name in self.names,
+                gateways=frozenset(gateways),
                 on_version=on_version,
                 fsync=fsync,
                 trace=lines,
@@ -153,7 +155,7 @@ class Server:
             raise SpecError(service.failure)
         return result
 
-    def _step(self, until: float) -> Arrival | None:
+    def _step(self, until: float) -> None:
         """Wait for the next arrival, `until` at the latest, and see to it."""
         timeout = min(max(0.0, until - self.now), _LONGEST)
         arrival = self.transport.inbox.get(timeout)
@@ -164,18 +166,17 @@ class Server:
                 self.service.receive(arrival, now)
             self.service.wake(now)
         self.on_step()
-        return arrival
 
     def _part(self, ending: Ending, stay: bool) -> None:
         """Let the devices that are present fetch the last model: each says Bye when it has it."""
         staying = set(self.service.coordinator.present)
-        end = self.now + LINGER
+        end = self.now + LINGER + self.service.coordinator.sleepers.longest()  # each may wake once more
+        self.service.gone.clear()
         while not ending and (stay or (staying and self.now < end)):
-            arrival = self._step(inf if stay else end)
-            if isinstance(arrival, Delivery) and isinstance(arrival.message, Bye):
-                staying.discard(arrival.sender)
+            self._step(inf if stay else end)
+            staying -= self.service.gone
         if staying and not stay and not ending:
-            self.on_news(f"without the last model after {LINGER:g} seconds: {', '.join(sorted(staying))}")
+            self.on_news(f"gone without the last model: {', '.join(sorted(staying))}")
         self.service.bodies.keep_only(-1, ())  # nothing may stay at a broker that is not ours
         self.transport.retract()
 
@@ -203,6 +204,7 @@ class Server:
         for name in sorted(gone & self.service.coordinator.present):
             if name in self.service.coordinator.tasks:
                 self.service.on(Declined(self.service.coordinator.tasks[name][0], "removed"), now)
+            self.service.routes.pop(name, None)
             self.service.receive(Delivery(name, Bye(), self.transport.federation), now)
         self._open = self._open and not names
         self.names = names

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TextIO
@@ -30,15 +30,18 @@ from fedthings.messages import (
     Pause,
     Receipt,
     Refusal,
+    Relay,
     Report,
     Status,
+    Subtotal,
 )
 from fedthings.protocol import events
 from fedthings.protocol.coordinator import Coordinator
 from fedthings.protocol.events import Command, Event, Ticket
 from fedthings.protocol.trace import traced
-from fedthings.server import reception
+from fedthings.server import gateways, reception
 from fedthings.server.bodies import Bodies
+from fedthings.server.gateways import Inbound
 from fedthings.server.models import Models
 from fedthings.server.spool import Spool
 from fedthings.server.status import status
@@ -56,7 +59,8 @@ VERBS = ("status", "pause", "resume", "cancel", "reload")
 class Service:
     """`receive` an arrival, `wake` at `alarm`; `done` when the federation has ended.
 
-    `directory` is the run directory; `allowed` says who may join; a restart in the same directory goes on.
+    `directory` is the run directory; `allowed` says who may join, `gateways` who of them may speak for others; a
+    restart in the same directory goes on.
     Raises StoreError where the directory is another federation's or cannot be written.
     """
 
@@ -71,6 +75,7 @@ class Service:
         test: tuple[Array, Array] | None = None,
         stop: Mapping[str, float] | None = None,
         allowed: Callable[[str], bool] = lambda name: True,
+        gateways: Collection[str] = (),
         on_version: Callable[[Line], None] | None = None,
         on_event: Callable[[], None] | None = None,
         fsync: bool = False,
@@ -78,7 +83,7 @@ class Service:
         chunk: int = CHUNK,
     ) -> None:
         self.directory = run.prepare(directory, federation)
-        self.transport, self.allowed, self.trace = transport, allowed, trace
+        self.transport, self.allowed, self.gateways, self.trace = transport, allowed, gateways, trace
         self.on_version, self.on_event, self.fsync = on_version, on_event, fsync
         self.store = Store(directory, fsync)
         self.boot = secrets.token_hex(8)
@@ -86,16 +91,22 @@ class Service:
         self.coordinator = Coordinator(plans(federation, rounds), federation.seed, federation.devices)
         self.bodies = Bodies(directory / "bodies", transport, chunk)
         self.spool = Spool(directory / "spool", fsync)
+        self.inbound = Inbound(directory / "subtotals", fsync)
         self.terms = {"rounds": rounds, "stop": dict(stop or {}), "init": _mark(init), "test": _mark(*(test or ()))}
         self.reason = ""
         self.failure = ""  # why the federation cannot be done
         self.refusals: Counter[str] = Counter()
         self.heard: set[str] = set()  # who has spoken since the last boot
+        self.gone: set[str] = set()  # who has said Bye
+        self.routes: dict[str, str] = {}  # device -> the gateway it came by last
+        self.merged: dict[str, bytes] = {}  # gateway -> the last of its subtotals that was merged
         self.history: list[Line] = []
         self._fresh: list[Line] = []  # lines that the next checkpoint writes
         self._usage: dict[str, list[int]] = {}
         self.reports: dict[Ticket, Report] = {}  # read for checking, about to be kept
         self._folded: list[Ticket] = []  # spooled until the checkpoint
+        self._summed: list[bytes] = []  # subtotals that are
+        self._merging = False  # whether the tickets that arrive are those of a subtotal
         self._outbox: list[tuple[str, Envelope]] = []
         self._replaying = False
         self.now = 0.0
@@ -153,6 +164,8 @@ class Service:
             if not isinstance(message, Ask) or message.verb not in VERBS:
                 raise WireError("unexpected", f"an operator asks one of {', '.join(VERBS)}")
             self._asked(sender, message.verb, now)
+        elif sender in self.gateways or isinstance(message, Relay):
+            gateways.take(self, sender, message, federation, now)
         else:
             reception.take(self, sender, message, federation, now)
 
@@ -172,6 +185,20 @@ class Service:
         self.store.journal(now, [type(event).__name__, *event])
         self._act(event)
 
+    def merge(self, digest: bytes, subtotal: Subtotal, now: float) -> None:
+        """Journal a spooled subtotal, all of whose tickets are open and have room; then count it as their reports."""
+        self.now = now
+        self.store.journal(now, [Subtotal.__name__, digest])
+        self._merge(digest, subtotal)
+
+    def _merge(self, digest: bytes, subtotal: Subtotal) -> None:
+        self.engine.merge(subtotal, self.coordinator.version - subtotal.tickets[0].version)
+        self._summed.append(digest)
+        self._merging = True
+        for ticket in subtotal.tickets:  # only the last can end the version
+            self._act(events.Arrived(ticket))
+        self._merging = False
+
     def _act(self, event: Event) -> None:
         commands = self.coordinator.on(event, self.now)
         self.engine.enter(self.coordinator.phase)
@@ -186,12 +213,12 @@ class Service:
 
     def _obey(self, command: Command) -> None:
         match command:
-            case events.Assign(ticket=ticket, deadline=deadline, kept=kept):
+            case events.Assign(ticket=ticket, deadline=deadline, kept=kept, again=again):
                 task, model = self.bodies.task(self.engine), self.bodies.model(self.engine, ticket.version)
-                self._used(ticket.device)[2] += self.engine.model_bytes(ticket)
+                self._used(ticket.device)[2] += 0 if again else self.engine.model_bytes(ticket)
                 self.send(ticket.device, Assignment(ticket, task, model, max(0.0, deadline - self.now), kept))
-            case events.Rest(device=device, reason=reason):
-                self.send(device, Pause(reason))
+            case events.Rest(device=device, reason=reason, until=until):
+                self.send(device, Pause(reason, max(0.0, until - self.now)))
             case events.Keep(ticket=ticket, lag=lag):
                 self._keep(ticket, lag)
             case events.Discard(ticket=ticket, reason=reason):
@@ -206,6 +233,9 @@ class Service:
                 self._add(self.engine.finish())
 
     def _keep(self, ticket: Ticket, lag: int) -> None:
+        self._used(ticket.device)[0] += 1
+        if self._merging:
+            return  # the sum it is in has been added; its gateway has the receipt
         report = self.reports.pop(ticket, None) or self.spool.read(ticket)
         reasons = self.engine.keep(
             {name: row[None] for name, row in report.arrays.items()},
@@ -213,7 +243,6 @@ class Service:
             {name: stats[None] for name, stats in report.metrics.items()},
             [lag],
         )
-        self._used(ticket.device)[0] += 1
         self._folded.append(ticket)
         self.send(ticket.device, Receipt(ticket, True, reasons[0]))
 
@@ -257,7 +286,9 @@ class Service:
         self._fresh, self._usage = [], {}
         for ticket in self._folded:
             self.spool.remove(ticket)
-        self._folded = []
+        for digest in self._summed:
+            self.inbound.remove(digest)
+        self._folded, self._summed = [], []
 
     def _restore(self) -> None:
         """Go on from the last checkpoint and the events after it, or write the first one."""
@@ -286,6 +317,7 @@ class Service:
                 "bring it back from a copy, or begin anew in another directory"
             ) from error
         self.spool.tidy([*(ticket for ticket, _ in self.coordinator.tasks.values()), *self._folded])
+        self.inbound.tidy(self._summed)
 
     def _replay(self, saved: Saved) -> None:
         """Take up a checkpoint, and go through the events after it once more."""
@@ -296,7 +328,10 @@ class Service:
         self._replaying = True
         for at, (kind, *fields) in saved.events:
             self.now = at
-            self._act(_event(kind, fields))
+            if kind == Subtotal.__name__:
+                self._merge(fields[0], self.inbound.read(fields[0]))
+            else:
+                self._act(_event(kind, fields))
         self._replaying = False
         self._outbox = []  # said before, or asked for again by the Hello of each device
         for digest, count in saved.state["published"]:
@@ -338,7 +373,7 @@ class Service:
     def _flush(self) -> None:
         outbox, self._outbox = self._outbox, []
         for to, message in outbox:
-            self.transport.send(to, message)
+            self.transport.send(*gateways.wrapped(self, to, message))
 
     def close(self) -> None:
         """Let go of the files."""

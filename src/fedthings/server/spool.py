@@ -20,7 +20,7 @@ class Spool:
         self._directory = directory
         self._fsync = fsync
         self._uploads: dict[str, tuple[Ticket, Assembly]] = {}
-        directory.mkdir(exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
 
     def begin(self, ticket: Ticket, offer: Offer, limit: int) -> Assembly:
         """Return the upload that `offer` begins, or goes on with after a lost link; `limit` is in bytes.
@@ -54,6 +54,15 @@ class Spool:
         if report.ticket != ticket:
             raise WireError("malformed", "the report is of another ticket than its offer")
         return report
+
+    def whole(self) -> list[Ticket]:
+        """Return the tickets whose reports are here whole."""
+        found = []
+        for file in sorted(self._directory.glob("*.cbor")):
+            phase, version, rest = file.stem.split("-", 2)
+            device, _, attempt = rest.rpartition("-")
+            found.append(Ticket(int(phase), int(version), device, int(attempt)))
+        return found
 
     def remove(self, ticket: Ticket) -> None:
         """Throw the report of `ticket` away: it is in a checkpoint, or left out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -33,4 +34,5 @@ def status(service: Service, now: float) -> dict[str, Any]:
         "bytes_down": engine.tally.bytes_down,
         "dropped": dict(engine.tally.dropped),
         "refused": dict(service.refusals),
+        "gateways": dict(sorted(Counter(service.routes.values()).items())),
     }

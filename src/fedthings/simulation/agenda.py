@@ -8,7 +8,7 @@ from math import inf
 from typing import NamedTuple
 
 from fedthings.protocol.events import Ticket
-from fedthings.simulation.world import Change
+from fedthings.simulation.world import Change, Waking
 
 
 class Answer(NamedTuple):
@@ -62,7 +62,7 @@ class Agenda:
 class Changes:
     """Who comes and goes, read no further than is needed; `taken` counts what was read."""
 
-    def __init__(self, changes: Iterator[Change]) -> None:
+    def __init__(self, changes: Iterator[Change | Waking]) -> None:
         self._changes = changes
         self._ahead = next(changes, None)
         self.taken = 0
@@ -72,7 +72,7 @@ class Changes:
         """When the next change comes; inf if none does."""
         return inf if self._ahead is None else self._ahead.at
 
-    def take(self) -> Change:
+    def take(self) -> Change | Waking:
         """Take the next change out."""
         assert self._ahead is not None
         taken, self._ahead = self._ahead, next(self._changes, None)

@@ -28,6 +28,7 @@ from fedthings.protocol.events import (
     Advance,
     Arrived,
     Assign,
+    CheckedIn,
     Declined,
     Discard,
     Event,
@@ -35,6 +36,7 @@ from fedthings.protocol.events import (
     Joined,
     Keep,
     Left,
+    Rest,
     Stepped,
     Ticket,
     Woke,
@@ -48,7 +50,7 @@ from fedthings.simulation.heap import keep_memory
 from fedthings.simulation.pool import Here
 from fedthings.simulation.work import Counted
 from fedthings.simulation.worker import Kept
-from fedthings.simulation.world import Change, Steady, World
+from fedthings.simulation.world import Change, Steady, Waking, World
 from fedthings.vector import Array, Vector
 
 PATIENCE = 30 * 86400.0
@@ -133,13 +135,14 @@ class Simulator:
         self.cohorts = cohorts
         self.agenda = Agenda()
         self.changes = Changes(world.changes(fleet.names))
-        self.first: list[Event] = []  # who is there from the start
+        self.first: list[Change | Waking] = []  # who is there from the start
         while self.changes.next <= 0:
-            self.first.append(_presence(self.changes.take()))
+            self.first.append(self.changes.take())
         there = federation.devices or len(self.first)
         self.coordinator = Coordinator(plans(federation, rounds), federation.seed, there)
         self.kept: list[Kept] = []
         self.planned: set[Ticket] = set()  # whose answer stands on the agenda
+        self.resting: dict[str, float] = {}  # sleepers -> until when they have been told to stay away
         self.history: list[Line] = []
         self.work = Counted(self.engine, fleet)
         self.now = self.began = self.last = 0.0  # now; when the task was given out that is answered now; the last Keep
@@ -193,8 +196,8 @@ class Simulator:
     def _versions(self) -> Iterator[None]:
         """Go through the agenda; yield whenever a version was made."""
         coordinator, agenda, changes = self.coordinator, self.agenda, self.changes
-        for event in self.first:
-            self._on(event)
+        for early in self.first:
+            self._changed(early)
         self.first = []
         yield
         made, alarm = self.made, coordinator.alarm
@@ -204,7 +207,7 @@ class Simulator:
                 alarm = coordinator.alarm  # what closed a task meanwhile has put it off
             if change <= answer and change <= alarm and change < inf:
                 self.now = change
-                more = self._on(_presence(changes.take()))
+                more = self._changed(changes.take())
             elif answer <= alarm and answer < inf:
                 self.now = answer
                 more = self._answered(agenda.take())
@@ -219,6 +222,16 @@ class Simulator:
             if made != self.made:
                 made = self.made
                 yield
+
+    def _changed(self, change: Change | Waking) -> bool:
+        """Tell the coordinator who came, went or woke; one that has been told to sleep on does not come."""
+        device = change.device
+        if isinstance(change, Change):
+            return self._on(Joined(device) if change.present else Left(device))
+        if self.resting.get(device, 0.0) > self.now:
+            return False
+        known = device in self.coordinator.present
+        return self._on(CheckedIn(device, change.every) if known else Joined(device, change.every))
 
     def _answered(self, answer: Answer) -> bool:
         """Give an answer to the coordinator."""
@@ -242,12 +255,14 @@ class Simulator:
         for command in commands:
             kind = type(command)
             if kind is Assign:
-                self._assign(command.ticket)  # type: ignore[union-attr]
+                self._assign(command.ticket, command.again)  # type: ignore[union-attr]
             elif kind is Keep:
                 self.kept.append(Kept(command.ticket, command.lag, self.began))  # type: ignore[union-attr]
                 self.last = self.now
             elif kind is Discard:
                 self.engine.obey(command)
+            elif kind is Rest:
+                self.resting[command.device] = command.until  # type: ignore[union-attr]
             elif kind is Advance:
                 self._advance()
             elif kind is Finish:
@@ -255,12 +270,13 @@ class Simulator:
                 self.history += self.engine.finish()
         return len(commands) != 1 or type(commands[0]) is not Keep
 
-    def _assign(self, ticket: Ticket) -> None:
+    def _assign(self, ticket: Ticket, again: bool) -> None:
         if ticket in self.planned:
             return  # a device that is back works on; one that had lost its task is told of it again
         engine = self.engine
-        engine.assigned(ticket)
-        outcome = self.world.outcome(ticket, self.now, self.work)
+        if not again:
+            engine.assigned(ticket)
+        outcome = self.world.outcome(ticket, max(self.now, self.resting.get(ticket.device, 0.0)), self.work)
         if outcome.joules is not None:
             engine.tally.spend(outcome.joules)
         if outcome.at is not None:
@@ -298,6 +314,7 @@ class Simulator:
             "states": self.cohorts.snapshot(),
             "kept": [[list(kept.ticket), kept.lag, kept.began] for kept in self.kept],
             "agenda": [[at, list(answer.ticket), answer.began, answer.declined] for at, answer in self.agenda.all()],
+            "resting": self.resting,
             "changes": self.changes.taken,
         }
         partial = out / (CHECKPOINT + ".part")
@@ -335,13 +352,9 @@ class Simulator:
         for at, ticket, began, declined in state["agenda"]:
             self.agenda.plan(at, Answer(Ticket(*ticket), began, declined))
             self.planned.add(Ticket(*ticket))
-        self.first = []
+        self.first, self.resting = [], dict(state["resting"])
         while self.changes.taken < state["changes"]:
             self.changes.take()
-
-
-def _presence(change: Change) -> Event:
-    return Joined(change.device) if change.present else Left(change.device)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from hashlib import blake2b
 from heapq import merge
-from itertools import accumulate
+from itertools import accumulate, repeat
 from math import inf, log
 from pathlib import Path
 from struct import unpack
@@ -33,7 +33,7 @@ from fedthings.simulation.links import LINKS, Link, carried, chunks, exchanged, 
 from fedthings.simulation.profiles import complete
 from fedthings.simulation.recorded import Trace
 from fedthings.simulation.stragglers import LogNormal, Stragglers
-from fedthings.simulation.world import Change, Outcome, Work
+from fedthings.simulation.world import Change, Outcome, Waking, Work
 from fedthings.spelling import decode, sound
 from fedthings.vector import Array
 
@@ -48,7 +48,8 @@ class Group(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
 
     `stragglers` makes training take longer; with probability `dropout` a task is given up at some moment of it;
     a working device crashes `crash` times an hour. `leaving` says what a device that goes in the middle does:
-    "wait" trains on, and moves its bytes once it is back; "lose" has lost the task.
+    "wait" trains on, and moves its bytes once it is back; "lose" has lost the task. One of a duty cycle may "sleep":
+    it does as with "wait", and is not gone in between, so that its work waits for it (`fedthings join --wake`).
     """
 
     device: str
@@ -58,7 +59,7 @@ class Group(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
     stragglers: Stragglers = LogNormal(0.0)
     dropout: float = 0.0
     crash: float = 0.0
-    leaving: Literal["wait", "lose"] = "wait"
+    leaving: Literal["wait", "lose", "sleep"] = "wait"
 
 
 class _Kind(NamedTuple):
@@ -98,6 +99,10 @@ class Things(Struct, frozen=True, forbid_unknown_fields=True, dict=True, omit_de
             sound(f"groups[{index}]", group)
             within(f"groups[{index}].share", group.share, 0, 1)
             within(f"groups[{index}].dropout", group.dropout, 0, 1)
+            if group.leaving == "sleep" and not isinstance(group.available, DutyCycle):
+                raise SpecError(
+                    f'groups[{index}].leaving is "sleep": give available = {{ kind = "duty_cycle", ... }}, or "wait"'
+                )
             if not 0 <= group.crash < inf:
                 raise SpecError(f"groups[{index}].crash is {group.crash}: give crashes an hour of work, 0 or more")
         within("seed", self.seed, 0, 2**63 - 1)
@@ -180,8 +185,8 @@ class Things(Struct, frozen=True, forbid_unknown_fields=True, dict=True, omit_de
 
     # ----------------------------------------------------------------- changes
 
-    def changes(self, names: Sequence[str]) -> Iterator[Change]:
-        """Yield when each of `names` comes and goes, in the order of time, ties by name. Raises SpecError at once."""
+    def changes(self, names: Sequence[str]) -> Iterator[Change | Waking]:
+        """Yield when each of `names` comes and goes, or wakes, in the order of time, ties by name. Raises SpecError."""
         names = sorted(names)
         keys = draws.keys(self.seed, names)
         belongs = np.searchsorted(self._bounds, draws.uniforms(keys, 0), side="right")
@@ -193,7 +198,7 @@ class Things(Struct, frozen=True, forbid_unknown_fields=True, dict=True, omit_de
             if isinstance(group.available, Trace):
                 group.available.fits(own.tolist(), names)
             if len(own):
-                streams.append(_told(own, group.available, keys[members]))
+                streams.append(_told(own, group, keys[members]))
         return streams[0] if len(streams) == 1 else merge(*streams)
 
 
@@ -215,11 +220,16 @@ def _spent(legs: Sequence[tuple[float, float]], seconds: float) -> float:
     return total
 
 
-def _told(names: Array, available: Availability, keys: Array) -> Iterator[Change]:
-    """Yield the changes of a group, made Python objects a chunk at a time."""
-    for changes in available.slices(names, keys):
+def _told(names: Array, group: Group, keys: Array) -> Iterator[Change | Waking]:
+    """Yield the changes of a group, made Python objects a chunk at a time; of sleepers only when they wake."""
+    sleep = group.available.every if isinstance(group.available, DutyCycle) and group.leaving == "sleep" else 0.0
+    for changes in group.available.slices(names, keys):
         for start in range(0, len(changes.at), CHUNK):
             chunk = Slice(*(column[start : start + CHUNK] for column in changes))
+            if sleep:
+                chunk = Slice(*(column[chunk.there] for column in chunk))
+                yield from map(Waking, chunk.at.tolist(), names[chunk.who].tolist(), repeat(sleep))
+                continue
             yield from map(Change, chunk.at.tolist(), names[chunk.who].tolist(), chunk.there.tolist())
 
 

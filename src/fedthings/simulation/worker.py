@@ -55,7 +55,7 @@ class Worker:
         self.seed = setting.spec.seed
         self.learner = learner(setting.spec, setting.engine, setting.threads)
         self.partial = Partial(setting.spec, setting.reports, threads=setting.threads)
-        self.fresh: tuple[State, State] = (self.learner.init(), self.partial.stage.init(self.partial.schema))
+        self.fresh: tuple[State, State] = (self.learner.init(), self.partial.stage.init())
 
     def train(self, model: Payload, part: Sequence[Kept], states: States | None) -> Done:
         """Train the tasks of `part`, all of one version and each of another device.

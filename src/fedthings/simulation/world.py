@@ -46,14 +46,22 @@ class Change(NamedTuple):
     present: bool
 
 
+class Waking(NamedTuple):
+    """A device that sleeps is awake for a moment, as it is every `every` seconds; it is not gone in between."""
+
+    at: float
+    device: str
+    every: float
+
+
 class World(Protocol):
     """What the simulator asks of the outside."""
 
     def outcome(self, ticket: Ticket, now: float, work: Work) -> Outcome:
         """Return what becomes of the task of `ticket`, given out at `now`; free of the order of asking (law 5)."""
 
-    def changes(self, names: Sequence[str]) -> Iterator[Change]:
-        """Yield when each device comes and goes, in the order of time, those there at the start first."""
+    def changes(self, names: Sequence[str]) -> Iterator[Change | Waking]:
+        """Yield when each device comes and goes, or wakes, in the order of time, those there at the start first."""
 
 
 def always(names: Sequence[str]) -> Iterator[Change]:

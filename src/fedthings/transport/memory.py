@@ -67,6 +67,10 @@ class Hub:
             if address != COORDINATOR and not address.startswith(OPERATOR):
                 self.inject(address, COORDINATOR, pack(Bye(), end.federation))
 
+    def sleep(self, address: str) -> None:
+        """Take down the link of `address` in order: no will is delivered."""
+        self._ends[address].linked = False
+
     def link(self, address: str) -> None:
         """Mend the link of `address`; a device gets what is announced."""
         end = self._ends[address]

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 
 from fedthings.errors import SpecError, TransportError, WireError
-from fedthings.messages import Announce, Bye, Chunk, Envelope
+from fedthings.messages import Announce, Bye, Chunk, Envelope, Want
 from fedthings.transport import topics
 from fedthings.transport.link import Address, Link
 from fedthings.transport.transport import Delivery, Inbox, Linked, Refused, Unlinked
@@ -29,7 +29,8 @@ class MqttTransport:
     """One end of the conversation; see `transport.Transport` for what its methods promise.
 
     `address` is "coordinator", a device's name or "operator/<client>". The constructor waits for the first
-    link; `timeout` is in seconds. Raises TransportError, or SpecError for a URL or name that cannot be.
+    link; `timeout` is in seconds; `inbox` takes the place of one of its own.
+    Raises TransportError, or SpecError for a URL or name that cannot be.
     """
 
     def __init__(
@@ -43,14 +44,17 @@ class MqttTransport:
         backoff: tuple[float, float] = BACKOFF,
         timeout: float = 10.0,
         tls: ssl.SSLContext | None = None,
+        inbox: Inbox | None = None,
     ) -> None:
         self.broker = Address.parse(url)
         self.address = address
         self.federation = federation
         self._only = federation  # a device made without one hears of all, also when it takes part in one
-        self.inbox = Inbox()
+        self.inbox = inbox or Inbox()
         self.bytes_sent = 0
         self.bytes_received = 0
+        self.messages_sent = 0  # chunks, and what fetches them, apart
+        self.messages_received = 0
         self._root = topics.check_root(root)
         self._own = self._writes()
         self._keepalive = keepalive
@@ -113,12 +117,15 @@ class MqttTransport:
             self._held += names
             return not names or self._link.subscribe(names)
 
-    def close(self, patience: float = 0.5) -> None:
-        """Leave in order; a device says Bye first. What is on its way gets `patience` seconds to be taken."""
+    def close(self, patience: float = 0.5, bye: bool = True) -> None:
+        """Leave in order; a device says Bye first, unless it only sleeps.
+
+        What is on its way gets `patience` seconds to be taken.
+        """
         self._closing.set()
         link = self._link
         if link is not None:
-            if self._is_device:
+            if self._is_device and bye:
                 self._publish(self._own, Bye())
             link.drain(patience)
             self._end(link, Link.leave)
@@ -203,6 +210,7 @@ class MqttTransport:
         except WireError as error:
             self.inbox.put(Refused(sender, error))
         else:
+            self.messages_received += not isinstance(message, Chunk)
             self.inbox.put(Delivery(sender, message, federation))
 
     def _publish(self, topic: str, message: Envelope | None, retain: bool = False) -> bool:
@@ -211,6 +219,7 @@ class MqttTransport:
             if self._link is None or not self._link.publish(topic, data, retain):
                 return False
             self.bytes_sent += len(data)
+            self.messages_sent += not isinstance(message, Chunk | Want)
         return True
 
     # -------------------------------------------------------------------- its place

@@ -1,0 +1,134 @@
+"""Compression: what it takes to reach 97 % on MNIST, what is lost on WISDM, and EDEN's error and time.
+
+MNIST 2NN of McMahan et al. 2017: 100 participants x 600 images, 10 a round, E = 1, B = 10. WISDM: 36 users, 100
+versions. All versions of a setting are simulated; bytes are those of the report bodies.
+
+python bench/compression.py [--data ../shared/data] [--only mnist]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before numpy is there, as in the commands
+
+import numpy as np
+
+import fedthings as ft
+from fedthings.compress import rotate
+from fedthings.learn.mnist import mnist
+from fedthings.stage import Field
+from fedthings.vector import Key
+from table import table
+
+SETTINGS: dict[str, tuple] = {
+    "float32": (),
+    "int8": (ft.int8(),),
+    "int4": (ft.int4(),),
+    "eden 4 bits": (ft.eden(4),),
+    "eden 2 bits": (ft.eden(2),),
+    "eden 1 bit": (ft.eden(1),),
+    "random mask 10 %": (ft.random_mask(0.1),),
+    "top 10 %": (ft.top_k(0.1),),
+    "top 2 %": (ft.top_k(0.02),),
+    "top 5 %, eden 4 bits": (ft.top_k(0.05), ft.eden(4)),
+    "top 2 %, eden 4 bits": (ft.top_k(0.02), ft.eden(4)),
+    "top 1 %, eden 4 bits": (ft.top_k(0.01), ft.eden(4)),
+    "rank 4": (ft.low_rank(4),),
+    "rank 4, eden 4 bits": (ft.low_rank(4), ft.eden(4)),
+    "rank 8, eden 2 bits": (ft.low_rank(8), ft.eden(2)),
+    "sign": (ft.sign(1e-3),),
+}
+GOAL, MOST = 0.97, 400
+"""The accuracy to reach, and the versions after which a setting gives up."""
+
+
+def on_mnist(data: Path) -> None:
+    """Print what each setting needs to reach the goal."""
+    X, y, test_X, test_y = mnist(data / "mnist")
+    fleet = ft.Fleet.from_arrays(X.reshape(-1, 784), y, ft.partition.iid(y, 100, seed=0))
+    recipe = ft.Recipe(lr=0.1, batch=10, epochs=1)
+    task = ft.Task(model=ft.mlp(784, 200, 200, 10), loss="cross_entropy", recipe=recipe)
+    test = (test_X.reshape(-1, 784), test_y)
+    lines, whole = [], 0.0
+    for name, stages in SETTINGS.items():
+        spec = ft.Federation(task, ft.fedavg(), ft.Pace(goal=10), stages=stages)
+        run = ft.simulate(spec, fleet, MOST, test=test, stop={"accuracy": GOAL})
+        up, reached = run.summary["total"]["bytes_up"], run.summary["test"]["accuracy"] >= GOAL
+        whole = whole or up
+        said = f"{whole / up:.1f}" if reached else "-"
+        each = up / run.summary["total"]["updates"]
+        versions = (
+            str(run.summary["rounds"]) if reached else f"more than {MOST} ({run.summary['test']['accuracy']:.3f})"
+        )
+        lines.append([name, f"{each:,.0f}", versions, f"{up / 1e6:,.1f}", said])
+        print(*lines[-1], file=sys.stderr, flush=True)
+    header = ["MNIST 2NN", "bytes a report", f"versions to {GOAL:.0%}", "MB up to there", "times less than float32"]
+    table(header, [*lines, ["to reach", "", "", "", "20, the best"]])
+
+
+def on_wisdm(data: Path) -> None:
+    """Print how accurate each setting is after 100 versions."""
+    recipe = ft.Recipe(lr=0.5, batch=32, epochs=1)
+    task = ft.Task(model=ft.mlp(43, 64, 6), loss="cross_entropy", normalise="fleet", recipe=recipe)
+    fleet = ft.Fleet.from_npz(data / "wisdm_v11.npz")
+    lines, whole = [], 0.0
+    for name, stages in SETTINGS.items():
+        spec = ft.Federation(task, ft.fedavg(), ft.Pace(goal=36, patience=120.0), devices=36, stages=stages)
+        run = ft.simulate(spec, fleet, 100)
+        accuracy = run.summary["metrics"]["accuracy"]
+        whole = whole or accuracy
+        each = run.summary["total"]["bytes_up"] / run.summary["total"]["updates"]
+        lines.append([name, f"{each:,.0f}", f"{accuracy:.4f}", f"{100 * (accuracy - whole):+.2f}"])
+    table(["WISDM", "bytes a report", "accuracy", "points more than float32"], lines)
+
+
+def eden() -> None:
+    """Print EDEN's error, and the time for a million coordinates on one thread."""
+    dim = 1_000_000
+    rng = np.random.default_rng(0)
+    vectors = {
+        "normal": rng.standard_normal(dim),
+        "log-normal": rng.lognormal(0, 1, dim),
+        "sparse (1 %)": rng.standard_normal(dim) * (rng.random(dim) < 0.01),
+    }
+    lines = []
+    for bits, due, most in ((1, 0.571, "40"), (2, 0.133, ""), (3, 0.036, ""), (4, 0.0096, "60")):
+        stage = rotate.build(rotate.Eden(bits), (Field("x", dim),))
+        errors, times = [], []
+        for vector in vectors.values():
+            x = vector.astype(np.float32)[None]
+            for attempt in range(5):
+                begin = time.perf_counter()
+                payload, _ = stage.encode({"x": x}, [None], [Key(0, "d", 0, attempt)])
+                found = stage.decode(payload)["x"]
+                times.append(time.perf_counter() - begin)
+                errors.append(float(np.square(found - x).sum() / np.square(x).sum()))
+        each = ", ".join(f"{np.mean(errors[i : i + 5]):.4f}" for i in range(0, len(errors), 5))
+        lines.append([str(bits), each, f"{due}", f"{1e3 * median(times):.0f}", most])
+    table(["EDEN, bits", f"error: {', '.join(vectors)}", "published", "ms to encode and decode 1M", "at most"], lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    root = Path(__file__).parents[1]
+    parser.add_argument(
+        "--data", type=Path, default=Path(os.environ.get("FEDTHINGS_DATA", root.parent / "shared/data"))
+    )
+    parser.add_argument("--only", choices=("eden", "mnist", "wisdm"))
+    options = parser.parse_args()
+    if options.only != "eden" and not (options.data / "mnist").is_dir():
+        parser.error(f"there are no data sets in {options.data}: name their folder with --data, or give --only eden")
+    parts = {"eden": eden, "mnist": lambda: on_mnist(options.data), "wisdm": lambda: on_wisdm(options.data)}
+    for name in [options.only] if options.only else parts:
+        parts[name]()
+        print()
+
+
+if __name__ == "__main__":
+    main()

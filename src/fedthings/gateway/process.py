@@ -1,0 +1,253 @@
+"""The gateway's process: a link up, a broker or a topic root below, and a clock, from one federation to the next."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import NamedTuple
+
+from fedthings.device.rules import Rules
+from fedthings.errors import TransportError
+from fedthings.gateway.gateway import INTERVAL, Gateway
+from fedthings.lifeline import Ending, alone
+from fedthings.messages import Announce, Ask
+from fedthings.server import devices
+from fedthings.server.broker import KINDS, Broker, Kind
+from fedthings.server.place import Place
+from fedthings.server.serve import LINGER, RESTARTS
+from fedthings.transport.mqtt import BACKOFF, MqttTransport
+from fedthings.transport.topics import COORDINATOR, ROOT
+from fedthings.transport.transport import Arrival, Delivery, Inbox, Linked, Unlinked
+
+log = logging.getLogger("fedthings.gateway")
+
+_LONGEST = 86400.0  # seconds of one wait; a queue takes no infinity
+
+
+@dataclass(frozen=True)
+class Settings:
+    """When sums go up (`Gateway`), whom it serves, and where those below find it.
+
+    `below` is the URL of a broker that is there already, or the kind of its own ("": any), which listens at `host`
+    and `port`; `below_root` is the first level of the topics there.
+    """
+
+    count: int = 0
+    interval: float = INTERVAL
+    gateways: Collection[str] = ()
+    rules: Rules | None = None
+    below: str = ""
+    below_root: str = ""
+    host: str = ""
+    port: int = 0
+
+
+class Passed(NamedTuple):
+    """What a gateway's process did: reports that the coordinator has from it, in how many sums; payload bytes."""
+
+    merged: int
+    sums: int
+    ended: int
+    bytes_up: int
+    bytes_down: int
+
+
+class _Side(Inbox):
+    """The inbox of one of the two links, into a queue that both share."""
+
+    def __init__(self, both: queue.SimpleQueue[tuple[bool, Arrival | None]], above: bool) -> None:
+        super().__init__()
+        self._both, self._above = both, above
+
+    def put(self, arrival: Arrival) -> None:
+        self._both.put((self._above, arrival))
+
+    def wake(self) -> None:
+        self._both.put((self._above, None))
+
+
+class Process:
+    """`with Process(...) as process: process.run(ending)`. Raises TransportError, StoreError, SpecError."""
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        directory: Path,
+        settings: Settings,
+        *,
+        root: str = ROOT,
+        patience: float = BACKOFF[1],
+        on_news: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.directory, self.settings, self.on_news = directory, settings, on_news
+        self.broker: Broker | None = None
+        self._both: queue.SimpleQueue[tuple[bool, Arrival | None]] = queue.SimpleQueue()
+        self._announced: dict[str, Delivery] = {}
+        self._lost: set[bool] = set()
+        self._ended: set[str] = set()
+        self.merged = self.sums = 0
+        with ExitStack() as stack:
+            stack.enter_context(alone(directory, "the gateway's directory"))
+            self.names = {device["name"]: device["password"] for device in devices.listed(directory)}
+            self._kind: Kind | None = settings.below if settings.below in KINDS else None
+            below = "" if self._kind else settings.below
+            self._open = bool(below) and not self.names  # a broker of one's own lets in whom it lets in
+            backoff = (min(BACKOFF[0], patience), patience)
+            self.up = MqttTransport(url, name, root=root, backoff=backoff, inbox=_Side(self._both, True))
+            stack.callback(self.up.close)
+            if not below:
+                self.broker = self._start()
+                stack.callback(self._stop)
+                below = self.broker.url()
+            self.root = self.broker.access.root if self.broker else settings.below_root or ROOT
+            self.down = MqttTransport(
+                below, COORDINATOR, root=self.root, backoff=backoff, inbox=_Side(self._both, False)
+            )
+            stack.callback(self.down.close)
+            Place("", below, self.root).write(directory)
+            self.gateway = self._anew()
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def wake(self) -> None:
+        """Make `run` look around; from any thread or signal handler."""
+        self._both.put((True, None))
+
+    def run(self, ending: Ending, once: bool = False) -> Passed:
+        """Go between until told to end, or to the federation's end if `once`."""
+        while not ending:
+            self._attend(ending)
+            self.merged += self.gateway.merged
+            self.sums += self.gateway.sums
+            if ending:
+                break
+            self._leave()
+            if once:
+                break
+            self.on_news("waiting for the next federation")
+            self.gateway = self._anew()
+            for delivery in self._announced.values():
+                self.gateway.from_above(delivery, time.monotonic())
+        return Passed(
+            self.merged,
+            self.sums,
+            len(self._ended),
+            self.up.bytes_sent + self.down.bytes_received,
+            self.up.bytes_received + self.down.bytes_sent,
+        )
+
+    def _anew(self) -> Gateway:
+        settings = self.settings
+        return Gateway(
+            self.up,
+            self.down,
+            self.directory,
+            count=settings.count,
+            interval=settings.interval,
+            allowed=lambda name: self._open or name in self.names,
+            gateways=frozenset(settings.gateways),
+            rules=settings.rules,
+            on_news=self.on_news,
+        )
+
+    def _attend(self, ending: Ending) -> None:
+        """See one federation through; at its end those below have some seconds to fetch the last model."""
+        gateway, end = self.gateway, inf
+        while not ending and not gateway.done and time.monotonic() < end:
+            timeout = min(max(0.0, min(gateway.alarm, end) - time.monotonic()), _LONGEST)
+            try:
+                above, arrival = self._both.get(timeout=timeout)
+            except queue.Empty:
+                above, arrival = True, None
+            now = time.monotonic()
+            if arrival is not None:
+                self._look(above, arrival)
+                if not self._is_old(arrival):
+                    (gateway.from_above if above else gateway.from_below)(arrival, now)
+            gateway.wake(now)
+            if self.broker is not None and not self.broker.alive:
+                self.on_news("the broker has died: starting it again")
+                self.broker = self._restarted()
+            if end == inf and gateway.announced is not None and gateway.announced.state == "finished":
+                end = now + LINGER
+
+    def _is_old(self, arrival: Arrival) -> bool:
+        """Return whether this announces a federation that has been seen to its end."""
+        if not isinstance(arrival, Delivery) or not isinstance(arrival.message, Announce):
+            return False
+        if arrival.message.state == "finished":
+            self._announced.pop(arrival.federation, None)
+        elif arrival.federation not in self._ended:
+            self._announced[arrival.federation] = arrival
+        return arrival.federation in self._ended
+
+    def _leave(self) -> None:
+        """Leave nothing of a federation that has ended: not at the broker below, nor in the directory."""
+        federation = self.up.federation
+        self.gateway.cache.keep_only(())
+        self.down.retract()
+        shutil.rmtree(self.directory / federation, ignore_errors=True)
+        self._ended.add(federation)
+        self._announced.pop(federation, None)
+        self.up.federation = self.down.federation = ""
+
+    def _look(self, above: bool, arrival: Arrival) -> None:
+        """See to what is the process's own concern: the links, the list of devices."""
+        where = "upward" if above else "to the broker below"
+        if isinstance(arrival, Unlinked):
+            self._lost.add(above)
+            self.on_news(f"no link {where}: {arrival.reason}; trying again")
+        elif isinstance(arrival, Linked) and above in self._lost:
+            self._lost.discard(above)
+            self.on_news(f"linked {where} again")
+        elif isinstance(arrival, Delivery) and not above and arrival.message == Ask("reload"):
+            self.names = {device["name"]: device["password"] for device in devices.listed(self.directory)}
+            self._open = self._open and not self.names
+            if self.broker is not None:
+                self.broker.admit(self.names)
+
+    # ------------------------------------------------------------------- broker
+
+    def _start(self) -> Broker:
+        settings = self.settings
+        broker = Broker.start(
+            self.directory, settings.port, self.names, self._kind, host=settings.host, root=settings.below_root
+        )
+        self._watch(broker)
+        return broker
+
+    def _restarted(self) -> Broker:
+        """Start the broker again; it may be killed while it starts, too. Raises TransportError."""
+        for _ in range(RESTARTS - 1):
+            try:
+                return self._start()
+            except TransportError as error:
+                self.on_news(f"{error}; trying again")
+        return self._start()
+
+    def _stop(self) -> None:
+        if self.broker is not None:
+            self.broker.stop()
+
+    def _watch(self, broker: Broker) -> None:
+        """Look around when `broker` ends; nothing polls."""
+
+        def wait() -> None:
+            broker.wait()
+            self.wake()
+
+        threading.Thread(target=wait, name="broker", daemon=True).start()

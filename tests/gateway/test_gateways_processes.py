@@ -1,0 +1,259 @@
+"""Gateways as processes of their own over real MQTT: the simulator's model, bit for bit, whatever is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+import fedthings as ft
+from fedthings.federation import dumps
+from fedthings.learn.digits import digits
+from fedthings.run import read
+from fedthings.server import devices
+from fedthings.server.ask import ask
+from fedthings.server.broker import _free, mosquitto
+from processes import ENVIRONMENT, PYTHON, Processes
+
+if not mosquitto() and not os.environ.get("CI"):
+    pytest.skip("MOSQUITTO IS NOT INSTALLED: apt-get install mosquitto", allow_module_level=True)
+
+
+class Gated(Processes):
+    """Processes with gateways: `under` names them and what each is under, "" for the coordinator."""
+
+    def __init__(self, federation, fleet, rounds: int, directory: Path, under: dict[str, str], *options: str) -> None:
+        top = [name for name, above in under.items() if not above]
+        gates = [word for name in top for word in ("--gateway", name)]
+        super().__init__(federation, fleet, rounds, directory, "mosquitto", *options, *gates)
+        self.under: dict[str, str] = under
+        self.gates: dict[str, subprocess.Popen[bytes]] = {}
+        self.passwords |= devices.add(self.out, top)
+        leaves = [name for name in under if name not in under.values()]
+        self.homes = {name: leaves[i % len(leaves)] for i, name in enumerate(fleet.names)}
+        self.words = {name: devices.add(self.place(name), [*fleet.names, *self.below(name)]) for name in under}
+
+    def place(self, name: str) -> Path:
+        return self.directory / "gateways" / name
+
+    def below(self, name: str) -> list[str]:
+        return [below for below, above in self.under.items() if above == name]
+
+    def start(self) -> None:
+        self.serve()
+        for name in self.under:
+            self.gate(name)
+        for name in self.names:
+            self.join(name)
+
+    def gate(self, name: str) -> subprocess.Popen[bytes]:
+        """Start a gateway, or start it again, and wait until it can be joined."""
+        above = self.under[name]
+        port = self.port_of(above) if above else self.port
+        command = [*PYTHON, "gateway", "--broker", f"mqtt://127.0.0.1:{port}", "--name", name, "--reconnect", "0.3"]
+        command += ["--out", str(self.place(name)), "--below", "mosquitto", "--once", "--json"]
+        command += [word for below in self.below(name) for word in ("--gateway", below)]
+        password = self.words[above][name] if above else self.passwords[name]
+        environment = {**ENVIRONMENT, "FEDTHINGS_PASSWORD": password}
+        with (self.directory / f"{name}.log").open("ab") as log, (self.directory / f"{name}.out").open("wb") as out:
+            self.gates[name] = subprocess.Popen(command, stdout=out, stderr=log, env=environment)
+        end = time.monotonic() + 30
+        while not (self.place(name) / "serve.json").exists():
+            assert self.gates[name].poll() is None and time.monotonic() < end, self.log(name)
+            time.sleep(0.02)
+        return self.gates[name]
+
+    def port_of(self, name: str) -> int:
+        return json.loads((self.place(name) / "broker.json").read_text())["port"]
+
+    def join(self, name: str):
+        home = self.homes[name]
+        self.ports = {**self.ports, name: self.port_of(home)}
+        self.passwords[name] = self.words[home][name]
+        return super().join(name)
+
+    def log(self, name: str) -> str:
+        return (self.directory / f"{name}.log").read_text()[-3000:]
+
+    def __exit__(self, *error: object) -> None:
+        for process in self.gates.values():
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        super().__exit__(*error)
+
+    def passed(self) -> dict[str, dict]:
+        """Wait for the gateways to end, and return what each has done."""
+        found = {}
+        for name, process in self.gates.items():
+            assert process.wait(30) == 0, self.log(name)
+            found[name] = json.loads((self.directory / f"{name}.out").read_text().splitlines()[-1])
+        return found
+
+    def until(self, version: int) -> None:
+        end = time.monotonic() + 120
+        while self.versions() < version:
+            assert self.served.poll() is None and time.monotonic() < end, self.log("serve")
+            time.sleep(0.005)
+
+
+def federation(n: int) -> ft.Federation:
+    recipe = ft.Recipe(lr=0.3, batch=16, keep=0.2)
+    task = ft.Task(model=ft.mlp(64, 16, 10), loss="cross_entropy", normalise="fleet", recipe=recipe)
+    return ft.Federation(task, ft.fedavgm(), ft.Pace(goal=n, patience=600.0), seed=4, devices=n)
+
+
+def assert_same(world: Processes, simulated: ft.Run, directory: Path) -> None:
+    simulated.save(directory)
+    assert (world.out / "model.safetensors").read_bytes() == (directory / "model.safetensors").read_bytes()
+    for served, line in zip(read(world.out).history, simulated.history, strict=True):
+        same = ("version", "updates", "dropped", "loss", "metrics", "worst_decile", "bytes_up")
+        assert {k: served[k] for k in same} == {k: line[k] for k in same}
+
+
+@pytest.mark.parametrize(
+    "under",
+    [{"west": ""}, {"west": "", "east": "", "north": "", "south": ""}, {"top": "", "west": "top", "east": "top"}],
+    ids=["1", "4", "stacked"],
+)
+def test_the_model_is_the_simulators(under, tmp_path):
+    spec, fleet, rounds = federation(8), digits(8, 1), 8
+    with Gated(spec, fleet, rounds, tmp_path, under) as world:
+        world.start()
+        world.wait()
+        passed = world.passed()
+        assert_same(world, ft.simulate(spec, fleet, rounds), tmp_path / "simulated")
+        assert sum(did["merged"] for name, did in passed.items() if not under[name]) == 8 * (rounds + 2)
+        assert all(not list(world.place(name).glob("*/spool/*")) for name in under)
+
+
+def test_a_gateway_is_killed_and_its_devices_move(tmp_path):
+    spec, fleet, rounds = federation(6), digits(6, 1), 30
+    with Gated(spec, fleet, rounds, tmp_path, {"west": "", "east": ""}) as world:
+        world.start()
+        world.until(4)
+        world.kill(world.gates["west"])
+        for name in [name for name, home in world.homes.items() if home == "west"]:
+            world.kill(world.joined[name])
+            world.homes[name] = "east"
+            world.join(name)
+        world.until(8)
+        world.gate("west")  # it comes back with whatever it still held
+        world.wait()
+        world.passed()
+        assert_same(world, ft.simulate(spec, fleet, rounds), tmp_path / "simulated")
+
+
+def test_gateways_are_killed_and_start_again(tmp_path):
+    spec, fleet, rounds = federation(6), digits(6, 1), 60
+    with Gated(spec, fleet, rounds, tmp_path, {"top": "", "west": "top", "east": ""}) as world:
+        world.start()
+        for version, name in ((3, "west"), (7, "top"), (11, "east"), (15, "west"), (19, "top")):
+            world.until(version)
+            world.kill(world.gates[name])
+            world.gate(name)
+        world.wait()
+        world.passed()
+        assert_same(world, ft.simulate(spec, fleet, rounds), tmp_path / "simulated")
+
+
+def test_what_is_above_is_away_for_some_seconds(tmp_path):
+    """The coordinator and its broker are killed, and with them the link upward; those below notice nothing."""
+    spec, fleet, rounds = federation(4), digits(4, 1), 20
+    with Gated(spec, fleet, rounds, tmp_path, {"west": ""}) as world:
+        world.start()
+        world.until(4)
+        world.kill(world.served)
+        time.sleep(2)
+        facts = ask("status", world.place("west"))
+        assert facts["gateway"] and not facts["linked"] and facts["present"] == 4
+        assert any(wait["for"] == "the link upward" for wait in facts["waiting"])
+        world.serve()
+        world.wait()
+        world.passed()
+        assert_same(world, ft.simulate(spec, fleet, rounds), tmp_path / "simulated")
+
+
+def test_several_gateways_at_one_broker_under_roots_of_their_own(tmp_path):
+    """As at an operator's clustered broker: coordinator, gateways and devices all link to it."""
+    spec, fleet, rounds = federation(4), digits(4, 1), 6
+    port = _free("127.0.0.1")
+    (tmp_path / "mosquitto.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
+    url = f"mqtt://127.0.0.1:{port}"
+    processes = []
+
+    def run(*words: str, **more) -> subprocess.Popen:
+        processes.append(subprocess.Popen([str(word) for word in words], env=ENVIRONMENT, **more))
+        return processes[-1]
+
+    try:
+        run(mosquitto(), "-c", tmp_path / "mosquitto.conf", stderr=subprocess.DEVNULL)
+        time.sleep(0.5)
+        (tmp_path / "fed.toml").write_text(dumps(spec))
+        out = tmp_path / "run"
+        serve = run(
+            *PYTHON,
+            "serve",
+            tmp_path / "fed.toml",
+            "--rounds",
+            rounds,
+            "--out",
+            out,
+            "--broker",
+            url,
+            "--gateway",
+            "west",
+            "--gateway",
+            "east",
+        )
+        gates = [
+            run(
+                *PYTHON,
+                "gateway",
+                "--broker",
+                url,
+                "--name",
+                name,
+                "--below",
+                url,
+                "--below-root",
+                f"ft-{name}",
+                "--out",
+                tmp_path / name,
+                "--once",
+            )
+            for name in ("west", "east")
+        ]
+        files = fleet.write(tmp_path / "data")
+        joined = [
+            run(
+                *PYTHON,
+                "join",
+                "--broker",
+                url,
+                "--name",
+                name,
+                "--data",
+                files[name],
+                "--once",
+                "--state",
+                tmp_path / "state" / name,
+                "--root",
+                f"ft-{('west', 'east')[i % 2]}",
+            )
+            for i, name in enumerate(fleet.names)
+        ]
+        assert [process.wait(60) for process in (serve, *gates, *joined)] == [0] * 7
+        run_ = ft.simulate(spec, fleet, rounds)
+        run_.save(tmp_path / "simulated")
+        assert (out / "model.safetensors").read_bytes() == (tmp_path / "simulated/model.safetensors").read_bytes()
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+            process.wait()
