@@ -137,5 +137,5 @@ def _spans(run: Run) -> list[float]:
 
 def _told(run: Run, versions: int) -> Carried:
     """Return the bytes that the history counts for the versions that are compared."""
-    lines = run.history[FIRST:versions]
+    lines = run.history[FIRST - 1 : versions - 1]  # in the last one stands what the closing evaluation cost
     return Carried(sum(line["bytes_up"] for line in lines), sum(line["bytes_down"] for line in lines))

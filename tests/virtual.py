@@ -102,7 +102,7 @@ class Virtual:
         wakes = inf if self.changes is None else self.changes.next
         if self.mail:
             address, arrival = self.mail.popleft()
-        elif wakes <= min(self.service.alarm, self.agenda[0][0] if self.agenda else inf):
+        elif wakes < inf and wakes <= min(self.service.alarm, self.agenda[0][0] if self.agenda else inf):
             self.now = wakes
             assert self.changes is not None
             self.wakes(self.changes.take())  # type: ignore[arg-type]
