@@ -13,24 +13,25 @@ import argparse
 import asyncio
 import multiprocessing
 import os
+import signal
 import tempfile
 import time
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from statistics import median
 
-import light
 import numpy as np
-from light import Connection, Device
-from processes import Processes, cpu, memory
-from table import table
 
 import fedthings as ft
+import light
 from fedthings.federation import measures, phases, schema
 from fedthings.messages import Announce, Assignment, Envelope, Hello, Receipt, Report, Want
 from fedthings.protocol.events import Ticket
 from fedthings.transport.chunks import CHUNK, Assembly, Source
 from fedthings.wire import pack_body
+from light import Connection, Device
+from processes import Processes, cpu, memory
+from table import table
 
 FEATURES, HIDDEN, CLASSES = 1000, 248, 8
 
@@ -98,7 +99,8 @@ async def folded(devices: int, profile: str) -> tuple[float, float, float]:
         await asyncio.wait_for(crowd.folded.wait(), 120)
         took, used = time.perf_counter() - begun, cpu(coordinator.pid) - used
         peak = memory(coordinator.pid)["peak"]
-        if profile:
+        if profile:  # it is written when the process ends in order
+            coordinator.send_signal(signal.SIGINT)
             coordinator.wait(60)
         return took, used, peak
 

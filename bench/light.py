@@ -1,4 +1,4 @@
-"""Thousands of devices in one process: a small asyncio client of MQTT 3.1.1, and a device that speaks our protocol on it.
+"""Thousands of devices in one process: a small asyncio client of MQTT 3.1.1, and a device that speaks our protocol.
 
 A connection costs some kilobytes and no thread, so the load is the coordinator's and the broker's, not the tool's.
 The messages are the real ones (`fedthings.wire`); what a device would do between them is given by its owner.
@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
 
 
 class Device:
-    """One device: `hear(device, message)` is called for each message of the coordinator, bodies that were asked for apart."""
+    """One device: `hear(device, message)` is called for what the coordinator says, but chunks it asked for."""
 
     def __init__(self, name: str, hear: Callable[[Device, Envelope], None], root: str = topics.ROOT) -> None:
         self.name = name
@@ -195,7 +195,7 @@ class Device:
         if chunk.digest not in self._waiting:
             return
         pieces, offer, done = self._waiting[chunk.digest]
-        pieces[chunk.index] = chunk.data
+        pieces[chunk.start] = chunk.data
         if len(pieces) == offer.count:
             del self._waiting[chunk.digest]
             self.connection.unsubscribe(topics.blob(self._root, offer.digest, i) for i in range(offer.count))

@@ -17,22 +17,22 @@ from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 
-import light
 import numpy as np
-from light import Device
-from processes import Processes, cpu, memory, until
-from table import table
 
 import fedthings as ft
+import light
 from fedthings.federation import Phase, learner, stage
 from fedthings.learn.data import Shard
-from fedthings.messages import Announce, Assignment, Envelope, Farewell, Hello, Model, Offer, Receipt, Report, Work
+from fedthings.messages import Announce, Assignment, Envelope, Farewell, Hello, Model, Receipt, Report, Work
 from fedthings.protocol.events import Ticket
 from fedthings.server.ask import ask
 from fedthings.spelling import decode
 from fedthings.transport.chunks import Source
 from fedthings.vector import Key
 from fedthings.wire import pack_body, unpack_body
+from light import Device
+from processes import Processes, cpu, memory
+from table import table
 
 FEATURES, HIDDEN, CLASSES, SAMPLES = 16, 8, 4, 16
 
@@ -54,7 +54,7 @@ class Crowd:
     def hear(self, device: Device, message: Envelope) -> None:
         """Answer as an agent would."""
         now = time.perf_counter()
-        if isinstance(message, Announce) and message.state != "finished":
+        if isinstance(message, Announce):
             device.since = now
             device.send(Hello("bench"))
         elif isinstance(message, Assignment):

@@ -39,17 +39,21 @@ class Offer(Message, frozen=True):
 
 
 class Want(Message, frozen=True):
-    """Send these chunks of the body `digest`."""
+    """Send what begins at the bytes `starts` of the body `digest`, each time `length` bytes or what is left.
+
+    The sender may cut it into smaller chunks.
+    """
 
     digest: bytes
-    indexes: tuple[int, ...]
+    starts: tuple[int, ...]
+    length: int = 1 << 16
 
 
 class Chunk(Message, frozen=True):
-    """Chunk `index` of the body `digest`."""
+    """Bytes of the body `digest`, from `start` on."""
 
     digest: bytes
-    index: int
+    start: int
     data: bytes
 
 

@@ -225,7 +225,7 @@ def _check(message: Struct) -> None:
             good = value == value
         elif name == "digest":
             good = len(value) == 32
-        elif name == "indexes":
+        elif name == "starts":
             good = all(0 <= n < 1 << 63 for n in value)
         else:
             good = name not in _WORDS or value in _WORDS[name]

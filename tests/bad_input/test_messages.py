@@ -62,7 +62,7 @@ MESSAGES = {
     "a model": (lambda v, t: offered(v.report(t), t, what="model"), "malformed"),
     "no ticket": (lambda v, t: offered(v.report(t), t, ticket=None), "malformed"),
     "wants what is not there": (lambda v, t: Want(b"\0" * 32, (0,)), "not here"),
-    "wants a chunk too many": (lambda v, t: Want(of_the_task(v), (9,)), "malformed"),
+    "wants a chunk too many": (lambda v, t: Want(of_the_task(v), (1 << 20,)), "malformed"),
     "wants too much": (lambda v, t: Want(of_the_task(v), (0,) * 9999), "malformed"),
 }
 
@@ -144,7 +144,7 @@ class Muddled(Virtual):
     def post(self, address: str, arrival: Arrival) -> None:
         if isinstance(arrival, Delivery) and isinstance(arrival.message, Chunk) and address == COORDINATOR:
             chunk = arrival.message
-            short, foreign = Chunk(chunk.digest, chunk.index, b"short"), Chunk(b"\0" * 32, 0, b"")
+            short, foreign = Chunk(chunk.digest, chunk.start, b"short"), Chunk(b"\0" * 32, 0, b"")
             for message in (chunk, chunk, Chunk(chunk.digest, 1 << 40, b""), foreign, short):
                 self.mail.appendleft((address, arrival._replace(message=message)))
         else:

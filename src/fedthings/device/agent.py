@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
@@ -39,7 +40,8 @@ from fedthings.messages import (
 )
 from fedthings.protocol.events import Ticket
 from fedthings.spelling import decode
-from fedthings.transport.chunks import CHUNK, Assembly, Source
+from fedthings.transport.chunks import CHUNK, WINDOW, Assembly, Source
+from fedthings.transport.pacing import Pacing, Rate
 from fedthings.transport.topics import COORDINATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport
 from fedthings.vector import Key, Payload
@@ -73,14 +75,17 @@ class Agent:
         rules: Rules | None = None,
         chunk: int = CHUNK,
         largest: int = LARGEST,
+        rate: float = inf,
         on_news: Callable[[str], None] | None = None,
     ) -> None:
         self.name, self.shard, self.transport = name, shard, transport
         self.rules, self.chunk, self.largest = rules or Rules(), chunk, largest
         self.shelf = Shelf(directory)
         self.on_news = on_news or (lambda text: None)
+        self.pacing = Pacing(chunk)
+        self.rate = Rate(rate)
         self.done = False
-        self.alarm = inf
+        self._due = inf  # when what has not come is asked for again
         self.reports = 0
         self.me = secrets.token_hex(8)
         self._boot = ""  # of the coordinator
@@ -90,9 +95,19 @@ class Agent:
         self._incoming: dict[bytes, Assembly] = {}
         self._bodies: dict[bytes, bytes] = {}  # whole bodies of the job at hand
         self._outgoing: Source | None = None
+        self._queue: deque[tuple[int, int]] = deque()  # from and to which bytes of it are wanted
+        self._hungry: list[Assembly] = []  # who asks for more when the rate allows
+        self._began = 0  # where this link began with the report
+        self._fetched = 0  # bytes of bodies that this link has brought
+        self._lost = False  # whether the link was, and how far the report had come is not known
         self._told = ""
         self._seconds = 0.0  # that all of the local work took, when it was last done
         self._phase: tuple[bytes, Phase] | None = None  # digest of the task body, what it says
+
+    @property
+    def alarm(self) -> float:
+        """When `wake` is due at the latest, in seconds."""
+        return min(self._due, self.rate.free) if self._queue or self._hungry else self._due
 
     # ---------------------------------------------------------------- arrivals
 
@@ -107,9 +122,13 @@ class Agent:
 
     def wake(self, now: float) -> None:
         """Ask again for what has not come."""
-        if now < self.alarm:
+        if now >= self.rate.free:
+            self._send(now)
+            while self._hungry and now >= self.rate.free:
+                self._ask(self._hungry.pop(0), now)
+        if now < self._due:
             return
-        self.alarm = inf
+        self._due = inf
         for assembly in self._incoming.values():
             assembly.retry()
             self._ask(assembly, now, direct=True)
@@ -157,16 +176,29 @@ class Agent:
         self._federation = message.name
         if message.boot != self._boot or message.state == "finished":
             self._boot = message.boot
-            self.transport.send(COORDINATOR, Hello(self.me))
+            self._hail(now)
+
+    def _hail(self, now: float) -> None:
+        """Say that this device is here; what it has to send it offers at once, which saves a round trip."""
+        self.transport.send(COORDINATOR, Hello(self.me))
+        if self._outgoing is not None:
+            self._offer(now)
 
     def _again(self, now: float) -> None:
         """After the link was lost: what was under way is asked for and offered again."""
         if not self.transport.federation:
             return
+        if self._incoming:
+            self.pacing.broke(self._fetched)
+        elif self._outgoing is not None and not self._lost:
+            self._lost = True
+            if self._began < 0:  # not even the offer came through
+                self.pacing.broke(0)
+        self._fetched = 0
         for assembly in self._incoming.values():
             assembly.retry()
             self._ask(assembly, now)
-        self.transport.send(COORDINATOR, Hello(self.me))
+        self._hail(now)
 
     # ----------------------------------------------------------------- the job
 
@@ -176,9 +208,10 @@ class Agent:
         pending = self.shelf.pending
         if pending is not None and pending.ticket != job.ticket:
             self.shelf.settle(job.kept)
-        if self._job is not None and self._job.ticket == job.ticket and self._incoming:
-            return  # it is being fetched already
-        self._job, self._outgoing = job, None
+        if self._job is not None and self._job.ticket == job.ticket and (self._incoming or self._outgoing):
+            return  # it is being fetched, or sent, already
+        self._job = job
+        self._drop()
         self._keep_only([job.task, job.model])
         self._work(now)
 
@@ -201,7 +234,7 @@ class Agent:
                 self._decline(job.ticket, "training failed")
                 return
         assert self.shelf.pending is not None
-        self._outgoing = Source(self.shelf.pending.report, self.chunk)
+        self._outgoing, self._began, self._lost = Source(self.shelf.pending.report, self.chunk), -1, False
         self._offer(now)
         if model is not None and phase.kind == "train":  # for predictions; the fleet does not wait for it
             self.shelf.keep(phase.task.model, model["x"], job.ticket.version)
@@ -251,7 +284,7 @@ class Agent:
         return max(0.01, min(self.rules.effort, fits_in))
 
     def _decline(self, ticket: Ticket, reason: str) -> None:
-        self._job, self._incoming, self.alarm = None, {}, inf
+        self._job, self._incoming, self._due = None, {}, inf
         self.transport.send(COORDINATOR, Decline(ticket, reason))
 
     # ------------------------------------------------------------- bodies down
@@ -276,19 +309,30 @@ class Agent:
 
     def _ask(self, assembly: Assembly, now: float, direct: bool = False) -> None:
         """Ask for the next window: from the broker where chunks are retained there, or from the coordinator."""
-        indexes = assembly.wants()
-        if indexes and assembly.offer.retained and not direct:
-            self.transport.want_blob(assembly.offer.digest, indexes)
-        elif indexes:
-            self.transport.send(COORDINATOR, Want(assembly.offer.digest, indexes))
-        self.alarm = now + RETRY
+        self._due = now + RETRY
+        offer = assembly.offer
+        if now < self.rate.free:
+            if assembly not in self._hungry:
+                self._hungry.append(assembly)
+            return
+        assembly.length = min(offer.chunk, self.rate.piece(self.pacing.length))
+        if self.rate.limit < inf:
+            assembly.room = max(assembly.length, int(self.rate.limit))
+        for want in assembly.wants():
+            self.rate.took(min(len(want.starts) * want.length, offer.size), now)
+            if offer.retained and not direct and want.length == offer.chunk:
+                self.transport.want_blob(offer.digest, tuple(start // offer.chunk for start in want.starts))
+            else:
+                self.transport.send(COORDINATOR, want)
 
     def _chunk(self, chunk: Chunk, now: float) -> None:
         assembly = self._incoming.get(chunk.digest)
         if assembly is None:
             return
         try:
-            assembly.add(chunk)
+            if assembly.add(chunk):
+                self._fetched += len(chunk.data)
+                self.pacing.flows(self._fetched)
         except WireError as error:
             log.warning("a chunk was refused: %s", error)
             return
@@ -297,7 +341,7 @@ class Agent:
             return
         self._bodies[chunk.digest] = assembly.data
         del self._incoming[chunk.digest]
-        self.alarm = now + RETRY if self._incoming else inf
+        self._due = now + RETRY if self._incoming else inf
         if self._farewell is not None:
             self._leave()
         else:
@@ -313,27 +357,52 @@ class Agent:
     def _offer(self, now: float) -> None:
         assert self._outgoing is not None and self._job is not None
         source = self._outgoing
-        offer = source.offer("report", self._job.ticket, first=source.count == 1)
-        self.transport.send(COORDINATOR, offer)
-        self.alarm = now + RETRY
+        whole = source.count == 1 and source.size <= self.rate.piece(self.pacing.length)
+        self._queue.clear()  # what is missing is wanted again
+        self.transport.send(COORDINATOR, source.offer("report", self._job.ticket, first=whole))
+        self._due = now + RETRY
 
     def _wanted(self, want: Want, now: float) -> None:
         source = self._outgoing
         if source is None or want.digest != source.digest:
             return
-        try:
-            for chunk in source.answer(want):
-                self.transport.send(COORDINATOR, chunk)
-        except WireError as error:
-            log.warning("a chunk was wanted that is not there: %s", error)
-        self.alarm = now + PATIENCE  # the coordinator asks for what it lacks
+        first = min(want.starts, default=0)
+        if self._lost or self._began < 0:
+            if self._lost and self._began >= 0:
+                self.pacing.broke(max(0, first - self._began))
+            self._began, self._lost = first, False
+        else:  # of what was asked for before, half a window may be under way
+            self.pacing.flows(first - self._began - WINDOW * CHUNK // 2)
+        self._queue += [(start, min(start + want.length, source.size)) for start in want.starts]
+        self._due = now + PATIENCE  # the coordinator asks for what it lacks
+        self._send(now)
+
+    def _send(self, now: float) -> None:
+        """Send what is wanted of the report, as long as the rate allows."""
+        while self._queue and self._outgoing is not None and now >= self.rate.free:
+            start, stop = self._queue.popleft()
+            length = min(self.rate.piece(self.pacing.length), stop - start)
+            try:
+                self.transport.send(COORDINATOR, self._outgoing.part(start, length))
+            except WireError as error:
+                log.warning("a chunk was wanted that is not there: %s", error)
+                continue
+            self.rate.took(length, now)
+            if start + length < stop:
+                self._queue.appendleft((start + length, stop))
+
+    def _drop(self) -> None:
+        """There is nothing to send any more."""
+        self._outgoing = None
+        self._queue.clear()
 
     def _receipt(self, receipt: Receipt) -> None:
         pending = self.shelf.pending
         if pending is not None and pending.ticket == receipt.ticket:
             self.shelf.settle(receipt.ticket if receipt.kept else None)
         if self._job is not None and self._job.ticket == receipt.ticket:
-            self._job, self._outgoing, self._incoming, self.alarm = None, None, {}, inf
+            self._job, self._incoming, self._due = None, {}, inf
+            self._drop()
         if receipt.reason not in ("", "late", "cancelled", "does not fit"):  # of these the owner knows
             self._tell(f"report left out: {receipt.reason}")
 
@@ -341,7 +410,8 @@ class Agent:
 
     def _ended(self, farewell: Farewell, now: float) -> None:
         self.shelf.settle(farewell.kept)
-        self._job, self._outgoing, self._farewell = None, None, farewell
+        self._job, self._farewell = None, farewell
+        self._drop()
         offers = [offer for offer in (farewell.task, farewell.model) if offer is not None]
         self._keep_only(offers)
         for offer in offers:

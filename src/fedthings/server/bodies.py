@@ -86,7 +86,7 @@ class Bodies:
         if source.count <= RETAINED and not self._inline(key):
             self.published[source.digest] = source.count
             for index in range(source.count):
-                self._transport.publish_blob(source.digest, index, source.chunk(index).data)
+                self._transport.publish_blob(index, source.chunk(index))
 
     def _clear(self, digest: bytes) -> None:
         count = self.published.pop(digest, 0)

@@ -8,7 +8,7 @@ from fedthings.errors import WireError
 from fedthings.messages import Bye, Chunk, Decline, Envelope, Hello, Offer, Receipt, Want
 from fedthings.protocol import events
 from fedthings.protocol.events import Ticket
-from fedthings.transport.chunks import Assembly
+from fedthings.transport.chunks import CHUNK, MOST, Assembly
 from fedthings.transport.topics import COORDINATOR
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 WRONG = 3
 """How often a body may come that is not the one offered, before its report is left out."""
-MOST = 64
-"""Chunks that one Want may name; a device asks for a window of 8."""
+MOST_BYTES = MOST * CHUNK
+"""Bytes that one Want may ask for; a device asks for a window of 8 chunks."""
 SLACK = 4096
 """Bytes that a report may be larger than the schema says: ticket and names."""
 
@@ -32,7 +32,9 @@ def take(service: Service, sender: str, message: Envelope, federation: str, now:
     service.heard.add(sender)
     match message:
         case Bye():
+            service.spool.turns.drop(sender)
             service.on(events.Left(sender), now)
+            take_turns(service, now)
         case Hello():
             _hello(service, sender, now)
         case Decline(ticket=ticket, reason=reason):
@@ -100,9 +102,11 @@ def _proceed(service: Service, ticket: Ticket, assembly: Assembly, now: float) -
         service.on(events.Declined(ticket, "wrong digest"), now)
         raise WireError("wrong digest", f"the chunks sent {WRONG} times are not the body that was offered")
     if not assembly.done:
-        indexes = assembly.wants()
-        if indexes:
-            service.send(ticket.device, Want(assembly.offer.digest, indexes))
+        turns = service.spool.turns
+        turns.note(ticket.device, assembly.asked, now)
+        if assembly.hungry:
+            turns.wait(ticket.device)
+        take_turns(service, now)
         return
     try:
         report = service.spool.take(ticket)
@@ -112,14 +116,25 @@ def _proceed(service: Service, ticket: Ticket, assembly: Assembly, now: float) -
         raise
     service.reports[ticket] = report
     service.on(events.Arrived(ticket), now)
+    take_turns(service, now)
+
+
+def take_turns(service: Service, now: float) -> None:
+    """Ask those for their next window whose turn it is."""
+    for device in service.spool.turns.next(now):
+        upload = service.spool.upload(device)
+        if upload is not None:
+            for want in upload[1].wants():
+                service.send(device, want)
+            service.spool.turns.note(device, upload[1].asked, now)
 
 
 # --------------------------------------------------------------------- bodies down
 
 
 def _wanted(service: Service, sender: str, want: Want) -> None:
-    if len(want.indexes) > MOST:
-        raise WireError("malformed", f"{len(want.indexes)} chunks are wanted at once: {MOST} are the most")
+    if len(want.starts) > MOST or len(want.starts) * want.length > MOST_BYTES:
+        raise WireError("malformed", f"{len(want.starts)} chunks of {want.length} bytes are wanted at once: too much")
     source = service.bodies.find(want)
     if source is None:
         raise WireError("not here", "the body that is wanted is not to be had any more; say Hello")

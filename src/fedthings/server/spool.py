@@ -9,6 +9,7 @@ from pathlib import Path
 from fedthings.errors import WireError
 from fedthings.messages import Offer, Report
 from fedthings.protocol.events import Ticket
+from fedthings.server.turns import Turns
 from fedthings.transport.chunks import Assembly
 from fedthings.wire import unpack_body
 
@@ -20,6 +21,7 @@ class Spool:
         self._directory = directory
         self._fsync = fsync
         self._uploads: dict[str, tuple[Ticket, Assembly]] = {}
+        self.turns = Turns()
         directory.mkdir(exist_ok=True)
 
     def begin(self, ticket: Ticket, offer: Offer, limit: int) -> Assembly:
@@ -43,6 +45,7 @@ class Spool:
     def take(self, ticket: Ticket) -> Report:
         """Return the report that has come whole. Raises WireError where it is not one of `ticket`."""
         del self._uploads[ticket.device]
+        self.turns.drop(ticket.device)
         if self._fsync:
             with self._path(ticket).open("rb") as file:
                 os.fsync(file.fileno())
@@ -62,6 +65,7 @@ class Spool:
     def forget(self, device: str) -> None:
         """Throw away what `device` has sent of a report that is not whole."""
         upload = self._uploads.pop(device, None)
+        self.turns.drop(device)
         if upload is not None:
             upload[1].discard()
             for left in self._directory.glob(self._path(upload[0]).name + ".*"):
@@ -71,7 +75,7 @@ class Spool:
         """Remove all but what belongs to `tickets`: it was kept in the checkpoint, or is never asked for again."""
         needed = {self._path(ticket).name for ticket in tickets}
         for file in self._directory.iterdir():
-            if file.name.removesuffix(".part").removesuffix(".have") not in needed:
+            if file.name.removesuffix(".part") not in needed:
                 file.unlink()
 
     def _path(self, ticket: Ticket) -> Path:
