@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,9 +95,12 @@ def command(
     ):
         _say(invitation(server))
         ending.attach(server.wake)
+        told = 0.0
 
         def step() -> None:
-            if not server.service.history:
+            nonlocal told
+            if not server.service.history and time.monotonic() > told + 0.2:  # with many devices it costs
+                told = time.monotonic()
                 progress.say("; ".join(wait.reason for wait in server.service.coordinator.waits))
 
         result = server.run(ending, stay, step)

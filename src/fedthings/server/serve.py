@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -37,6 +38,8 @@ LINGER = 10.0
 """Seconds that devices have at the end to fetch the last model and say Bye."""
 RESTARTS = 5
 """Times in a row that a broker of its own is started again before the coordinator gives up."""
+SWITCH = 0.0005
+"""Seconds for which the network thread may hold the interpreter when ours comes back from the disk; usually 0.005."""
 TRACE = "trace.jsonl"
 _LONGEST = 86400.0  # seconds of one wait; a queue takes no infinity
 
@@ -133,6 +136,7 @@ class Server:
         `stay`: go on after the end, for devices that come late, until `ending`. `on_step()` follows each arrival.
         """
         service, self.on_step = self.service, on_step
+        sys.setswitchinterval(SWITCH)
         ended_before = service.done and (self.directory / run.SUMMARY).exists()
         while not service.done and not ending:
             self._step(service.alarm)

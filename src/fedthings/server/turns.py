@@ -16,7 +16,7 @@ class Turns:
 
     def __init__(self, most: int = MOST) -> None:
         self.most = most
-        self._under_way: dict[str, tuple[int, float]] = {}  # device -> bytes asked for, when it was heard of
+        self._under_way: dict[str, tuple[int, float]] = {}  # device -> bytes asked for, last heard of; oldest first
         self._bytes = 0
         self._waiting: dict[str, None] = {}
 
@@ -25,7 +25,7 @@ class Turns:
         """When a silent upload loses its turn, in seconds; inf where nobody waits for it."""
         if not self._waiting or not self._under_way:
             return inf
-        return min(heard for _, heard in self._under_way.values()) + SILENT
+        return next(iter(self._under_way.values()))[1] + SILENT
 
     def note(self, device: str, asked: int, now: float) -> None:
         """Note that `asked` bytes of the device's upload are under way."""

@@ -87,10 +87,10 @@ class Source:
 class Assembly:
     """A body that is coming in, in any order, twice or not at all; whole when `done`.
 
-    `limit` (bytes) is the largest body the receiver takes; `window` is in chunks of the offer, `room` in bytes. With
-    `path`, chunks go straight to `<path>.part`, so that a new process goes on where the last one was killed; the file
-    is `path` when `done`. A wrong SHA-256 starts all over and counts in `wrong`. `length` (bytes) is how long the chunks are
-    that are asked for; it and `room` may be set at any time.
+    `limit` (bytes) is the largest body the receiver takes; `window` is in chunks of the offer, `room` in bytes.
+    With `path`, chunks go straight to `<path>.part`, so that a new process goes on where the last one was killed; the
+    file is `path` when `done`. A wrong SHA-256 starts all over and counts in `wrong`. `length` (bytes) is how long the
+    chunks are that are asked for; it and `room` may be set at any time.
     Raises WireError where the offer cannot be right, StoreError where the file cannot be written.
     """
 
