@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,7 @@ PASSWORD = "FEDTHINGS_PASSWORD"
     type=click.FloatRange(0.1),
     help="Longest wait in seconds before a lost link is tried again.",
 )
+@click.option("--rate", type=click.FloatRange(1000), metavar="BYTES", help="Most bytes a second of bodies, each way.")
 @click.option("--parent", type=int, hidden=True, help="End when this process dies.")
 @as_json
 @example("fedthings join --broker mqtt://hub.local:1883 --name kitchen --data kitchen.npz --password-file kitchen.key")
@@ -66,6 +68,7 @@ def command(
     once: bool,
     root: str,
     reconnect: float,
+    rate: float | None,
     parent: int | None,
     as_json: bool,
 ) -> int:
@@ -95,7 +98,17 @@ def command(
     directory = Path(state).expanduser() if state else Path.home() / ".fedthings" / name
     with Ending() as ending:
         did = join(
-            name, shard, url, directory, ending, rules=rules, once=once, root=root, patience=reconnect, on_news=_say
+            name,
+            shard,
+            url,
+            directory,
+            ending,
+            rules=rules,
+            once=once,
+            root=root,
+            patience=reconnect,
+            rate=rate or inf,
+            on_news=_say,
         )
     if as_json:
         show_json({"device": name, **did._asdict()})

@@ -43,12 +43,14 @@ def join(
     once: bool = False,
     root: str = ROOT,
     patience: float = BACKOFF[1],
+    rate: float = inf,
     on_news: Callable[[str], None] = lambda text: None,
 ) -> Attended:
     """Take part as `name` with the rows of `shard` until told to end, or to the federation's end if `once`.
 
     `url` is the broker's with this device's password; `directory` is where the device keeps its state and
-    the newest model; `patience` is the longest wait, in seconds, before a lost link is tried again.
+    the newest model; `patience` is the longest wait, in seconds, before a lost link is tried again; `rate` is the most
+    bytes a second of models down and reports up.
     Raises TransportError where the first link fails, and StoreError.
     """
     with ExitStack() as stack:
@@ -61,7 +63,7 @@ def join(
         ended: set[str] = set()
         reports = 0
         while True:
-            agent = Agent(name, shard, transport, directory, rules, on_news=on_news)
+            agent = Agent(name, shard, transport, directory, rules, rate=rate, on_news=on_news)
             for federation, delivery in announced.items():
                 if federation not in ended:
                     agent.receive(delivery, time.monotonic())
