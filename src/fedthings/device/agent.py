@@ -45,12 +45,14 @@ from fedthings.transport.pacing import Pacing, Rate
 from fedthings.transport.topics import COORDINATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport
 from fedthings.vector import Key, Payload
-from fedthings.wire import pack_body, unpack_body
+from fedthings.wire import B, pack_body, unpack_body, unpack_file
 
 log = logging.getLogger("fedthings.device")
 
 LARGEST = 1 << 28
 """Bytes: the largest task or model that a device takes unless its owner says otherwise."""
+SPOOLED = 4 << 20
+"""Bytes: a larger body is not held in memory while it comes in, where the device has a directory."""
 RETRY = 5.0
 """Seconds without a chunk or a receipt after which it is asked for again."""
 
@@ -93,7 +95,7 @@ class Agent:
         self._job: Assignment | None = None
         self._farewell: Farewell | None = None
         self._incoming: dict[bytes, Assembly] = {}
-        self._bodies: dict[bytes, bytes] = {}  # whole bodies of the job at hand
+        self._bodies: dict[bytes, bytes | Path] = {}  # whole bodies of the job at hand
         self._outgoing: Source | None = None
         self._queue: deque[tuple[int, int]] = deque()  # from and to which bytes of it are wanted
         self._hungry: list[Assembly] = []  # who asks for more when the rate allows
@@ -224,9 +226,11 @@ class Agent:
         if phase is None or not self._here(job.model, now):
             return
         self.shelf.enter(f"{self.transport.federation}/{job.ticket.phase}")
-        pending, model = self.shelf.pending, None
+        pending = self.shelf.pending
+        model: Payload | None = None
         if pending is None or pending.ticket != job.ticket:
-            model = unpack_body(self._bodies[job.model.digest], Model).arrays
+            arrays = self._read(job.model, Model).arrays
+            model = {name: np.require(row, requirements="A") for name, row in arrays.items()}  # a file is not
             try:
                 self._train(phase, job, model)
             except SpecError as error:  # the model is code of somebody's own, and that has failed
@@ -244,7 +248,7 @@ class Agent:
         try:
             if self._phase is not None and self._phase[0] == job.task.digest:
                 return self._phase[1]
-            phase = decode(unpack_body(self._bodies[job.task.digest], Work).spec, Phase)
+            phase = decode(self._read(job.task, Work).spec, Phase)
             refusal = self.rules.refusal(self._federation, phase)  # first: what it does not allow is not imported
             if refusal:
                 self._tell(f"declined: {refusal}{advice(phase, refusal)}")
@@ -294,14 +298,14 @@ class Agent:
         if offer.digest in self._bodies or offer.digest in self._incoming:
             return offer.digest in self._bodies
         try:
-            assembly = Assembly(offer, self.largest)
+            assembly = Assembly(offer, self.largest, self.shelf.place(offer.digest) if offer.size > SPOOLED else None)
         except WireError as error:
             log.warning("an offer was refused: %s", error)
             if self._job is not None:
                 self._decline(self._job.ticket, "does not fit")
             return False
         if assembly.done:
-            self._bodies[offer.digest] = assembly.data
+            self._bodies[offer.digest] = assembly.body
             return True
         self._incoming[offer.digest] = assembly
         self._ask(assembly, now)
@@ -339,7 +343,7 @@ class Agent:
         if not assembly.done:
             self._ask(assembly, now)
             return
-        self._bodies[chunk.digest] = assembly.data
+        self._bodies[chunk.digest] = assembly.body
         del self._incoming[chunk.digest]
         self._due = now + RETRY if self._incoming else inf
         if self._farewell is not None:
@@ -351,6 +355,12 @@ class Agent:
         wanted = {offer.digest for offer in offers}
         self._bodies = {digest: body for digest, body in self._bodies.items() if digest in wanted}
         self._incoming = {digest: a for digest, a in self._incoming.items() if digest in wanted}
+        self.shelf.keep_bodies(wanted)
+
+    def _read(self, offer: Offer, kind: type[B]) -> B:
+        """Return the body of `offer`, which is here; a large one stays on the disk. Raises WireError, KeyError."""
+        body = self._bodies[offer.digest]
+        return unpack_file(body, kind) if isinstance(body, Path) else unpack_body(body, kind)
 
     # -------------------------------------------------------------- reports up
 
@@ -425,8 +435,8 @@ class Agent:
             return
         if farewell.task is not None and farewell.model is not None:
             try:
-                phase = decode(unpack_body(self._bodies[farewell.task.digest], Work).spec, Phase)
-                model = unpack_body(self._bodies[farewell.model.digest], Model)
+                phase = decode(self._read(farewell.task, Work).spec, Phase)
+                model = self._read(farewell.model, Model)
                 if not self.rules.refusal(self._federation, phase):
                     self.shelf.keep(phase.task.model, model.arrays["x"], model.version)
             except (KeyError, WireError, SpecError) as error:

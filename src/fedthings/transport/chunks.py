@@ -143,6 +143,11 @@ class Assembly:
             raise ValueError(f"{self.missing} of {self.offer.size} bytes are missing")
         return self._store.data()
 
+    @property
+    def body(self) -> bytes | Path:
+        """The whole body where it lies: the file of a body that has one. Raises ValueError while it is not `done`."""
+        return self.data if self.path is None else self.path
+
     def wants(self) -> list[Want]:
         """Return what to ask for now and note it as asked; nothing while half a window is still to come."""
         if not self.hungry:
