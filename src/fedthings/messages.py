@@ -25,6 +25,7 @@ class Offer(Message, frozen=True):
     """A body can be had: `count` chunks of `chunk` bytes, `size` bytes in all, SHA-256 `digest`.
 
     `retained`: its chunks lie at the broker (topics.blob). `first` may carry chunk 0 at once.
+    `http`, "http:PORT" or "https:PORT", says that it can be had there too, at the broker's host, with `token`.
     `what` is "task", "model" or "report"; a report names its ticket.
     """
 
@@ -36,6 +37,8 @@ class Offer(Message, frozen=True):
     retained: bool = False
     ticket: Ticket | None = None
     first: bytes | None = None
+    http: str = ""
+    token: str = ""
 
 
 class Want(Message, frozen=True):

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from fedthings.aggregate.fold import refused
+from fedthings.device.downloads import Downloads
 from fedthings.device.rules import Rules, advice
 from fedthings.device.shelf import Shelf
 from fedthings.errors import DataError, SpecError, WireError
@@ -43,7 +44,7 @@ from fedthings.spelling import decode
 from fedthings.transport.chunks import CHUNK, WINDOW, Assembly, Source
 from fedthings.transport.pacing import Pacing, Rate
 from fedthings.transport.topics import COORDINATOR
-from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport
+from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport, Woken
 from fedthings.vector import Key, Payload
 from fedthings.wire import B, pack_body, unpack_body, unpack_file
 
@@ -78,6 +79,7 @@ class Agent:
         chunk: int = CHUNK,
         largest: int = LARGEST,
         rate: float = inf,
+        downloads: Downloads | None = None,
         on_news: Callable[[str], None] | None = None,
     ) -> None:
         self.name, self.shard, self.transport = name, shard, transport
@@ -86,6 +88,7 @@ class Agent:
         self.on_news = on_news or (lambda text: None)
         self.pacing = Pacing(chunk)
         self.rate = Rate(rate)
+        self.downloads = downloads
         self.done = False
         self._due = inf  # when what has not come is asked for again
         self.reports = 0
@@ -119,6 +122,11 @@ class Agent:
             self._again(now)
         elif isinstance(arrival, Refused):
             log.warning("refused what came from %s: %s", arrival.sender, arrival.error)
+        elif isinstance(arrival, Woken) and self.downloads is not None:
+            for assembly in self._incoming.values():  # a download has failed, unless its owner wants something
+                if assembly.offer.http:
+                    assembly.retry()
+                    self._ask(assembly, now)
         elif isinstance(arrival, Delivery) and arrival.sender == COORDINATOR:
             self._take(arrival, now)
 
@@ -324,7 +332,10 @@ class Agent:
             assembly.room = max(assembly.length, int(self.rate.limit))
         for want in assembly.wants():
             self.rate.took(min(len(want.starts) * want.length, offer.size), now)
-            if offer.retained and not direct and want.length == offer.chunk:
+            direct = direct or assembly.wrong > 0  # what came was damaged: the coordinator itself has it right
+            if self.downloads is not None and not direct and self.downloads.can(offer):
+                self.downloads.ask(offer, want, self.transport.federation)
+            elif offer.retained and not direct and want.length == offer.chunk:
                 self.transport.want_blob(offer.digest, tuple(start // offer.chunk for start in want.starts))
             else:
                 self.transport.send(COORDINATOR, want)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from fedthings.device.agent import Agent
+from fedthings.device.downloads import Downloads
 from fedthings.device.rules import Rules
 from fedthings.learn.data import Shard
 from fedthings.lifeline import Ending, alone
@@ -57,13 +58,15 @@ def join(
         stack.enter_context(alone(directory, "the device's directory"))
         transport = MqttTransport(url, name, root=root, backoff=(min(BACKOFF[0], patience), patience))
         stack.callback(transport.close)
+        downloads = Downloads(transport.broker.host, transport.inbox)
+        stack.callback(downloads.close)
         ending.attach(transport.inbox.wake)
         on_news(f"{name} is linked to {transport.broker}")
         announced: dict[str, Delivery] = {}  # the last of each federation
         ended: set[str] = set()
         reports = 0
         while True:
-            agent = Agent(name, shard, transport, directory, rules, rate=rate, on_news=on_news)
+            agent = Agent(name, shard, transport, directory, rules, rate=rate, downloads=downloads, on_news=on_news)
             for federation, delivery in announced.items():
                 if federation not in ended:
                     agent.receive(delivery, time.monotonic())
@@ -72,7 +75,8 @@ def join(
             if agent.done:
                 ended.add(transport.federation)
             if once or ending:
-                return Attended(reports, len(ended), transport.bytes_sent, transport.bytes_received)
+                received = transport.bytes_received + downloads.bytes_received
+                return Attended(reports, len(ended), transport.bytes_sent, received)
             transport.send(COORDINATOR, Bye())  # it need not wait for us
             transport.federation = ""
             on_news("waiting for the next federation")

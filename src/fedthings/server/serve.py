@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import sys
 import threading
 import time
@@ -25,6 +26,7 @@ from fedthings.server import devices
 from fedthings.server.access import Access
 from fedthings.server.broker import KINDS, Broker, Kind
 from fedthings.server.place import Place, identity
+from fedthings.server.ranges import Ranges
 from fedthings.server.service import Service
 from fedthings.transport.link import Address
 from fedthings.transport.mqtt import MqttTransport
@@ -48,7 +50,8 @@ class Server:
     """One federation served in real time: `with Server(...) as server: result = server.run(ending)`.
 
     `broker` is the URL of an MQTT broker, coordinator's password included; "" starts one in `directory`,
-    "mosquitto" or "amqtt" that kind.
+    "mosquitto" or "amqtt" that kind. `http` is a port (0: a free one) where large bodies can be had by range
+    requests too, over TLS with the PEM files `certificate` and `key`.
     `on_news(text)` hears what a person should know. Raises StoreError, TransportError, SpecError.
     """
 
@@ -67,6 +70,9 @@ class Server:
         stop: Mapping[str, float] | None = None,
         fsync: bool = False,
         trace: bool = False,
+        http: int | None = None,
+        certificate: str = "",
+        key: str = "",
         on_version: Callable[[Line], None] | None = None,
         on_news: Callable[[str], None] = lambda text: None,
     ) -> None:
@@ -102,6 +108,12 @@ class Server:
                 trace=lines,
             )
             stack.callback(self.service.close)
+            if http is not None:
+                token = secrets.token_urlsafe(16)  # new each time: offers are made anew too
+                files = self.service.bodies.files
+                ranges = Ranges(files, token, host or "127.0.0.1", http, certificate or None, key or None)
+                stack.callback(ranges.close)
+                self.service.bodies.http, self.service.bodies.token = ranges.place, token
             # Federation time stands still while no process serves it.
             self._begun = time.monotonic() - self.service.now
             self._stack = stack.pop_all()

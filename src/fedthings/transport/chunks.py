@@ -58,10 +58,19 @@ class Source:
             raise ValueError("an empty body cannot be offered")
         self.count = -(-self.size // chunk)
 
-    def offer(self, what: str, ticket: Ticket | None = None, *, retained: bool = False, first: bool = False) -> Offer:
+    def offer(
+        self,
+        what: str,
+        ticket: Ticket | None = None,
+        *,
+        retained: bool = False,
+        first: bool = False,
+        http: str = "",
+        token: str = "",
+    ) -> Offer:
         """Return the Offer of this body; `first` puts chunk 0 into it, which saves a round trip."""
         data = self.chunk(0).data if first else None
-        return Offer(what, self.digest, self.size, self.count, self.chunk_size, retained, ticket, data)
+        return Offer(what, self.digest, self.size, self.count, self.chunk_size, retained, ticket, data, http, token)
 
     def chunk(self, index: int) -> Chunk:
         """Return chunk `index` of those offered. Raises WireError where there is none."""
