@@ -52,13 +52,15 @@ class Connection(asyncio.Protocol):
         reads: Iterable[str],
         came: Callable[[str, bytes], None],
         will: tuple[str, bytes] | None = None,
+        made: Callable[[Connection], None] = lambda connection: None,
     ) -> Connection:
-        """Return a connection that stands. Raises OSError, ConnectionError."""
+        """Return a connection that stands; `made` gets it before anything comes. Raises OSError, ConnectionError."""
         at = Address.parse(url)
 
         def make() -> Connection:
             connection = cls(name, at, reads, came)
             connection._will = will
+            made(connection)
             return connection
 
         _, connection = await asyncio.get_running_loop().create_connection(make, at.host, at.port)
@@ -166,7 +168,11 @@ class Device:
         """Link to the broker at `url`."""
         reads = [topics.to(self._root, self.name), topics.announce(self._root, "+")]
         will = topics.sent(self._root, self.name), pack(Bye(), "")
-        self.connection = await Connection.link(f"{self._root}-{self.name}", url, reads, self._came, will)
+
+        def made(connection: Connection) -> None:
+            self.connection = connection
+
+        await Connection.link(f"{self._root}-{self.name}", url, reads, self._came, will, made)
 
     def send(self, message: Envelope) -> None:
         """Send `message` to the coordinator."""
