@@ -44,19 +44,16 @@ class Spool:
 
     def take(self, ticket: Ticket) -> Report:
         """Return the report that has come whole. Raises WireError where it is not one of `ticket`."""
-        del self._uploads[ticket.device]
+        data = self._uploads.pop(ticket.device)[1].data
         self.turns.drop(ticket.device)
         if self._fsync:
             with self._path(ticket).open("rb") as file:
                 os.fsync(file.fileno())
-        return self.read(ticket)
+        return _report(data, ticket)
 
     def read(self, ticket: Ticket) -> Report:
         """Return the spooled report of `ticket`. Raises WireError where it is not one of it."""
-        report = unpack_body(self._path(ticket).read_bytes(), Report)
-        if report.ticket != ticket:
-            raise WireError("malformed", "the report is of another ticket than its offer")
-        return report
+        return _report(self._path(ticket).read_bytes(), ticket)
 
     def remove(self, ticket: Ticket) -> None:
         """Throw the report of `ticket` away: it is in a checkpoint, or left out."""
@@ -80,3 +77,10 @@ class Spool:
 
     def _path(self, ticket: Ticket) -> Path:
         return self._directory / f"{ticket.phase}-{ticket.version}-{ticket.device}-{ticket.attempt}.cbor"
+
+
+def _report(data: bytes, ticket: Ticket) -> Report:
+    report = unpack_body(data, Report)
+    if report.ticket != ticket:
+        raise WireError("malformed", "the report is of another ticket than its offer")
+    return report
