@@ -50,6 +50,8 @@ offers = st.builds(
     st.booleans(),
     st.none() | tickets,
     st.none() | st.binary(max_size=64),
+    st.sampled_from(["", "http:80", "https:65535"]),
+    texts,
 )
 receipts = st.builds(m.Receipt, tickets, st.booleans(), texts)
 STRATEGIES: dict[type, st.SearchStrategy[Any]] = {

@@ -102,9 +102,8 @@ class Virtual:
         wakes = inf if self.changes is None else self.changes.next
         if self.mail:
             address, arrival = self.mail.popleft()
-        elif wakes <= min(self.service.alarm, self.agenda[0][0] if self.agenda else inf):
+        elif self.changes is not None and wakes <= min(self.service.alarm, self.agenda[0][0] if self.agenda else inf):
             self.now = wakes
-            assert self.changes is not None
             self.wakes(self.changes.take())  # type: ignore[arg-type]
             self.drain()
             return True

@@ -254,7 +254,7 @@ class Agent:
         model: Payload | None = None
         if pending is None or pending.ticket != job.ticket:
             try:
-                arrays = self._read(job.model, Model).arrays
+                arrays = self._read(job.model, Model).arrays  # in a file they are not aligned
                 model = received(phase, {name: np.require(row, requirements="A") for name, row in arrays.items()})
                 self._train(phase, job, model)
             except WireError as error:
