@@ -36,10 +36,11 @@ class Processes:
         words = dict.fromkeys(self.names, "")
         self.broker = Broker.start(directory / "broker", passwords=words, prefer=broker)
 
-    def serve(self, *more: str) -> subprocess.Popen[str]:
-        """Start the coordinator."""
+    def serve(self, *more: str, profile: str = "") -> subprocess.Popen[str]:
+        """Start the coordinator; `profile` is a file for what cProfile finds in its main thread."""
         words = ["serve", str(self.directory / "federation.toml"), "--rounds", str(self.rounds)]
-        self.coordinator = self._start(*words, "--out", str(self.run), "--broker", self.broker.url(), *more)
+        words += ["--out", str(self.run), "--broker", self.broker.url(), *more]
+        self.coordinator = self._start(*words, python=("-m", "cProfile", "-o", profile) if profile else ())
         return self.coordinator
 
     def join(self, name: str, data: Path, url: str = "", once: bool = True) -> subprocess.Popen[str]:
@@ -48,8 +49,8 @@ class Processes:
         self.devices[name] = self._start(*words, "--state", str(self.directory / name), *once * ("--once",))
         return self.devices[name]
 
-    def _start(self, *words: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "fedthings", *words]
+    def _start(self, *words: str, python: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+        command = [sys.executable, *python, "-m", "fedthings", *words]
         log: IO[str] = self._log
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, text=True)
 
@@ -94,6 +95,12 @@ def memory(pid: int) -> dict[str, float]:
     smaps = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
     fields = {"rss": status["VmRSS"], "peak": status["VmHWM"], "pss": smaps["Pss"]}
     return {name: int(value.split()[0]) * 1024 / 1e6 for name, value in fields.items()}
+
+
+def cpu(pid: int) -> float:
+    """Return the seconds of processor time that a process has used, all its threads together."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def rows(path: Path, features: int, classes: int, samples: int = 32, seed: int = 0) -> Path:

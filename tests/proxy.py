@@ -1,4 +1,4 @@
-"""Slow links on one machine: a TCP proxy between each device and the broker, with rates, delay, losses and jitter."""
+"""Bad links on one machine: a TCP proxy between devices and the broker, with rate, delay, losses, jitter and cuts."""
 
 from __future__ import annotations
 
@@ -24,12 +24,21 @@ class Proxy:
     A packet of at most `payload` bytes waits its turn at the rate of its direction, takes it again for each time
     that it is lost, and comes out half a round trip and up to `jitter` seconds later, in order. What is lost and
     late is keyed by `seed`, device and direction: the same stream of packets fares the same in every run.
+
+    With `cut` all connections are lost again and again, after so many seconds and up to a tenth more or less. The
+    link then takes bytes only as fast as it carries them, and `said` holds, a connection each, what devices have put
+    on it, whether it has come out or not.
     """
 
-    def __init__(self, broker: int, links: Mapping[str, Link], seed: int = 0, jitter: float = 0.0) -> None:
+    def __init__(
+        self, broker: int, links: Mapping[str, Link], seed: int = 0, jitter: float = 0.0, cut: float = 0.0
+    ) -> None:
         self.ports: dict[str, int] = {}
         self._broker, self._links, self._seed, self._jitter = broker, links, seed, jitter
         self._ways: list[_Way] = []
+        self.said: list[bytearray] = []
+        self.cuts = 0
+        self._cut = cut
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -59,11 +68,21 @@ class Proxy:
             door = await asyncio.start_server(lambda *near, ways=ways: self._carry(*near, *ways), "127.0.0.1", 0)
             self._doors.append(door)
             self.ports[name] = door.sockets[0].getsockname()[1]
+        self._cutting = asyncio.create_task(self._cut_again_and_again())
+
+    async def _cut_again_and_again(self) -> None:
+        rng = keyed("cuts", self._seed)
+        while self._cut:
+            await asyncio.sleep(self._cut * rng.uniform(0.9, 1.1))
+            self.cuts += 1
+            for task in self._tasks:
+                task.cancel()
 
     def _way(self, name: str, link: Link, up: bool) -> _Way:
         return _Way(link, up, self._jitter, keyed("proxy", self._seed, name, "up" if up else "down"))
 
     async def _close(self) -> None:
+        self._cutting.cancel()
         for door in self._doors:
             door.close()
         for task in self._tasks:
@@ -78,9 +97,11 @@ class Proxy:
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._broker)
             try:
+                said = bytearray() if self._cut else None
+                self.said += [said] if said is not None else []
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(up.carry(reader, far_writer))
-                    group.create_task(down.carry(far_reader, writer))
+                    group.create_task(up.carry(reader, far_writer, said))
+                    group.create_task(down.carry(far_reader, writer, bytearray() if self._cut else None))
             finally:
                 far_writer.close()
         except* (OSError, asyncio.CancelledError):  # a killed device, a broker that has gone, the end of the proxy
@@ -101,15 +122,22 @@ class _Way:
         self._delay, self._jitter, self._rng = link.round_trip / 2, jitter, rng
         self._free = self._last = 0.0  # when the link is free again; when the newest packet comes out
 
-    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry from `reader` to `writer` until the end of what comes."""
+    async def carry(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, said: bytearray | None = None
+    ) -> None:
+        """Carry from `reader` to `writer` until the end of what comes; with `said` note it, and take it no faster."""
+        if said is not None:  # what was under way on the connection before is lost
+            self._free = self._last = 0.0
         packets: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._let_out(packets, writer))
-            while data := await reader.read(1 << 16):
+            while data := await reader.read(1 << 16 if said is None else self._payload):
                 for start in range(0, len(data), self._payload):
                     packet = data[start : start + self._payload]
                     packets.put_nowait((self._due(len(packet)), packet))
+                if said is not None:
+                    said += data
+                    await asyncio.sleep(self._free - asyncio.get_running_loop().time())
             packets.put_nowait((self._last, b""))
 
     def _due(self, size: int) -> float:

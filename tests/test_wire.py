@@ -50,11 +50,13 @@ offers = st.builds(
     st.booleans(),
     st.none() | tickets,
     st.none() | st.binary(max_size=64),
+    st.sampled_from(["", "http:80", "https:65535"]),
+    texts,
 )
 receipts = st.builds(m.Receipt, tickets, st.booleans(), texts)
 STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     m.Offer: offers,
-    m.Want: st.builds(m.Want, digests, st.lists(numbers, max_size=5).map(tuple)),
+    m.Want: st.builds(m.Want, digests, st.lists(numbers, max_size=5).map(tuple), numbers),
     m.Chunk: st.builds(m.Chunk, digests, numbers, st.binary(max_size=64)),
     m.Announce: st.builds(
         m.Announce,
@@ -230,9 +232,9 @@ def raw(**fields: Any) -> bytes:
         (b"\xba\x10\x00\x00\x00", "malformed"),
         (b"\0" * (wire.LIMIT + 1), "too large"),
         (raw(t="announce", name="n", state="dancing", phase=0, version=0), "malformed"),
-        (cbor2.dumps({"v": 1, "f": "", "t": "want", "digest": b"short", "indexes": [1]}), "malformed"),
-        (cbor2.dumps({"v": 1, "f": "", "t": "want", "digest": b"d" * 32, "indexes": [-1]}), "malformed"),
-        (cbor2.dumps({"v": 1, "f": "", "t": "want", "digest": "d" * 32, "indexes": [1]}), "malformed"),
+        (cbor2.dumps({"v": 1, "f": "", "t": "want", "digest": b"short", "starts": [1]}), "malformed"),
+        (cbor2.dumps({"v": 1, "f": "", "t": "want", "digest": b"d" * 32, "starts": [-1]}), "malformed"),
+        (cbor2.dumps({"v": 1, "f": "", "t": "want", "digest": "d" * 32, "starts": [1]}), "malformed"),
         (raw(t="decline", ticket=[0, 1, "a/b", 0], reason="r"), "malformed"),
         (raw(t="decline", ticket=[0, 1, "ab"], reason="r"), "malformed"),
         (raw(t="relay", device="a/b", data=b""), "malformed"),
@@ -347,3 +349,18 @@ def test_size_is_that_of_the_packed_body(dim: int) -> None:
     for dtype in ("f4", "f8", "i1"):
         body = m.Model(3, 70_000, {"x": np.zeros(dim, dtype), "longer": np.ones(3, "i8")})
         assert wire.size(body) == len(wire.pack_body(body))
+
+
+def test_a_body_in_a_file_is_the_same_and_is_not_read(tmp_path: Path) -> None:
+    rows = {"x": np.arange(1000, dtype="f4"), "c": np.zeros(0, "f4"), "n": np.arange(3, dtype="i8")}
+    for body in (m.Model(1, 2, rows), m.Report(Ticket(0, 1, "d", 0), rows, np.ones(1, np.int64), {"loss": rows["n"]})):
+        path = tmp_path / "body"
+        path.write_bytes(wire.pack_body(body))
+        found = wire.unpack_file(path, type(body))
+        assert wire.pack_body(found) == path.read_bytes()
+        assert not found.arrays["x"].flags.writeable and not found.arrays["x"].flags.owndata
+    for damaged in (b"", b"\xff", wire.pack_body(body)[:-1], wire.pack_body(m.Work(0, {}))):
+        path = tmp_path / "damaged"
+        path.write_bytes(damaged)
+        with pytest.raises(WireError):
+            wire.unpack_file(path, m.Model)

@@ -76,7 +76,7 @@ class Virtual:
         if agent is None:
             self.join(waking.device, waking.every)
         elif (agent.rest or 0.0) <= self.now:
-            agent.rest, agent.alarm = None, inf
+            agent.relink(agent.transport)
             self.hub.link(waking.device)
 
     def join(self, name: str, every: float = 0.0) -> Agent:

@@ -25,6 +25,7 @@ class Offer(Message, frozen=True):
     """A body can be had: `count` chunks of `chunk` bytes, `size` bytes in all, SHA-256 `digest`.
 
     `retained`: its chunks lie at the broker (topics.blob). `first` may carry chunk 0 at once.
+    `http`, "http:PORT" or "https:PORT", says that it can be had there too, at the broker's host, with `token`.
     `what` is "task", "model", "report" or "subtotal"; a report names its ticket.
     """
 
@@ -36,20 +37,26 @@ class Offer(Message, frozen=True):
     retained: bool = False
     ticket: Ticket | None = None
     first: bytes | None = None
+    http: str = ""
+    token: str = ""
 
 
 class Want(Message, frozen=True):
-    """Send these chunks of the body `digest`."""
+    """Send what begins at the bytes `starts` of the body `digest`, each time `length` bytes or what is left.
+
+    The sender may cut it into smaller chunks.
+    """
 
     digest: bytes
-    indexes: tuple[int, ...]
+    starts: tuple[int, ...]
+    length: int = 1 << 16
 
 
 class Chunk(Message, frozen=True):
-    """Chunk `index` of the body `digest`."""
+    """Bytes of the body `digest`, from `start` on."""
 
     digest: bytes
-    index: int
+    start: int
     data: bytes
 
 

@@ -6,8 +6,10 @@ no header can lie about sizes and nothing but plain data is ever built. No I/O l
 
 from __future__ import annotations
 
+import mmap
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import cbor2
@@ -157,15 +159,53 @@ def unpack_body(data: bytes, kind: type[B]) -> B:
 
     Raises WireError: "malformed", "unknown version", "unknown message".
     """
-    body = _unpack(_fields(data, arrays=kind is not Work), _BODIES)
+    return _of(_unpack(_fields(data, arrays=kind is not Work), _BODIES), kind)
+
+
+def _of(body: Any, kind: type[B]) -> B:
     if not isinstance(body, kind):
         raise WireError("malformed", f"a {_tag(body)} where a {kind.__name__.lower()} was due")
     return body
 
 
+def unpack_file(path: Path, kind: type[B]) -> B:
+    """Return the body in the file at `path`, which must be of `kind`, without reading its arrays.
+
+    They are views into the file, read-only and perhaps not aligned, and are read as they are used; the file may be
+    removed meanwhile, but must not change. Raises WireError as `unpack_body`, and OSError.
+    """
+    if not path.stat().st_size:
+        raise WireError("malformed", "cut short")
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    heads = _Heads(mapped, kind is not Work)
+    heads.walk()
+    hollow: list[bytes] = []  # the same, with the number of each array instead of its bytes
+    at = 0
+    for number, (head, _, end) in enumerate(heads.rows):
+        hollow += [mapped[at:head], b"\x44" + number.to_bytes(4, "big")]
+        at = end
+    fields = _loads(b"".join([*hollow, mapped[at:]]))
+    view = memoryview(mapped)
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: filled(inner) for name, inner in value.items()}
+        if not isinstance(value, cbor2.CBORTag):
+            return value
+        _, start, end = heads.rows[int.from_bytes(value.value, "big")]
+        return cbor2.CBORTag(value.tag, view[start:end])
+
+    return _of(_unpack({name: filled(value) for name, value in fields.items()}, _BODIES), kind)
+
+
 def _fields(data: bytes, arrays: bool) -> dict[str, Any]:
     data = bytes(data)
     _Heads(data, arrays).walk()
+    return _loads(data)
+
+
+def _loads(data: bytes) -> dict[str, Any]:
     try:
         fields = cbor2.loads(data)
     except (cbor2.CBORDecodeError, ValueError) as error:
@@ -200,7 +240,7 @@ def _row(value: Any) -> Array:
     dtype = _DTYPES.get(value.tag) if isinstance(value, cbor2.CBORTag) else None
     if dtype is None or len(value.value) % dtype.itemsize:
         raise WireError("malformed", "not a typed array (RFC 8746)")
-    row: Array = np.frombuffer(value.value, dtype) if value.value else np.empty(0, dtype)
+    row: Array = np.frombuffer(value.value, dtype) if len(value.value) else np.empty(0, dtype)
     row = row.astype(dtype.newbyteorder("="), copy=False)
     row.flags.writeable = False
     return row
@@ -228,7 +268,7 @@ def _check(message: Struct) -> None:
             good = len(value) == 32
         elif name == "device":
             good = bool(NAME.fullmatch(value))
-        elif name == "indexes":
+        elif name == "starts":
             good = all(0 <= n < 1 << 63 for n in value)
         else:
             good = name not in _WORDS or value in _WORDS[name]
@@ -247,10 +287,11 @@ class _Heads:
     """A walk over the heads of CBOR items (RFC 8949 section 3): definite lengths that are really there,
     text keys that differ, no tags but typed arrays, bounded depth, and nothing behind the end."""
 
-    def __init__(self, data: bytes, arrays: bool) -> None:
+    def __init__(self, data: bytes | mmap.mmap, arrays: bool) -> None:
         self.data = data
         self.arrays = arrays
         self.items = 0
+        self.rows: list[tuple[int, int, int]] = []  # of each typed array: where head, bytes and what follows begin
 
     def walk(self) -> None:
         """Raise WireError unless `data` is exactly one such item."""
@@ -288,7 +329,9 @@ class _Heads:
         if major == 6:
             if not self.arrays or n not in _DTYPES or self._head(at)[0] != 2:
                 raise WireError("malformed", f"tag {n} is not allowed here")
-            return self._item(at, depth + 1)
+            end = self._item(at, depth + 1)
+            self.rows.append((at, self._head(at)[2], end))
+            return end
         if n > len(self.data) - at:
             raise WireError("malformed", f"{n} announced, {len(self.data) - at} bytes left")
         if major <= 3:

@@ -16,7 +16,6 @@ import pytest
 import fedthings as ft
 from fedthings.server.models import Models
 from fedthings.server.store import Store
-from fedthings.transport import chunks
 from fedthings.vector import keyed
 from processes import Processes
 from virtual import Virtual
@@ -35,7 +34,7 @@ class Disk:
             (Store, "journal"),
             (Store, "checkpoint"),
             (Models, "__setitem__"),
-            (chunks, "_write"),
+            (os, "pwrite"),
             (Path, "write_bytes"),
             (Path, "write_text"),
         ):

@@ -44,8 +44,8 @@ MESSAGES = {
     "a ticket's type": (lambda v, t: plain(t="decline", ticket="mine", reason=""), "malformed"),
     "a field missing": (lambda v, t: plain(t="want", digest=b"\0" * 32), "malformed"),
     "a field too many": (lambda v, t: plain(t="hello", boot="b", code="import os"), "malformed"),
-    "a negative number": (lambda v, t: plain(t="want", digest=b"\0" * 32, indexes=[-1]), "malformed"),
-    "a short digest": (lambda v, t: plain(t="want", digest=b"\0", indexes=[0]), "malformed"),
+    "a negative number": (lambda v, t: plain(t="want", digest=b"\0" * 32, starts=[-1]), "malformed"),
+    "a short digest": (lambda v, t: plain(t="want", digest=b"\0", starts=[0]), "malformed"),
     "version 2": (lambda v, t: cbor2.dumps({"v": 2, "t": "hello", "f": NAME, "boot": "b"}), "unknown version"),
     "no version": (lambda v, t: cbor2.dumps({"t": "hello", "f": NAME, "boot": "b"}), "malformed"),
     "unknown type": (lambda v, t: plain(t="attack"), "unknown message"),
@@ -62,7 +62,7 @@ MESSAGES = {
     "a model": (lambda v, t: offered(v.report(t), t, what="model"), "malformed"),
     "no ticket": (lambda v, t: offered(v.report(t), t, ticket=None), "malformed"),
     "wants what is not there": (lambda v, t: Want(b"\0" * 32, (0,)), "not here"),
-    "wants a chunk too many": (lambda v, t: Want(of_the_task(v), (9,)), "malformed"),
+    "wants a chunk too many": (lambda v, t: Want(of_the_task(v), (1 << 20,)), "malformed"),
     "wants too much": (lambda v, t: Want(of_the_task(v), (0,) * 9999), "malformed"),
 }
 
@@ -144,7 +144,7 @@ class Muddled(Virtual):
     def post(self, address: str, arrival: Arrival) -> None:
         if isinstance(arrival, Delivery) and isinstance(arrival.message, Chunk) and address == COORDINATOR:
             chunk = arrival.message
-            short, foreign = Chunk(chunk.digest, chunk.index, b"short"), Chunk(b"\0" * 32, 0, b"")
+            short, foreign = Chunk(chunk.digest, chunk.start, b"short"), Chunk(b"\0" * 32, 0, b"")
             for message in (chunk, chunk, Chunk(chunk.digest, 1 << 40, b""), foreign, short):
                 self.mail.appendleft((address, arrival._replace(message=message)))
         else:

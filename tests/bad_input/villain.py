@@ -47,8 +47,8 @@ class Villain:
             elif isinstance(message, Assignment):
                 self.transport.send(COORDINATOR, Decline(message.ticket, "enough"))
             elif isinstance(message, Want):
-                for index in message.indexes:
-                    self.transport.send(COORDINATOR, Chunk(message.digest, index, b"?" * 64))
+                for start in message.starts:
+                    self.transport.send(COORDINATOR, Chunk(message.digest, start, b"?" * 64))
 
     def report(self, ticket: Ticket, /, **changes: Any) -> Report:
         """Return a report that is right but for its `changes`."""

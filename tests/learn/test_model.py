@@ -160,3 +160,13 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_a_model_hashes_and_compares_by_what_it_says() -> None:
     assert mlp(3, 2) == mlp(3, 2) and hash(mlp(3, 2)) == hash(mlp(3, 2))
     assert sequential(3, dense(2), tanh()) != sequential(3, dense(2), softmax())
+
+
+def test_a_model_file_is_written_as_safetensors_itself_writes_it() -> None:
+    from safetensors.numpy import save as written
+
+    from fedthings.learn.save import packed
+
+    arrays = {name: np.array(view) for name, view in IMAGES.layout.views(IMAGES.init(3)).items()}
+    words = {"fedthings": '{"name": "k\u00fcche \\n / x"}'}
+    assert b"".join(packed(arrays, words)) == written(arrays, words)

@@ -69,11 +69,11 @@ def test_blobs_come_where_they_are() -> None:
     hub = Hub()
     coordinator, device = hub.coordinator("fed"), hub.device("a")
     digest = b"d" * 32
-    coordinator.publish_blob(digest, 0, b"zero")
-    coordinator.publish_blob(digest, 2, b"two")
+    coordinator.publish_blob(0, Chunk(digest, 0, b"zero"))
+    coordinator.publish_blob(2, Chunk(digest, 8, b"two"))
     arrivals(device)
     assert device.want_blob(digest, (2, 1, 0))
-    chunks = [Chunk(digest, 2, b"two"), Chunk(digest, 0, b"zero")]
+    chunks = [Chunk(digest, 8, b"two"), Chunk(digest, 0, b"zero")]
     assert arrivals(device) == [Delivery("coordinator", chunk, "fed") for chunk in chunks]
     coordinator.clear_blob(digest, 3)
     device.want_blob(digest, (0, 1, 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,7 @@ PASSWORD = "FEDTHINGS_PASSWORD"
     show_default=True,
     help="With --wake: seconds that the link stays up at the most.",
 )
+@click.option("--rate", type=click.FloatRange(1000), metavar="BYTES", help="Most bytes a second of bodies, each way.")
 @click.option("--parent", type=int, hidden=True, help="End when this process dies.")
 @as_json
 @example("fedthings join --broker mqtt://hub.local:1883 --name kitchen --data kitchen.npz --password-file kitchen.key")
@@ -80,6 +82,7 @@ def command(
     reconnect: float,
     wake: float | None,
     awake: float,
+    rate: float | None,
     parent: int | None,
     as_json: bool,
 ) -> int:
@@ -120,6 +123,7 @@ def command(
             patience=reconnect,
             every=wake or 0.0,
             awake=awake,
+            rate=rate or inf,
             on_news=_say,
         )
     if as_json:

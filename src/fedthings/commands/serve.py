@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 )
 @click.option("--host", metavar="ADDRESS", help="Own broker: where it listens.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(1, 65535), help="Own broker: its port.  [default: a free one]")
+@click.option("--http", type=click.IntRange(0, 65535), help="Offer models above 4 MiB over HTTP too, on this port.")
+@click.option("--cert", type=click.Path(exists=True), help="With --http: a certificate (PEM), for HTTPS.")
+@click.option("--key", type=click.Path(exists=True), help="With --cert: its private key (PEM).")
 @click.option("--root", metavar="NAME", help="The first level of the topics.  [default: ft]")
 @click.option("--gateway", "gateways", multiple=True, metavar="NAME", help="A device that may speak for others.")
 @click.option("--fsync", is_flag=True, help="Survive a loss of power too: each write reaches the disk.")
@@ -47,6 +51,9 @@ def command(
     broker: str | None,
     host: str | None,
     port: int | None,
+    http: int | None,
+    cert: str | None,
+    key: str | None,
     root: str | None,
     gateways: tuple[str, ...],
     fsync: bool,
@@ -66,6 +73,8 @@ def command(
     one_thread()
     if broker and (host or port):
         raise click.UsageError("--host and --port are for a broker of our own: leave them out with --broker")
+    if (cert or key) and (http is None or not cert):
+        raise click.UsageError("--cert and --key are for --http: give all three, or --http alone")
     from fedthings.federation import load
     from fedthings.learn import save
     from fedthings.lifeline import Ending
@@ -91,15 +100,21 @@ def command(
             gateways=gateways,
             fsync=fsync,
             trace=trace,
+            http=http,
+            certificate=cert or "",
+            key=key or "",
             on_version=progress.show,
             on_news=_say,
         ) as server,
     ):
         _say(invitation(server))
         ending.attach(server.wake)
+        told = 0.0
 
         def step() -> None:
-            if not server.service.history:
+            nonlocal told
+            if not server.service.history and time.monotonic() > told + 0.2:  # with many devices it costs
+                told = time.monotonic()
                 progress.say("; ".join(wait.reason for wait in server.service.coordinator.waits))
 
         result = server.run(ending, stay, step)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from fedthings.device.agent import Agent
+from fedthings.device.downloads import Downloads
 from fedthings.device.rules import Rules
 from fedthings.errors import TransportError
 from fedthings.learn.data import Shard
@@ -19,7 +20,7 @@ from fedthings.messages import Announce, Bye
 from fedthings.transport.link import Address
 from fedthings.transport.mqtt import BACKOFF, MqttTransport
 from fedthings.transport.topics import COORDINATOR, ROOT
-from fedthings.transport.transport import Delivery, Linked, Unlinked
+from fedthings.transport.transport import Delivery, Inbox, Linked, Unlinked
 
 AWAKE = 5.0
 """Seconds that a device which sleeps is linked at the most."""
@@ -41,7 +42,7 @@ class Attended(NamedTuple):
 
 
 class Radio:
-    """The device's link: on all the time, or for `awake` seconds at the most of `every` so many."""
+    """The device's link, into one inbox: on all the time, or for `awake` seconds at the most of `every` so many."""
 
     def __init__(self, link: Callable[[], MqttTransport], every: float, awake: float) -> None:
         self._link, self.every, self.awake = link, every, awake
@@ -65,7 +66,6 @@ class Radio:
         """Be off until the first waking at which `agent` is wanted, and link again; a broker may be missed."""
         before, wanted = self.transport, agent.rest or 0.0
         before.close(bye=False)
-        self._before = self.moved
         while not ending:
             late = max(time.monotonic(), wanted) - self._woke
             self._woke += max(1, ceil(late / self.every)) * self.every
@@ -74,12 +74,12 @@ class Radio:
             if ending:
                 return
             try:
-                self.transport = self._link()
+                link = self._link()
             except TransportError as error:
                 on_news(f"{error}; sleeping again")
                 continue
-            agent.relink(self.transport)
-            ending.attach(self.transport.inbox.wake)
+            self._before, self.transport = self.moved, link
+            agent.relink(link)
             return
 
     def close(self) -> None:
@@ -100,27 +100,41 @@ def join(
     patience: float = BACKOFF[1],
     every: float = 0.0,
     awake: float = AWAKE,
+    rate: float = inf,
     on_news: Callable[[str], None] = lambda text: None,
 ) -> Attended:
     """Take part as `name` with the rows of `shard` until told to end, or to the federation's end if `once`.
 
     `url` is the broker's with this device's password; `directory` is where the device keeps its state and
-    the newest model; `patience` is the longest wait, in seconds, before a lost link is tried again. A device that
-    sleeps wakes `every` so many seconds and is linked for `awake` seconds at the most.
+    the newest model; `patience` is the longest wait, in seconds, before a lost link is tried again; `rate` is the most
+    bytes a second of models down and reports up. A device that sleeps wakes `every` so many seconds and is linked for
+    `awake` seconds at the most.
     Raises TransportError where the first link fails, and StoreError.
     """
     with ExitStack() as stack:
         stack.enter_context(alone(directory, "the device's directory"))
-        backoff = (min(BACKOFF[0], patience), patience)
-        radio = Radio(lambda: MqttTransport(url, name, root=root, backoff=backoff), every, awake)
+        backoff, inbox = (min(BACKOFF[0], patience), patience), Inbox()
+        radio = Radio(lambda: MqttTransport(url, name, root=root, backoff=backoff, inbox=inbox), every, awake)
         stack.callback(radio.close)
-        ending.attach(radio.transport.inbox.wake)
+        downloads = Downloads(radio.transport.broker.host, inbox)
+        stack.callback(downloads.close)
+        ending.attach(inbox.wake)
         on_news(f"{name} is linked to {radio.transport.broker}")
         announced: dict[str, Delivery] = {}  # the last of each federation
         ended: set[str] = set()
         reports = 0
         while True:
-            agent = Agent(name, shard, radio.transport, directory, rules, on_news=on_news, every=every)
+            agent = Agent(
+                name,
+                shard,
+                radio.transport,
+                directory,
+                rules,
+                rate=rate,
+                downloads=downloads,
+                on_news=on_news,
+                every=every,
+            )
             for federation, delivery in announced.items():
                 if federation not in ended:
                     agent.receive(delivery, time.monotonic())
@@ -130,7 +144,8 @@ def join(
             if agent.done:
                 ended.add(transport.federation)
             if once or ending:
-                return Attended(reports, len(ended), *radio.moved)
+                up, down, *messages = radio.moved
+                return Attended(reports, len(ended), up, down + downloads.bytes_received, *messages)
             transport.send(COORDINATOR, Bye())  # it need not wait for us
             transport.federation = ""
             on_news("waiting for the next federation")

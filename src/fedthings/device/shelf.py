@@ -5,6 +5,7 @@ State commits when its report was kept and rolls back otherwise (law 8). Without
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from fedthings.learn.model import Sequential
 from fedthings.protocol.events import Ticket
 from fedthings.vector import Vector
 
-STATE, REPORT, MODEL = "state.cbor", "report.cbor", "model.safetensors"
+STATE, REPORT, MODEL, BODIES = "state.cbor", "report.cbor", "model.safetensors", "bodies"
 
 
 class Pending(NamedTuple):
@@ -70,6 +71,22 @@ class Shelf:
         if self.directory is not None:
             with _told(self.directory):
                 save.save(self.directory / MODEL, model, row, {"version": str(version)})
+
+    def place(self, digest: bytes) -> Path | None:
+        """Return where the large body with this SHA-256 lies or comes in; None without a directory."""
+        if self.directory is None:
+            return None
+        with _told(self.directory):
+            (self.directory / BODIES).mkdir(exist_ok=True)
+        return self.directory / BODIES / digest.hex()
+
+    def keep_bodies(self, digests: Container[bytes]) -> None:
+        """Remove all large bodies but these."""
+        if self.directory is not None and (self.directory / BODIES).is_dir():
+            with _told(self.directory):
+                for path in (self.directory / BODIES).iterdir():
+                    if bytes.fromhex(path.name.removesuffix(".part")) not in digests:
+                        path.unlink()
 
     def _write(self) -> None:
         if self.directory is None:

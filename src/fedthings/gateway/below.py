@@ -10,7 +10,7 @@ from fedthings.messages import Ask, Bye, Chunk, Decline, Envelope, Hello, Offer,
 from fedthings.partial import expect
 from fedthings.protocol.events import Ticket
 from fedthings.server.gateways import RELAYED
-from fedthings.server.reception import MOST, SLACK, WRONG
+from fedthings.server.reception import SLACK, WRONG, within
 from fedthings.subtotal import most_bytes, verify
 from fedthings.transport.chunks import Assembly
 from fedthings.transport.topics import COORDINATOR, OPERATOR
@@ -80,10 +80,14 @@ def _device(gateway: Gateway, device: str, message: Envelope, via: str) -> None:
         if device in gateway.present and gateway.routes.get(device, "") == via:
             gateway.present.discard(device)
             gateway.waiting.pop(device, None)
+            gateway.hold.spool.turns.drop(device)
+            gateway.take_turns()
             gateway.relay(device, message)
         return
     if via:
         gateway.routes[device] = via
+        gateway.hold.spool.turns.drop(device)  # what it sends is that gateway's concern now
+        gateway.take_turns()
     else:
         gateway.routes.pop(device, None)
     match message:
@@ -123,8 +127,7 @@ def _own(device: str, ticket: Ticket) -> None:
 
 
 def _wanted(gateway: Gateway, sender: str, want: Want) -> None:
-    if len(want.indexes) > MOST:
-        raise WireError("malformed", f"{len(want.indexes)} chunks are wanted at once: {MOST} are the most")
+    within(want)
     source = gateway.cache.find(want)
     if source is None:
         raise WireError("not here", "the body that is wanted is not to be had any more; say Hello")
@@ -165,9 +168,8 @@ def _proceed(gateway: Gateway, ticket: Ticket, assembly: Assembly) -> None:
         _declined(gateway, ticket, wrong)
         raise wrong
     if not assembly.done:
-        indexes = assembly.wants()
-        if indexes:
-            gateway.down.send(ticket.device, Want(assembly.offer.digest, indexes))
+        gateway.hold.spool.wait(ticket.device, gateway.now)
+        gateway.take_turns()
         return
     known = gateway.tasks.known(ticket.phase)
     try:
@@ -180,6 +182,7 @@ def _proceed(gateway: Gateway, ticket: Ticket, assembly: Assembly) -> None:
         _declined(gateway, ticket, error)
         raise
     gateway.hold.add(ticket, gateway.now)
+    gateway.take_turns()
     _calm(gateway, ticket.device, assembly.offer)
 
 
@@ -214,9 +217,8 @@ def _proceed_sum(gateway: Gateway, sender: str, assembly: Assembly) -> None:
         gateway.hold.inbound.forget(sender)
         raise WireError("wrong digest", f"the chunks sent {WRONG} times are not the body that was offered")
     if not assembly.done:
-        indexes = assembly.wants()
-        if indexes:
-            gateway.down.send(sender, Want(digest, indexes))
+        for want in assembly.wants():
+            gateway.down.send(sender, want)
         return
     subtotal = gateway.hold.inbound.take(sender)
     known = gateway.tasks.known(subtotal.tickets[0].phase) if subtotal.tickets else None

@@ -53,11 +53,13 @@ class Cache:
     def ask(self, direct: bool = False) -> None:
         """Ask for the next chunks of what is on its way: from the broker above where they lie there."""
         for digest, assembly in self._incoming.items():
-            indexes = assembly.wants()
-            if indexes and assembly.offer.retained and not direct:
-                self._up.want_blob(digest, indexes)
-            elif indexes:
-                self._up.send(COORDINATOR, Want(digest, indexes))
+            chunk = assembly.offer.chunk
+            from_broker = assembly.offer.retained and not direct and not assembly.wrong  # which may have it damaged
+            for want in assembly.wants():
+                if from_broker and want.length == chunk:
+                    self._up.want_blob(digest, tuple(start // chunk for start in want.starts))
+                else:
+                    self._up.send(COORDINATOR, want)
 
     def retry(self, direct: bool = False) -> None:
         """Ask again for all that has not come: the link was lost, or a deadline has passed."""
@@ -125,7 +127,7 @@ class Cache:
         if source.count <= RETAINED and not _inline(what, source):
             self._published[digest] = source.count
             for index in range(source.count):
-                self._down.publish_blob(digest, index, source.chunk(index).data)
+                self._down.publish_blob(index, source.chunk(index))
 
 
 def _inline(what: str, source: Source) -> bool:

@@ -143,6 +143,8 @@ class Gateway:
         due = min(self.ask_at, self.offer_at)
         if self._may_sum:
             due = min(due, *(since + self.interval for since in self.hold.since.values()), inf)
+        if self.bound:
+            due = min(due, self.hold.spool.turns.alarm)
         return due
 
     def wake(self, now: float) -> None:
@@ -153,6 +155,8 @@ class Gateway:
             self.ask(direct=True)
         if now >= self.offer_at:
             self.again()
+        if self.bound and now >= self.hold.spool.turns.alarm:
+            self.take_turns()
         self._sum()
 
     def ask(self, direct: bool = False) -> None:
@@ -203,6 +207,11 @@ class Gateway:
             self.down.send(device, message)
         else:
             self.down.send(via, Relay(device, pack(hollow(message), self.down.federation)))
+
+    def take_turns(self) -> None:
+        """Ask those for their next window whose turn it is."""
+        for device, want in self.hold.spool.wants(self.now):
+            self.down.send(device, want)
 
     def pass_on(self, device: str, message: Assignment | Farewell, came: float) -> None:
         """Pass on what names bodies once they are here, with offers of one's own; `came` is when it came."""

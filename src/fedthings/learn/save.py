@@ -7,14 +7,13 @@ Of a model that is Python code the header holds its name, and nothing is importe
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as pack
 
 from fedthings.errors import DataError, SpecError
 from fedthings.learn.model import Sequential
@@ -22,6 +21,7 @@ from fedthings.learn.own import Own, plain
 from fedthings.vector import Array, Vector
 
 ENTRY = "fedthings"
+_BLOCK = 1 << 18  # numbers that are written at once
 
 
 def save(path: str | Path, model: Sequential | Own, row: Vector, metadata: Mapping[str, Any]) -> None:
@@ -40,11 +40,29 @@ def save(path: str | Path, model: Sequential | Own, row: Vector, metadata: Mappi
                 constant = np.frombuffer(layer.pop(field), "<f4")
                 arrays[f"{index}.{layer['type']}.{field}"] = constant.reshape(model.shapes[index])
     entry = json.dumps(header, sort_keys=True)
-    body = pack({name: np.asarray(array, order="C") for name, array in arrays.items()}, {ENTRY: entry})
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(body)
+    with partial.open("wb") as file:
+        for part in packed(arrays, {ENTRY: entry}):
+            file.write(part)
     partial.replace(path)  # a reader sees the old file or the new one, never a half
+
+
+def packed(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """Yield a safetensors file of float32 `arrays`: the bytes of its own `save`, which holds them in memory twice."""
+    head: dict[str, Any] = {"__metadata__": dict(metadata)}
+    at = 0
+    for name in sorted(arrays):
+        end = at + arrays[name].nbytes
+        head[name] = {"dtype": "F32", "shape": list(arrays[name].shape), "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in sorted(arrays):
+        flat = arrays[name].reshape(-1)
+        for start in range(0, flat.size, _BLOCK):
+            yield np.ascontiguousarray(flat[start : start + _BLOCK], "<f4").data
 
 
 def warm(path: str | Path, model: Sequential | Own) -> Vector:

@@ -27,6 +27,8 @@ class Bodies:
         self._chunk = chunk
         self._sources: dict[tuple[str, int, int], Source] = {}  # (what, phase, version)
         self.published: dict[bytes, int] = {}  # digest -> chunks
+        self.files: dict[str, Path] = {}  # large bodies by their SHA-256, for HTTP
+        self.http = self.token = ""  # where they can be had so
         directory.mkdir(parents=True, exist_ok=True)
 
     def task(self, engine: Engine) -> Offer:
@@ -53,6 +55,7 @@ class Bodies:
         for key in [key for key in self._sources if key not in wanted]:
             source = self._sources.pop(key)
             self._clear(source.digest)
+            self.files.pop(source.digest.hex(), None)
             if isinstance(source.body, Path):
                 source.body.unlink(missing_ok=True)
 
@@ -66,6 +69,8 @@ class Bodies:
 
     def _offer(self, key: tuple[str, int, int]) -> Offer:
         source = self._sources[key]
+        if self.http and isinstance(source.body, Path):
+            return source.offer(key[0], http=self.http, token=self.token)
         return source.offer(key[0], retained=source.digest in self.published, first=self._inline(key))
 
     def _add(self, key: tuple[str, int, int], body: bytes) -> None:
@@ -73,7 +78,9 @@ class Bodies:
         if len(body) > RETAINED * self._chunk:
             kept = self._directory / f"{key[0]}-{key[1]}-{key[2]}.cbor"
             kept.write_bytes(body)
-        self._sources[key] = Source(kept, self._chunk)
+        self._sources[key] = source = Source(kept, self._chunk)
+        if isinstance(kept, Path):
+            self.files[source.digest.hex()] = kept
         self._retain(key)
 
     def _inline(self, key: tuple[str, int, int]) -> bool:
@@ -86,7 +93,7 @@ class Bodies:
         if source.count <= RETAINED and not self._inline(key):
             self.published[source.digest] = source.count
             for index in range(source.count):
-                self._transport.publish_blob(source.digest, index, source.chunk(index).data)
+                self._transport.publish_blob(index, source.chunk(index))
 
     def _clear(self, digest: bytes) -> None:
         count = self.published.pop(digest, 0)

@@ -185,9 +185,8 @@ def _proceed(service: Service, sender: str, assembly: Assembly, now: float) -> N
         service.inbound.forget(sender)
         raise WireError("wrong digest", f"the chunks sent {assembly.wrong} times are not the body that was offered")
     if not assembly.done:
-        indexes = assembly.wants()
-        if indexes:
-            service.send(sender, Want(digest, indexes))
+        for want in assembly.wants():
+            service.send(sender, want)
         return
     subtotal = service.inbound.take(sender)
     verdict = judge(service, digest, subtotal)

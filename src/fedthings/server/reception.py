@@ -8,7 +8,7 @@ from fedthings.errors import WireError
 from fedthings.messages import Bye, Chunk, Decline, Envelope, Hello, Offer, Receipt, Want
 from fedthings.protocol import events
 from fedthings.protocol.events import Ticket
-from fedthings.transport.chunks import Assembly
+from fedthings.transport.chunks import CHUNK, MOST, Assembly
 from fedthings.transport.topics import COORDINATOR
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 WRONG = 3
 """How often a body may come that is not the one offered, before its report is left out."""
-MOST = 64
-"""Chunks that one Want may name; a device asks for a window of 8."""
+MOST_BYTES = MOST * CHUNK
+"""Bytes that one Want may ask for; a device asks for a window of 8 chunks."""
 LONGEST = 30 * 86400.0
 """Seconds between two wakings of a device at the most."""
 SLACK = 4096
@@ -37,11 +37,15 @@ def take(service: Service, sender: str, message: Envelope, federation: str, now:
     if isinstance(message, Bye):
         if service.routes.get(sender, "") == via:  # else it has moved, and the way it has left says so late
             service.gone.add(sender)
+            service.spool.turns.drop(sender)
             service.on(events.Left(sender), now)
+            take_turns(service, now)
         return
     service.heard.add(sender)
     if via:
         service.routes[sender] = via
+        service.spool.turns.drop(sender)  # what it sends is the gateway's concern now
+        take_turns(service, now)
     else:
         service.routes.pop(sender, None)
     match message:
@@ -114,9 +118,8 @@ def _proceed(service: Service, ticket: Ticket, assembly: Assembly, now: float) -
         service.on(events.Declined(ticket, "wrong digest"), now)
         raise WireError("wrong digest", f"the chunks sent {WRONG} times are not the body that was offered")
     if not assembly.done:
-        indexes = assembly.wants()
-        if indexes:
-            service.send(ticket.device, Want(assembly.offer.digest, indexes))
+        service.spool.wait(ticket.device, now)
+        take_turns(service, now)
         return
     try:
         report = service.spool.take(ticket)
@@ -126,15 +129,27 @@ def _proceed(service: Service, ticket: Ticket, assembly: Assembly, now: float) -
         raise
     service.reports[ticket] = report
     service.on(events.Arrived(ticket), now)
+    take_turns(service, now)
+
+
+def take_turns(service: Service, now: float) -> None:
+    """Ask those for their next window whose turn it is."""
+    for device, want in service.spool.wants(now):
+        service.send(device, want)
 
 
 # --------------------------------------------------------------------- bodies down
 
 
+def within(want: Want) -> None:
+    """Raise WireError where `want` names more than may be asked for at once."""
+    if len(want.starts) > MOST or len(want.starts) * want.length > MOST_BYTES:
+        raise WireError("malformed", f"{len(want.starts)} chunks of {want.length} bytes are wanted at once: too much")
+
+
 def wanted(service: Service, sender: str, want: Want) -> None:
     """Send the chunks that `want` names. Raises WireError."""
-    if len(want.indexes) > MOST:
-        raise WireError("malformed", f"{len(want.indexes)} chunks are wanted at once: {MOST} are the most")
+    within(want)
     source = service.bodies.find(want)
     if source is None:
         raise WireError("not here", "the body that is wanted is not to be had any more; say Hello")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -24,6 +26,7 @@ from fedthings.server import devices
 from fedthings.server.access import Access
 from fedthings.server.broker import KINDS, Broker, Kind
 from fedthings.server.place import Place, identity
+from fedthings.server.ranges import Ranges
 from fedthings.server.service import Service
 from fedthings.transport.link import Address
 from fedthings.transport.mqtt import MqttTransport
@@ -37,6 +40,8 @@ LINGER = 10.0
 """Seconds that devices have at the end to fetch the last model and say Bye."""
 RESTARTS = 5
 """Times in a row that a broker of its own is started again before the coordinator gives up."""
+SWITCH = 0.0005
+"""Seconds for which the network thread may hold the interpreter when ours comes back from the disk; usually 0.005."""
 TRACE = "trace.jsonl"
 _LONGEST = 86400.0  # seconds of one wait; a queue takes no infinity
 
@@ -45,7 +50,8 @@ class Server:
     """One federation served in real time: `with Server(...) as server: result = server.run(ending)`.
 
     `broker` is the URL of an MQTT broker, coordinator's password included; "" starts one in `directory`,
-    "mosquitto" or "amqtt" that kind. `gateways` are the devices that may speak for others.
+    "mosquitto" or "amqtt" that kind. `gateways` are the devices that may speak for others. `http` is a port (0: a free
+    one) where large bodies can be had by range requests too, over TLS with the PEM files `certificate` and `key`.
     `on_news(text)` hears what a person should know. Raises StoreError, TransportError, SpecError.
     """
 
@@ -65,6 +71,9 @@ class Server:
         gateways: Collection[str] = (),
         fsync: bool = False,
         trace: bool = False,
+        http: int | None = None,
+        certificate: str = "",
+        key: str = "",
         on_version: Callable[[Line], None] | None = None,
         on_news: Callable[[str], None] = lambda text: None,
     ) -> None:
@@ -101,6 +110,12 @@ class Server:
                 trace=lines,
             )
             stack.callback(self.service.close)
+            if http is not None:
+                token = secrets.token_urlsafe(16)  # new each time: offers are made anew too
+                files = self.service.bodies.files
+                ranges = Ranges(files, token, host or "127.0.0.1", http, certificate or None, key or None)
+                stack.callback(ranges.close)
+                self.service.bodies.http, self.service.bodies.token = ranges.place, token
             # Federation time stands still while no process serves it.
             self._begun = time.monotonic() - self.service.now
             self._stack = stack.pop_all()
@@ -135,6 +150,7 @@ class Server:
         `stay`: go on after the end, for devices that come late, until `ending`. `on_step()` follows each arrival.
         """
         service, self.on_step = self.service, on_step
+        sys.setswitchinterval(SWITCH)
         ended_before = service.done and (self.directory / run.SUMMARY).exists()
         while not service.done and not ending:
             self._step(service.alarm)

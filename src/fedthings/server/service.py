@@ -120,7 +120,7 @@ class Service:
     @property
     def alarm(self) -> float:
         """When `wake` is due at the latest, in seconds of federation time."""
-        return self.coordinator.alarm
+        return min(self.coordinator.alarm, self.spool.turns.alarm)
 
     # ------------------------------------------------------------- arrivals
 
@@ -144,7 +144,10 @@ class Service:
 
     def wake(self, now: float) -> None:
         """Let the alarm ring."""
-        if now >= self.alarm:
+        if now >= self.spool.turns.alarm:
+            reception.take_turns(self, now)
+            self._flush()
+        if now >= self.coordinator.alarm:
             for ticket, deadline in list(self.coordinator.tasks.values()):
                 device = ticket.device
                 if deadline <= now and device in self.coordinator.present and device not in self.heard:

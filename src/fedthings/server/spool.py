@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fedthings.errors import WireError
-from fedthings.messages import Offer, Report
+from fedthings.messages import Offer, Report, Want
 from fedthings.protocol.events import Ticket
+from fedthings.server.turns import Turns
 from fedthings.transport.chunks import Assembly
 from fedthings.wire import unpack_body
 
@@ -20,6 +21,7 @@ class Spool:
         self._directory = directory
         self._fsync = fsync
         self._uploads: dict[str, tuple[Ticket, Assembly]] = {}
+        self.turns = Turns()
         directory.mkdir(parents=True, exist_ok=True)
 
     def begin(self, ticket: Ticket, offer: Offer, limit: int) -> Assembly:
@@ -40,20 +42,33 @@ class Spool:
         """Return what `device` is sending."""
         return self._uploads.get(device)
 
+    def wait(self, device: str, now: float) -> None:
+        """Note how much `device` is sending, and that it waits for its turn where more is to be asked for."""
+        assembly = self._uploads[device][1]
+        self.turns.note(device, assembly.asked, now)
+        if assembly.hungry:
+            self.turns.wait(device)
+
+    def wants(self, now: float) -> Iterator[tuple[str, Want]]:
+        """Yield what to ask for now, and of whom: those whose turn it is."""
+        for device in self.turns.next(now):
+            if device in self._uploads:
+                assembly = self._uploads[device][1]
+                yield from ((device, want) for want in assembly.wants())
+                self.turns.note(device, assembly.asked, now)
+
     def take(self, ticket: Ticket) -> Report:
         """Return the report that has come whole. Raises WireError where it is not one of `ticket`."""
-        del self._uploads[ticket.device]
+        data = self._uploads.pop(ticket.device)[1].data
+        self.turns.drop(ticket.device)
         if self._fsync:
             with self._path(ticket).open("rb") as file:
                 os.fsync(file.fileno())
-        return self.read(ticket)
+        return _report(data, ticket)
 
     def read(self, ticket: Ticket) -> Report:
         """Return the spooled report of `ticket`. Raises WireError where it is not one of it."""
-        report = unpack_body(self._path(ticket).read_bytes(), Report)
-        if report.ticket != ticket:
-            raise WireError("malformed", "the report is of another ticket than its offer")
-        return report
+        return _report(self._path(ticket).read_bytes(), ticket)
 
     def whole(self) -> list[Ticket]:
         """Return the tickets whose reports are here whole."""
@@ -71,6 +86,7 @@ class Spool:
     def forget(self, device: str) -> None:
         """Throw away what `device` has sent of a report that is not whole."""
         upload = self._uploads.pop(device, None)
+        self.turns.drop(device)
         if upload is not None:
             upload[1].discard()
             for left in self._directory.glob(self._path(upload[0]).name + ".*"):
@@ -80,8 +96,15 @@ class Spool:
         """Remove all but what belongs to `tickets`: it was kept in the checkpoint, or is never asked for again."""
         needed = {self._path(ticket).name for ticket in tickets}
         for file in self._directory.iterdir():
-            if file.name.removesuffix(".part").removesuffix(".have") not in needed:
+            if file.name.removesuffix(".part") not in needed:
                 file.unlink()
 
     def _path(self, ticket: Ticket) -> Path:
         return self._directory / f"{ticket.phase}-{ticket.version}-{ticket.device}-{ticket.attempt}.cbor"
+
+
+def _report(data: bytes, ticket: Ticket) -> Report:
+    report = unpack_body(data, Report)
+    if report.ticket != ticket:
+        raise WireError("malformed", "the report is of another ticket than its offer")
+    return report

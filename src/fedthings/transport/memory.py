@@ -129,11 +129,11 @@ class MemoryTransport:
             self._hub._announced.pop(self.federation, None)
         return self.linked
 
-    def publish_blob(self, digest: bytes, index: int, data: bytes) -> bool:
+    def publish_blob(self, index: int, chunk: Chunk) -> bool:
         """Keep a chunk at the hub."""
-        packed = self._pack(Chunk(digest, index, data))
+        packed = self._pack(chunk)
         if packed:
-            self._hub._blobs[digest, index] = packed
+            self._hub._blobs[chunk.digest, index] = packed
         return bool(packed)
 
     def clear_blob(self, digest: bytes, count: int) -> bool:

@@ -98,9 +98,9 @@ class MqttTransport:
         """Take the announcement away from the broker."""
         return self._publish(topics.announce(self._root, self.federation), None, retain=True)
 
-    def publish_blob(self, digest: bytes, index: int, data: bytes) -> bool:
+    def publish_blob(self, index: int, chunk: Chunk) -> bool:
         """Keep a chunk at the broker."""
-        return self._publish(topics.blob(self._root, digest, index), Chunk(digest, index, data), retain=True)
+        return self._publish(topics.blob(self._root, chunk.digest, index), chunk, retain=True)
 
     def clear_blob(self, digest: bytes, count: int) -> bool:
         """Take the `count` chunks of a body away from the broker; False where it must be said again."""
@@ -203,7 +203,7 @@ class MqttTransport:
         sender = topics.device_of(topic)
         try:
             federation, message = unpack(payload)
-            if wanted and (not isinstance(message, Chunk) or (message.digest, message.index) != wanted):
+            if wanted and (not isinstance(message, Chunk) or message.digest != wanted[0]):
                 raise WireError("malformed", f"{topic} holds something else")
             if not NAME.fullmatch(sender.removeprefix(topics.OPERATOR)):
                 raise WireError("malformed", "the sender's name cannot be")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
 from fedthings.errors import WireError
-from fedthings.messages import Announce, Envelope
+from fedthings.messages import Announce, Chunk, Envelope
 
 
 class Delivery(NamedTuple):
@@ -108,8 +108,8 @@ class Transport(Protocol):
     def retract(self) -> bool:
         """Coordinator: take the announcement away; a device that comes later looks for another federation."""
 
-    def publish_blob(self, digest: bytes, index: int, data: bytes) -> bool:
-        """Coordinator: keep a chunk at the broker."""
+    def publish_blob(self, index: int, chunk: Chunk) -> bool:
+        """Coordinator: keep `chunk`, the one of this index in its offer, at the broker."""
 
     def clear_blob(self, digest: bytes, count: int) -> bool:
         """Coordinator: take the `count` chunks of a body away from the broker."""
