@@ -24,13 +24,19 @@ from fedthings.simulation.things import Things
 from fedthings.simulation.work import Counted
 from fedthings.simulation.world import Steady, Waking, World
 from fedthings.transport.memory import Hub
+from fedthings.transport.topics import COORDINATOR
 from fedthings.transport.transport import Arrival, Delivery
 
 NAME = "fed"
 
 
 class Virtual:
-    """Everything is delivered at once, but a report arrives when the world says so."""
+    """Everything is delivered at once, but a report arrives when the world says so.
+
+    The service takes in as many arrivals `together` as are due at once.
+    """
+
+    together = 1
 
     def __init__(
         self,
@@ -115,14 +121,22 @@ class Virtual:
         else:
             return False
         self.hub.deliver(address, arrival)
+        for _ in range(self.together - 1 if address == COORDINATOR else 0):
+            if self.mail and self.mail[0][0] == COORDINATOR:
+                self.hub.deliver(*self.mail.popleft())
+            elif self.agenda and self.agenda[0][0] <= self.now:
+                self.hub.deliver(*heapq.heappop(self.agenda)[2:])
         self.drain()
         return True
 
     def drain(self) -> None:
         """Let everyone read what is in the inbox."""
-        for owner in (self.service, *self.agents.values()):
-            while (arrival := owner.transport.inbox.get(0)) is not None:
-                owner.receive(arrival, self.now)
+        while arrivals := self.service.transport.inbox.several(0, self.together):
+            for left, arrival in zip(range(len(arrivals) - 1, -1, -1), arrivals, strict=True):
+                self.service.receive(arrival, self.now, more=left > 0)
+        for agent in self.agents.values():
+            while (arrival := agent.transport.inbox.get(0)) is not None:
+                agent.receive(arrival, self.now)
         for name, agent in self.agents.items():
             if agent.every and agent.resting:  # it sleeps as soon as it rests, and then misses all
                 self.hub.sleep(name)

@@ -187,16 +187,17 @@ def unpack_file(path: Path, kind: type[B]) -> B:
         at = end
     fields = _loads(b"".join([*hollow, mapped[at:]]))
     view = memoryview(mapped)
+    rows = [view[start:end] for _, start, end in heads.rows]
+    return _of(_unpack({name: _filled(value, rows) for name, value in fields.items()}, _BODIES), kind)
 
-    def filled(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: filled(inner) for name, inner in value.items()}
-        if not isinstance(value, cbor2.CBORTag):
-            return value
-        _, start, end = heads.rows[int.from_bytes(value.value, "big")]
-        return cbor2.CBORTag(value.tag, view[start:end])
 
-    return _of(_unpack({name: filled(value) for name, value in fields.items()}, _BODIES), kind)
+def _filled(value: Any, rows: list[memoryview]) -> Any:
+    """Return `value` with the bytes of each typed array instead of their number."""
+    if isinstance(value, dict):
+        return {name: _filled(inner, rows) for name, inner in value.items()}
+    if not isinstance(value, cbor2.CBORTag):
+        return value
+    return cbor2.CBORTag(value.tag, rows[int.from_bytes(value.value, "big")])
 
 
 def _fields(data: bytes, arrays: bool) -> dict[str, Any]:
@@ -321,7 +322,10 @@ class _Heads:
         self.items += 1
         if depth > _DEPTH or self.items > _ITEMS:
             raise WireError("malformed", "nested too deep, or too many items")
-        major, n, at = self._head(at)
+        if at < len(self.data) and (n := self.data[at] & 31) < 24:
+            major, at = self.data[at] >> 5, at + 1
+        else:
+            major, n, at = self._head(at)
         if major <= 1:
             return at
         if major == 7:

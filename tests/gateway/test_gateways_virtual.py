@@ -209,7 +209,13 @@ def test_the_coordinator_is_killed_between_any_two_writes(tmp_path, monkeypatch,
         assert_same(tree.result(), want)
         return killed
 
-    for kind, name in ((Store, "journal"), (Store, "checkpoint"), (Service, "_merge"), (Engine, "merge")):
+    for kind, name in (
+        (Store, "journal"),
+        (Store, "commit"),
+        (Store, "checkpoint"),
+        (Service, "_merge"),
+        (Engine, "merge"),
+    ):
         monkeypatch.setattr(kind, name, watched(getattr(kind, name)))
     run(tmp_path / "calm", 0)
     points = seen

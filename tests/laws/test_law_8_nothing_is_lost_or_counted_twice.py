@@ -9,7 +9,9 @@ import pytest
 
 import fedthings as ft
 from fedthings.device.shelf import Shelf
+from fedthings.server import service
 from fedthings.server.models import Models
+from fedthings.server.service import JOURNALED
 from fedthings.server.status import status
 from fedthings.server.store import Store
 from fedthings.transport.chunks import Assembly
@@ -34,6 +36,7 @@ class Fate:
         self.owner: object = None
         for kind, name in (
             (Store, "journal"),
+            (Store, "commit"),
             (Store, "checkpoint"),
             (Models, "__setitem__"),
             (Models, "__delitem__"),
@@ -73,9 +76,10 @@ def federation() -> ft.Federation:
     return ft.Federation(task, ft.fedavgm(), ft.Pace(goal=4, patience=1e6), seed=2, devices=4)
 
 
-def disturbed(directory: Path, fate: Fate) -> tuple[Virtual, str]:
+def disturbed(directory: Path, fate: Fate, together: int = 1) -> tuple[Virtual, str]:
     """Run to the end; whoever is killed starts again with its directory."""
     world = Virtual(federation(), fleet(), ROUNDS, directory)
+    world.together = together
     killed = ""
     while not world.service.done:
         try:
@@ -121,20 +125,25 @@ def want():
     return ft.simulate(federation(), fleet(), ROUNDS)
 
 
-def test_killed_at_any_point_the_model_is_the_one_that_would_have_been(tmp_path, monkeypatch, want):
+@pytest.mark.parametrize(("together", "journaled"), [(1, 0), (1, JOURNALED), (3, 0), (3, JOURNALED)])
+def test_killed_at_any_point_the_model_is_the_one_that_would_have_been(
+    together, journaled, tmp_path, monkeypatch, want
+):
+    """Whether a transaction holds what one arrival or several have caused, and reports lie there or in files."""
+    monkeypatch.setattr(service, "JOURNALED", journaled)
     fate = Fate(monkeypatch)
-    world, killed = disturbed(tmp_path / "calm", fate)
+    world, killed = disturbed(tmp_path / "calm", fate, together)
     assert killed == ""
     assert np.array_equal(world.result().row, want.row)
     points = fate.seen
     assert points > 200
-    rng = keyed("moments")
+    rng = keyed("moments", together, journaled)
     victims = set()
-    moments = sorted(rng.choice(points - 1, 60, replace=False) + 1)
+    moments = sorted(rng.choice(points - 1, 30, replace=False) + 1)
     for moment in moments:
         for before in (True, False):
             fate.seen, fate.at = 0, int(moment) if before else -int(moment) - 2
-            world, killed = disturbed(tmp_path / f"{moment}-{before}", fate)
+            world, killed = disturbed(tmp_path / f"{moment}-{before}", fate, together)
             victims.add(killed)
             served = world.result()
             assert np.array_equal(served.row, want.row), f"point {moment}, {killed} killed, before={before}"

@@ -134,6 +134,7 @@ def keep(
 
 def _compiled(limb: NDArray[np.int64], f: Field, rows: Array, weights: Array, times: Array, threads: int) -> Array:
     reasons, factors, largest = _unweighable(weights), _factors(f, times), np.empty(len(rows), np.float32)
+    rows = np.require(rows, requirements="A")  # a view into a file may begin anywhere
     kernels().fold(rows, factors, f.scale, limb, largest, threads)
     _judge(reasons, f, largest)
     bad = reasons != ""

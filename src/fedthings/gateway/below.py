@@ -173,7 +173,7 @@ def _proceed(gateway: Gateway, ticket: Ticket, assembly: Assembly) -> None:
         return
     known = gateway.tasks.known(ticket.phase)
     try:
-        report = gateway.hold.spool.take(ticket)
+        report, _ = gateway.hold.spool.take(ticket)
         if known is None:
             raise WireError("not here", "the task of this report is not known here any more")
         expect(report, known.template)

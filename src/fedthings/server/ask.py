@@ -81,7 +81,7 @@ def remembered(directory: Path) -> dict[str, Any]:
         "rounds": saved.state["terms"]["rounds"],
         "state": "finished" if done else "not running",
         "reason": saved.state["reason"],
-        "time": saved.events[-1][0] if saved.events else saved.now,
+        "time": saved.last,
         "present": 0,
         "at_work": [],
         "waiting": [] if done else [{"for": "the coordinator: start `fedthings serve` again", "seconds": None}],

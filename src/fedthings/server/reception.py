@@ -122,13 +122,13 @@ def _proceed(service: Service, ticket: Ticket, assembly: Assembly, now: float) -
         take_turns(service, now)
         return
     try:
-        report = service.spool.take(ticket)
+        report, body = service.spool.take(ticket)
         service.engine.expect(report)
     except WireError as error:
         service.on(events.Declined(ticket, error.reason), now)
         raise
     service.reports[ticket] = report
-    service.on(events.Arrived(ticket), now)
+    service.on(events.Arrived(ticket), now, body)
     take_turns(service, now)
 
 

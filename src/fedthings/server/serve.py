@@ -40,6 +40,8 @@ LINGER = 10.0
 """Seconds that devices have at the end to fetch the last model and say Bye."""
 RESTARTS = 5
 """Times in a row that a broker of its own is started again before the coordinator gives up."""
+AT_ONCE = 64
+"""Arrivals that become durable together, in one transaction, before what follows from them is said."""
 SWITCH = 0.0005
 """Seconds for which the network thread may hold the interpreter when ours comes back from the disk; usually 0.005."""
 TRACE = "trace.jsonl"
@@ -147,7 +149,7 @@ class Server:
     def run(self, ending: Ending, stay: bool = False, on_step: Callable[[], None] = lambda: None) -> Run | None:
         """Serve to the end and return the run; None where `ending` came first: a new start goes on from there.
 
-        `stay`: go on after the end, for devices that come late, until `ending`. `on_step()` follows each arrival.
+        `stay`: go on after the end, for devices that come late, until `ending`. `on_step()` follows what arrives.
         """
         service, self.on_step = self.service, on_step
         sys.setswitchinterval(SWITCH)
@@ -172,14 +174,14 @@ class Server:
         return result
 
     def _step(self, until: float) -> None:
-        """Wait for the next arrival, `until` at the latest, and see to it."""
+        """Wait for the next arrival, `until` at the latest, and see to it and to what came with it."""
         timeout = min(max(0.0, until - self.now), _LONGEST)
-        arrival = self.transport.inbox.get(timeout)
+        arrivals = self.transport.inbox.several(timeout, AT_ONCE)
         now = self.now
         with run.written(self.directory):
-            if arrival is not None:
+            for left, arrival in zip(range(len(arrivals) - 1, -1, -1), arrivals, strict=True):
                 self._look(arrival, now)
-                self.service.receive(arrival, now)
+                self.service.receive(arrival, now, more=left > 0)
             self.service.wake(now)
         self.on_step()
 

@@ -1,7 +1,8 @@
 """The service: one coordinator and one engine behind a transport. It is told what arrives and what time it is.
 
-Each event is journaled before it is acted on; a report is spooled before its receipt; the state between two
-versions is a checkpoint. Killed at any point, it ends in the model that would have been (law 8).
+What happens is journaled, with the reports that are small, and others are spooled: both before anybody is told, and
+before a model is written. The state between two versions is a checkpoint. Killed at any point, it ends in the model
+that would have been (law 8).
 """
 
 from __future__ import annotations
@@ -51,10 +52,14 @@ from fedthings.transport.chunks import CHUNK
 from fedthings.transport.topics import COORDINATOR, OPERATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport
 from fedthings.vector import Array, Vector
+from fedthings.wire import unpack_body
 
 log = logging.getLogger("fedthings.server")
 
 VERBS = ("status", "pause", "resume", "cancel", "reload")
+JOURNALED = 1 << 14
+"""Bytes: a report of at most so many lies in the journal, a longer one in a file. SQLite writes a row of this size
+faster than the system makes a file (sqlite.org/intern-v-extern-blob.html)."""
 
 
 class Service:
@@ -78,20 +83,19 @@ class Service:
         allowed: Callable[[str], bool] = lambda name: True,
         gateways: Collection[str] = (),
         on_version: Callable[[Line], None] | None = None,
-        on_event: Callable[[], None] | None = None,
         fsync: bool = False,
         trace: TextIO | None = None,
         chunk: int = CHUNK,
     ) -> None:
         self.directory = run.prepare(directory, federation)
         self.transport, self.allowed, self.gateways, self.trace = transport, allowed, gateways, trace
-        self.on_version, self.on_event, self.fsync = on_version, on_event, fsync
+        self.on_version, self.fsync = on_version, fsync
         self.store = Store(directory, fsync)
         self.boot = secrets.token_hex(8)
         self.engine = Engine(federation, rounds, init, test, stop, Models(directory / "models", fsync))
         self.coordinator = Coordinator(plans(federation, rounds), federation.seed, federation.devices)
         self.bodies = Bodies(directory / "bodies", transport, chunk)
-        self.spool = Spool(directory / "spool", fsync)
+        self.spool = Spool(directory / "spool", fsync, JOURNALED)
         self.inbound = Inbound(directory / "subtotals", fsync)
         self.terms = {"rounds": rounds, "stop": dict(stop or {}), "init": _mark(init), "test": _mark(*(test or ()))}
         self.reason = self.failure = ""  # why the federation has ended; why it cannot be done
@@ -108,6 +112,7 @@ class Service:
         self._summed: list[bytes] = []  # subtotals that are
         self._merging = False  # whether the tickets that arrive are those of a subtotal
         self._outbox = Outbox()
+        self._traced: list[str] = []  # lines that are written when what they tell is durable
         self._replaying = False
         self.now = 0.0
         self._restore()
@@ -124,8 +129,11 @@ class Service:
 
     # ------------------------------------------------------------- arrivals
 
-    def receive(self, arrival: Arrival, now: float) -> None:
-        """Take one arrival at `now` seconds of federation time."""
+    def receive(self, arrival: Arrival, now: float, more: bool = False) -> None:
+        """Take one arrival at `now` seconds of federation time.
+
+        Where `more` are here, what follows from it becomes durable, and is said, with the last of them.
+        """
         if isinstance(arrival, Linked):
             self.boot = secrets.token_hex(8)  # what was said before may be lost: every device says Hello again
             self.heard.clear()
@@ -138,9 +146,8 @@ class Service:
                 self._take(arrival.sender, arrival.message, arrival.federation, now)
             except WireError as error:
                 self._refuse(arrival.sender, error)
-        self._flush()
-        if self.on_event is not None:
-            self.on_event()
+        if not more:
+            self._flush()
 
     def wake(self, now: float) -> None:
         """Let the alarm ring."""
@@ -182,10 +189,10 @@ class Service:
 
     # --------------------------------------------------------------- events
 
-    def on(self, event: Event, now: float) -> None:
-        """Journal `event`, then act on it."""
+    def on(self, event: Event, now: float, body: bytes | None = None) -> None:
+        """Journal `event`, with the `body` of a report that lies in no file, then act on it."""
         self.now = now
-        self.store.journal(now, [type(event).__name__, *event])
+        self.store.journal(now, [type(event).__name__, *event], body)
         self._act(event)
 
     def merge(self, digest: bytes, subtotal: Subtotal, now: float) -> None:
@@ -206,7 +213,7 @@ class Service:
         commands = self.coordinator.on(event, self.now)
         self.engine.enter(self.coordinator.phase)
         if self.trace is not None and not self._replaying:
-            self.trace.write(traced(self.now, event, commands))
+            self._traced.append(traced(self.now, event, commands))
         if isinstance(event, events.Arrived):
             size = self.engine.arrived(event.ticket)
             self._used(event.ticket.device)[1] += size
@@ -239,7 +246,7 @@ class Service:
         self._used(ticket.device)[0] += 1
         if self._merging:
             return  # the sum it is in has been added; its gateway has the receipt
-        report = self.reports.pop(ticket, None) or self.spool.read(ticket)
+        report = self.reports.pop(ticket, None) or self.spool.read(ticket)  # read again where it is replayed
         reasons = self.engine.keep(
             {name: row[None] for name, row in report.arrays.items()},
             np.asarray(report.weight),
@@ -250,6 +257,8 @@ class Service:
         self.send(ticket.device, Receipt(ticket, True, reasons[0]))
 
     def _advance(self) -> None:
+        if not self._replaying:
+            self.store.commit()  # a model that is written must come about again
         try:
             made = self.engine.advance(self.now)
         except SpecError as error:  # it would come again with every restart: the federation ends here
@@ -329,12 +338,15 @@ class Service:
         self.engine.restore(saved.state["engine"])
         self.reason, self.failure = saved.state["reason"], saved.state["failure"]
         self._replaying = True
-        for at, (kind, *fields) in saved.events:
+        for at, (kind, *fields), body in saved.events:
             self.now = at
             if kind == Subtotal.__name__:
                 self._merge(fields[0], self.inbound.read(fields[0]))
-            else:
-                self._act(_event(kind, fields))
+                continue
+            event = _event(kind, fields)
+            if isinstance(event, events.Arrived) and body is not None:
+                self.reports[event.ticket] = unpack_body(body, Report)
+            self._act(event)
         self._replaying = False
         self._outbox.take()  # said before, or asked for again by the Hello of each device
         for digest, count in saved.state["published"]:
@@ -354,6 +366,7 @@ class Service:
                 self.on(events.Cancelled(), now)
                 self._checkpoint()
         if verb in ("pause", "resume", "cancel"):
+            self.store.commit()
             self.announce()
         self.send(sender, Status(status(self, now)))
 
@@ -379,6 +392,11 @@ class Service:
         (self._outbox.follow if sleeps else self._outbox.put)(device, message)
 
     def _flush(self) -> None:
+        """Make durable what has happened, and say what follows from it."""
+        self.store.commit()
+        if self.trace is not None and self._traced:
+            self.trace.writelines(self._traced)
+            self._traced = []
         for to, message in self._outbox.take():
             self.transport.send(*gateways.wrapped(self, to, message))
 

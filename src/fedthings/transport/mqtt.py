@@ -56,7 +56,7 @@ class MqttTransport:
         self.messages_sent = 0  # what moves bodies, and announcements, apart
         self.messages_received = 0
         self._root = topics.check_root(root)
-        self._own = self._writes()
+        self._own, self._reads = self._writes(), self._listens()
         self._keepalive = keepalive
         self._backoff = backoff
         self._timeout = timeout
@@ -166,7 +166,7 @@ class MqttTransport:
         link = Link(
             self.broker,
             f"{self._root}-{self.address}".replace("/", "-"),
-            reads=self._reads(),
+            reads=self._reads,
             will=(self._own, pack(Bye(), self.federation)) if self._is_device else None,
             stands=lambda: self._stands(link),
             came=self._came,
@@ -229,7 +229,7 @@ class MqttTransport:
         return self.address != topics.COORDINATOR and not self.address.startswith(topics.OPERATOR)
 
     def _is_ours(self, topic: str) -> bool:
-        return any(topic == own or (own.endswith("/+") and topic.startswith(own[:-1])) for own in self._reads())
+        return any(topic == own or (own.endswith("/+") and topic.startswith(own[:-1])) for own in self._reads)
 
     def _writes(self) -> str:
         """Return the topic that this end writes to; the coordinator writes to many."""
@@ -237,7 +237,7 @@ class MqttTransport:
             return topics.ask(self._root, self.address.removeprefix(topics.OPERATOR))
         return topics.sent(self._root, self.address) if self._is_device else ""
 
-    def _reads(self) -> list[str]:
+    def _listens(self) -> list[str]:
         """Return the topics that this end reads all the time."""
         if self.address == topics.COORDINATOR:
             return [topics.sent(self._root, "+"), topics.ask(self._root, "+")]

@@ -65,6 +65,14 @@ class Inbox:
         """Make a waiting `get` return `Woken`."""
         self._queue.put(Woken())
 
+    def several(self, timeout: float | None, most: int) -> list[Arrival]:
+        """Return what is here, at most `most` arrivals; waits for the first as `get` does."""
+        first = self.get(timeout)
+        found = [] if first is None else [first]
+        while first is not None and len(found) < most and (more := self.get(0)) is not None:
+            found.append(more)
+        return found
+
     def get(self, timeout: float | None = None) -> Arrival | None:
         """Return the next arrival; None after `timeout` seconds (None: wait for ever, 0: do not wait)."""
         try:
