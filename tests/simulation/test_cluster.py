@@ -55,6 +55,24 @@ def test_the_model_is_that_of_one_machine(two_nodes, engine, pace):
     assert spread.history == alone.history
 
 
+@pytest.mark.parametrize("model", ["by_hand", "net", "normed"])
+def test_models_that_are_python_code_too(two_nodes, model):
+    """`ft.own` names them, `ft.lift` and `ft.with_torch` made them; they draw at random, and one keeps counts."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 6)).astype("f4")
+    y = (X[:, 0] > 0).astype(int) + (X[:, 1] > 0.5)
+    things = ft.Fleet.from_arrays(X, y, np.sort(rng.integers(0, 24, 400)), (rng.random(400) < 0.2).astype(int))
+    recipe = ft.Recipe(lr=0.1, batch=8, epochs=2, keep=0.3)
+    task = ft.Task(model=ft.own(f"own_models:{model}"), loss="cross_entropy", recipe=recipe)
+    pace = ft.Pace(goal=10, concurrency=14, patience=4.0, staleness=2)
+    spec = ft.Federation(task, ft.Strategy(mu=0.1, partial=True), pace, stages=(ft.clip(0.5),), devices=24)
+    world = Uneven(median=2.0, spread=1.0, lost=0.1)
+    alone, spread = (ft.simulate(spec, things, 4, world=world, workers=workers) for workers in (1, "ray"))
+    assert (alone.row != task.model.init(0)).any()
+    np.testing.assert_array_equal(spread.row, alone.row)
+    assert spread.history == alone.history
+
+
 def test_what_a_worker_had_done_that_dies_is_done_anew(two_nodes, monkeypatch):
     spec = federation(goal=12)
     alone = ft.simulate(spec, fleet(), 4, engine="numpy", workers=1)

@@ -23,6 +23,7 @@ from fedthings.device.shelf import Shelf
 from fedthings.errors import DataError, SpecError, WireError
 from fedthings.federation import Phase, fits, learner, received, schema, stage
 from fedthings.learn.data import Shard
+from fedthings.learn.effort import effort
 from fedthings.messages import (
     Announce,
     Assignment,
@@ -57,8 +58,6 @@ SPOOLED = 4 << 20
 RETRY = 5.0
 """Seconds without a chunk or a receipt after which it is asked for again."""
 
-HASTE = 0.8
-"""The part of the time left that training may take, where partial work is accepted (Li et al. 2020, Alg. 2)."""
 PATIENCE = 60.0
 """Seconds after which a report whose chunks were sent is offered again."""
 
@@ -100,6 +99,7 @@ class Agent:
         self._boot = ""  # of the coordinator
         self._federation = ""  # its name, as the owner knows it
         self._job: Assignment | None = None
+        self._heard = 0.0  # when it was assigned
         self._farewell: Farewell | None = None
         self._incoming: dict[bytes, Assembly] = {}
         self._bodies: dict[bytes, bytes | Path] = {}  # whole bodies of the job at hand
@@ -236,7 +236,7 @@ class Agent:
             self.shelf.settle(job.kept)
         if self._job is not None and self._job.ticket == job.ticket and (self._incoming or self._outgoing):
             return  # it is being fetched, or sent, already
-        self._job = job
+        self._job, self._heard = job, now
         self._drop()
         self._keep_only([job.task, job.model])
         self._work(now)
@@ -256,7 +256,7 @@ class Agent:
             try:
                 arrays = self._read(job.model, Model).arrays  # in a file they are not aligned
                 model = received(phase, {name: np.require(row, requirements="A") for name, row in arrays.items()})
-                self._train(phase, job, model)
+                self._train(phase, job, model, now)
             except WireError as error:
                 self._tell(f"cannot do the task: {error}")
                 self._decline(job.ticket, "does not fit")
@@ -290,16 +290,17 @@ class Agent:
         self._phase = (job.task.digest, phase)
         return phase
 
-    def _train(self, phase: Phase, job: Assignment, model: Payload) -> None:
+    def _train(self, phase: Phase, job: Assignment, model: Payload, now: float) -> None:
         ticket = job.ticket
         ours, chain = learner(phase), stage(phase)
         state = self.shelf.state or [ours.init(), chain.init()]
         key = Key(phase.seed, self.name, ticket.version, ticket.attempt)
-        effort = self._effort(job.seconds) if phase.strategy.partial and phase.kind == "train" else 1.0
+        left = job.seconds - (now - self._heard)
+        share = effort(self._seconds, left, self.rules.effort) if phase.partial else 1.0
         log.info("%s version %d", phase.kind, ticket.version)
         began = time.monotonic()
-        fit, after = ours.one(model, state[0], self.shard, key, effort)
-        self._seconds = (time.monotonic() - began) / effort
+        fit, after = ours.one(model, state[0], self.shard, key, share)
+        self._seconds = (time.monotonic() - began) / share
         rows = {name: row[None] for name, row in fit.report.items()}
         encoded, (encoded_state,) = chain.encode(rows, [state[1]], [key])
         arrays = {name: row[0] for name, row in encoded.items()}
@@ -309,11 +310,6 @@ class Agent:
             kept = False  # it is left out by its values, so training goes on from the state before it
         self.shelf.hold(ticket, pack_body(report), [after, encoded_state] if kept else None)
         self.reports += 1
-
-    def _effort(self, seconds: float) -> float:
-        """Return the share of the local work that the owner allows and the deadline leaves time for."""
-        fits_in = HASTE * seconds / self._seconds if self._seconds else 1.0
-        return max(0.01, min(self.rules.effort, fits_in))
 
     def _decline(self, ticket: Ticket, reason: str) -> None:
         self._job, self._incoming, self._due = None, {}, inf
