@@ -58,6 +58,7 @@ def test_a_fleet_that_vanishes_and_comes_back(name: str, tmp_path: Path) -> None
         shown = subprocess.run(
             [*PYTHON, "status", str(world.out)], capture_output=True, text=True, env=ENVIRONMENT, check=True
         ).stdout
+        assert re.search(r"version \d+ .* reports, ([5-9]|\d\d) s ago", shown), shown
         assert "waits for   devices: 0 of 3 are there (at most" in shown and "0 present, 0 at work" in shown, shown
         assert world.versions() == made
         for device in fleet.names:

@@ -95,9 +95,13 @@ def test_what_it_took_to_fetch_is_not_left(tmp_path, monkeypatch):
     agent = world.agents["device-0"]
     while not agent._incoming:
         assert world.step()
-    for late in list(world.mail):
-        agent.receive(late[1], 20.0) if late[0] == "device-0" else None
-    world.run()
+    while agent.shelf.pending is None:
+        late = next(entry for entry in world.mail if entry[0] == "device-0")
+        world.mail.remove(late)
+        agent.receive(late[1], 20.0)
+    while world.service.engine.trained < 1:
+        assert world.step()
+    world.service.close()
     assert efforts["train", "device-0", 0] == pytest.approx(0.8 * 0.4)
     assert efforts["train", "device-1", 0] == pytest.approx(0.8 * 0.6)
 

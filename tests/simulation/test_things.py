@@ -141,7 +141,7 @@ def test_a_device_that_leaves_trains_on_and_moves_its_bytes_when_it_is_back(tmp_
     stays = world(available=trace, leaving="lose").outcome(Ticket(1, 0, "d", 0), 200.0, Task())
     assert stays.at == pytest.approx(216.0)
     gone = world(available=trace).outcome(Ticket(1, 0, "d", 0), 290.0, Task())
-    assert gone == (None, pytest.approx(JOULES[0] + JOULES[1]), "")  # trained, and never back
+    assert gone == (None, pytest.approx(JOULES[0] + JOULES[1]), "", 1.0)  # trained, and never back
 
 
 def test_lorawan_keeps_the_limits_of_its_band():
