@@ -50,6 +50,7 @@ class Worker:
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
+        self.failed: Exception | None = None  # why it could not begin the phase
 
     def begin(self, setting: Setting) -> None:
         """Begin a phase, with nothing kept."""
