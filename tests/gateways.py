@@ -12,7 +12,6 @@ from typing import Any
 from fedthings.device.agent import Agent
 from fedthings.gateway.gateway import Gateway
 from fedthings.messages import Offer
-from fedthings.simulation.work import Counted
 from fedthings.transport.memory import Hub, MemoryTransport
 from fedthings.transport.topics import COORDINATOR
 from fedthings.transport.transport import Arrival, Delivery
@@ -107,10 +106,9 @@ class Tree(Virtual):
         place = f"{hub}/{address}"
         message = arrival.message if isinstance(arrival, Delivery) else None
         if isinstance(message, Offer) and message.ticket is not None:
-            work = Counted(self.service.engine, self.fleet)
-            at = self.world.outcome(message.ticket, self.now, work).at
+            at = self.outcome(message.ticket)[0].at
             if at is not None:
-                heapq.heappush(self.agenda, (max(at, self.now), next(self.order), place, arrival))
+                heapq.heappush(self.agenda, (max(at, self.now), self.turn(message.ticket), place, arrival))
         else:
             self.mail.append((place, arrival))
 

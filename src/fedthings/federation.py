@@ -20,6 +20,7 @@ from fedthings.compress import low_rank, quantize, rotate, sign, sparsify
 from fedthings.errors import DataError, FedthingsError, SpecError, WireError
 from fedthings.learn import own, own_learner
 from fedthings.learn.data import Shard, check
+from fedthings.learn.effort import HASTE
 from fedthings.learn.learner import Learner
 from fedthings.learn.local import evaluator, trainer
 from fedthings.learn.metrics import MANY, nothing
@@ -69,6 +70,12 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
             sound(f"stages[{index}]", spec)
         if self.stages and not isinstance(self.task.model, own.Own):
             stage(phases(self)[-2])  # do they go together?
+        slack = self.pace.slack
+        if self.strategy.partial and 0 < slack < 1 / HASTE:
+            raise SpecError(
+                f"pace.slack is {slack} beside strategy.partial: a device works for {HASTE:g} of the time that it has, "
+                f"so it would have less every time; give at least {1 / HASTE:g}, or 0 for the same deadline"
+            )
         within("seed", self.seed, 0, 2**63 - 1)
         within("devices", self.devices, 0, 2**31)
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", self.name):
@@ -89,6 +96,11 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     down: quantize.Quantize | None = None
     seed: int
     reports: int = 1 << 20
+
+    @property
+    def partial(self) -> bool:
+        """Whether a device may do a part of the local work."""
+        return self.strategy.partial and self.kind == "train"
 
 
 def phases(federation: Federation) -> tuple[Phase, ...]:

@@ -12,12 +12,18 @@ from pathlib import Path
 import pytest
 
 import fedthings as ft
+from fedthings.device.join import with_password
 from fedthings.federation import dumps
 from fedthings.learn.digits import digits
+from fedthings.messages import Hello, Refusal, Relay
 from fedthings.run import read
-from fedthings.server import devices
+from fedthings.server import devices, place
 from fedthings.server.ask import ask
 from fedthings.server.broker import _free, mosquitto
+from fedthings.transport.mqtt import MqttTransport
+from fedthings.transport.topics import COORDINATOR
+from fedthings.transport.transport import Delivery
+from fedthings.wire import pack
 from processes import ENVIRONMENT, PYTHON, Processes
 
 if not mosquitto() and not os.environ.get("CI"):
@@ -177,6 +183,53 @@ def test_what_is_above_is_away_for_some_seconds(tmp_path):
         world.serve()
         world.wait()
         world.passed()
+        assert_same(world, ft.simulate(spec, fleet, rounds), tmp_path / "simulated")
+
+
+def refused(url: str, name: str, federation: str, message) -> Refusal:
+    """Say `message` to whoever is the coordinator at a broker, and return what it answers."""
+    end = MqttTransport(url, name, federation)
+    try:
+        end.send(COORDINATOR, message)
+        stop = time.monotonic() + 10
+        while (left := stop - time.monotonic()) > 0:
+            arrival = end.inbox.get(left)
+            if isinstance(arrival, Delivery) and isinstance(arrival.message, Refusal):
+                return arrival.message
+    finally:
+        end.close()
+    raise AssertionError("there is no answer")
+
+
+def test_devices_of_another_federation_are_refused_at_a_gateway_and_behind_one(tmp_path):
+    """A device that comes to the wrong gateway; a gateway that speaks for the wrong devices; all else goes on."""
+    spec, fleet, rounds = federation(4), digits(4, 1), 8
+    with Gated(spec, fleet, rounds, tmp_path, {"west": "", "rogue": ""}) as world:
+        words = devices.add(world.place("west"), ["guest"])
+        world.homes = dict.fromkeys(fleet.names, "west")
+        world.words["west"] |= words
+        world.serve()
+        world.gate("west")
+        at = with_password(f"mqtt://127.0.0.1:{world.port_of('west')}", "guest", words["guest"])
+        ours = (facts := ask("status", world.place("west")))["federation"]
+        assert facts["gateway"]
+        answer = refused(at, "guest", "other-1", Hello("x"))
+        assert answer.reason == "another federation" and "other-1" in answer.detail, answer
+        assert set(ask("status", world.place("west"))["refused"]) == {"another federation"}  # its Bye is too
+        above = with_password(f"mqtt://127.0.0.1:{world.port}", "rogue", world.passwords["rogue"])
+        federation_ = place.read(world.out).federation
+        for device, theirs, reason in (
+            ("device-0", "other-1", "another federation"),
+            ("guest", federation_, "unknown device"),
+        ):
+            answer = refused(above, "rogue", federation_, Relay(device, pack(Hello("x"), theirs)))
+            assert answer.reason == reason, answer
+        assert ask("status", world.out)["refused"] == {"another federation": 1, "unknown device": 1}
+        assert ours == ask("status", world.out)["federation"]
+        for name in fleet.names:
+            world.join(name)
+        world.wait()
+        assert world.passed()["west"]["merged"] == 4 * (rounds + 2)
         assert_same(world, ft.simulate(spec, fleet, rounds), tmp_path / "simulated")
 
 

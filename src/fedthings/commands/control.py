@@ -109,7 +109,7 @@ def page(facts: dict[str, Any]) -> list[tuple[str, str]]:
     last = facts.get("last")
     if last:
         measured = ", ".join(f"{name} {text(value)}" for name, value in (last.get("test") or last["metrics"]).items())
-        lines.append((f"version {last['version']} ", f"{measured or 'not measured'}; {last['updates']} reports"))
+        lines.append((f"version {last['version']} ", f"{measured or 'not measured'}; {last['updates']} reports{_ago(facts)}"))
         lines.append(("", f"{quantity(last['bytes_up'])} up, {quantity(last['bytes_down'])} down"))
     if facts.get("gateways"):
         lines.append(("gateways", ", ".join(f"{name}: {n} devices" for name, n in facts["gateways"].items())))
@@ -117,6 +117,12 @@ def page(facts: dict[str, Any]) -> list[tuple[str, str]]:
         if facts.get(key):
             lines.append((title, ", ".join(f"{n} {reason}" for reason, n in facts[key].items())))
     return lines
+
+
+def _ago(facts: dict[str, Any]) -> str:
+    """Say how long ago the last version was made: a fleet that has vanished makes none."""
+    made = facts["time"] - facts["last"]["time"]
+    return f", {made:.0f} s ago" if facts["state"] in ("running", "paused") else ""
 
 
 def _wait(wait: dict[str, Any]) -> str:

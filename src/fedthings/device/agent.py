@@ -24,6 +24,7 @@ from fedthings.device.upload import Upload
 from fedthings.errors import DataError, SpecError, WireError
 from fedthings.federation import Phase, fits, learner, received, schema, stage
 from fedthings.learn.data import Shard
+from fedthings.learn.effort import effort
 from fedthings.messages import (
     Announce,
     Assignment,
@@ -50,9 +51,6 @@ from fedthings.vector import Key, Payload
 from fedthings.wire import pack_body
 
 log = logging.getLogger("fedthings.device")
-
-HASTE = 0.8
-"""The part of the time left that training may take, where partial work is accepted (Li et al. 2020, Alg. 2)."""
 
 
 class Agent:
@@ -92,7 +90,7 @@ class Agent:
         self._slept = False  # whether this link follows a sleep, and has not brought its announcement yet
         self._federation = ""  # its name, as the owner knows it
         self._job: Assignment | None = None
-        self._deadline = inf  # of the job
+        self._heard = 0.0  # when it was assigned
         self._farewell: Farewell | None = None
         self._told = ""
         self._seconds = 0.0  # that all of the local work took, when it was last done
@@ -201,7 +199,7 @@ class Agent:
             return
         self.upload.broke()
         self.bodies.again(now)
-        if self._slept and self._job is not None and now < self._deadline:
+        if self._slept and self._job is not None and now < self._heard + self._job.seconds:
             self.upload.offer(now)
         else:
             self._hail(now)
@@ -211,13 +209,13 @@ class Agent:
     def _assigned(self, job: Assignment, now: float) -> None:
         if job.ticket.device != self.name:
             return
-        self.rest, self._deadline = None, now + job.seconds
+        self.rest = None
         pending = self.shelf.pending
         if pending is not None and pending.ticket != job.ticket:
             self.shelf.settle(job.kept)
         if self._job is not None and self._job.ticket == job.ticket and (self.bodies.coming or self.upload.going):
             return  # it is being fetched, or sent, already
-        self._job = job
+        self._job, self._heard = job, now
         self.upload.drop()
         self.bodies.keep_only([job.task, job.model])
         self._work(now)
@@ -254,7 +252,7 @@ class Agent:
             try:
                 arrays = self.bodies.read(job.model, Model).arrays  # in a file they are not aligned
                 model = received(phase, {name: np.require(row, requirements="A") for name, row in arrays.items()})
-                self._train(phase, job, model)
+                self._train(phase, job, model, now)
             except WireError as error:
                 self._tell(f"cannot do the task: {error}")
                 self._decline(job.ticket, "does not fit")
@@ -287,16 +285,17 @@ class Agent:
         self._phase = (job.task.digest, phase)
         return phase
 
-    def _train(self, phase: Phase, job: Assignment, model: Payload) -> None:
+    def _train(self, phase: Phase, job: Assignment, model: Payload, now: float) -> None:
         ticket = job.ticket
         ours, chain = learner(phase), stage(phase)
         state = self.shelf.state or [ours.init(), chain.init()]
         key = Key(phase.seed, self.name, ticket.version, ticket.attempt)
-        effort = self._effort(job.seconds) if phase.strategy.partial and phase.kind == "train" else 1.0
+        left = job.seconds - (now - self._heard)
+        share = effort(self._seconds, left, self.rules.effort) if phase.partial else 1.0
         log.info("%s version %d", phase.kind, ticket.version)
         began = time.monotonic()
-        fit, after = ours.one(model, state[0], self.shard, key, effort)
-        self._seconds = (time.monotonic() - began) / effort
+        fit, after = ours.one(model, state[0], self.shard, key, share)
+        self._seconds = (time.monotonic() - began) / share
         rows = {name: row[None] for name, row in fit.report.items()}
         encoded, (encoded_state,) = chain.encode(rows, [state[1]], [key])
         arrays = {name: row[0] for name, row in encoded.items()}
@@ -306,11 +305,6 @@ class Agent:
             kept = False  # it is left out by its values, so training goes on from the state before it
         self.shelf.hold(ticket, pack_body(report), [after, encoded_state] if kept else None)
         self.reports += 1
-
-    def _effort(self, seconds: float) -> float:
-        """Return the share of the local work that the owner allows and the deadline leaves time for."""
-        fits_in = HASTE * seconds / self._seconds if self._seconds else 1.0
-        return max(0.01, min(self.rules.effort, fits_in))
 
     def _decline(self, ticket: Ticket, reason: str) -> None:
         self._job = None

@@ -96,7 +96,8 @@ class Coordinator:
         waits = [Wait("the operator: the federation is paused", inf)] if self.paused else []
         if self.tasks:
             gone = sum(device not in self.present for device in self.tasks)
-            text = f"reports: {self.kept} of {self.goal} are in, {len(self.tasks)} devices at work"
+            work = f"{len(self.tasks)} device{'s' if len(self.tasks) > 1 else ''} at work"
+            text = f"reports: {self.kept} of {self.goal} are in, {work}"
             text += f", {gone} of them gone" if gone else ""
             waits.append(Wait(text, max(deadline for _, deadline in self.tasks.values())))
         if self._waiting < inf:

@@ -196,10 +196,16 @@ class Several:
 def answer(worker: Worker, message: tuple[Any, ...]) -> Any:
     """Return what `worker` says to a message, or the error that came of it."""
     name, *content = message
+    if name == "begin":
+        worker.failed = _tried(lambda: worker.begin(content[0]))  # nobody reads it: it is said when there is work
+        return None
+    return worker.failed or _tried(lambda: worker.train(*content[0]) if name == "train" else worker.take())
+
+
+def _tried(do: Callable[[], Any]) -> Any:
+    """Return what `do` returns, or the error that came of it."""
     try:
-        if name == "begin":
-            return worker.begin(content[0])
-        return worker.train(*content[0]) if name == "train" else worker.take()
+        return do()
     except FedthingsError as error:
         return error
     except Exception:

@@ -146,7 +146,8 @@ class Simulator:
         self.told: dict[str, tuple[Ticket, float]] = {}  # sleepers -> the last task they have heard of, its deadline
         self.history: list[Line] = []
         self.work = Counted(self.engine, fleet)
-        self.now = self.began = self.last = 0.0  # now; when the task was given out that is answered now; the last Keep
+        self.answer: Answer | None = None  # what is given to the coordinator now
+        self.now = self.last = 0.0  # now; when the last report was kept
         self.made = 0  # versions, of all phases
         self.trace: TextIO | None = None
         self.reason = ""
@@ -248,7 +249,7 @@ class Simulator:
             return self._on(Declined(ticket, answer.declined))
         if not self.coordinator.open(ticket):
             return False  # a service answers the offer of a late report, and does not take it in
-        self.began = answer.began
+        self.answer = answer
         self.engine.arrived(ticket)
         return self._on(Arrived(ticket))
 
@@ -264,7 +265,9 @@ class Simulator:
             if kind is Assign:
                 self._assign(command)  # type: ignore[arg-type]
             elif kind is Keep:
-                self.kept.append(Kept(command.ticket, command.lag, self.began))  # type: ignore[union-attr]
+                answer = self.answer
+                assert answer is not None
+                self.kept.append(Kept(command.ticket, command.lag, answer.began, answer.effort))  # type: ignore[union-attr]
                 self.last = self.now
             elif kind is Discard:
                 self.engine.obey(command)
@@ -277,20 +280,22 @@ class Simulator:
                 self.history += self.engine.finish()
         return len(commands) != 1 or type(commands[0]) is not Keep
 
-    def _assign(self, command: Assign) -> None:
-        ticket, again = command.ticket, command.again
+    def _assign(self, task: Assign) -> None:
+        ticket = task.ticket
         if ticket.device in self.coordinator.sleepers.seen and ticket.device not in self.resting:
-            self.told[ticket.device] = ticket, self.now + (command.deadline - self.now)  # as its own clock has it
+            self.told[ticket.device] = ticket, self.now + (task.deadline - self.now)  # as its own clock has it
         if ticket in self.planned:
             return  # a device that is back works on; one that had lost its task is told of it again
         engine = self.engine
-        if not again:
+        if not task.again:
             engine.assigned(ticket)
-        outcome = self.world.outcome(ticket, max(self.now, self.resting.get(ticket.device, 0.0)), self.work)
+        begins = max(self.now, self.resting.get(ticket.device, 0.0))
+        until = task.deadline if engine.spec.partial else inf
+        outcome = self.world.outcome(ticket, begins, self.work, until)
         if outcome.joules is not None:
             engine.tally.spend(outcome.joules)
         if outcome.at is not None:
-            self.agenda.plan(outcome.at, Answer(ticket, self.now, outcome.declined))
+            self.agenda.plan(outcome.at, Answer(ticket, self.now, outcome.declined, outcome.effort))
             self.planned.add(ticket)
 
     def _advance(self) -> None:
@@ -322,8 +327,8 @@ class Simulator:
             "engine": self.engine.snapshot(),
             "rows": self.engine.rows,
             "states": self.cohorts.snapshot(),
-            "kept": [[list(kept.ticket), kept.lag, kept.began] for kept in self.kept],
-            "agenda": [[at, list(answer.ticket), answer.began, answer.declined] for at, answer in self.agenda.all()],
+            "kept": [[list(ticket), *more] for ticket, *more in self.kept],
+            "agenda": [[at, list(ticket), *more] for at, (ticket, *more) in self.agenda.all()],
             "resting": self.resting,
             "told": {device: [list(ticket), deadline] for device, (ticket, deadline) in self.told.items()},
             "changes": self.changes.taken,
@@ -359,9 +364,9 @@ class Simulator:
         self.engine.rows.update(state["rows"])
         self.engine.restore(state["engine"])
         self.cohorts.restore(self.engine, state["states"])
-        self.kept = [Kept(Ticket(*ticket), lag, began) for ticket, lag, began in state["kept"]]
-        for at, ticket, began, declined in state["agenda"]:
-            self.agenda.plan(at, Answer(Ticket(*ticket), began, declined))
+        self.kept = [Kept(Ticket(*ticket), *more) for ticket, *more in state["kept"]]
+        for at, ticket, *more in state["agenda"]:
+            self.agenda.plan(at, Answer(Ticket(*ticket), *more))
             self.planned.add(Ticket(*ticket))
         self.first, self.resting = [], dict(state["resting"])
         self.told = {device: (Ticket(*ticket), deadline) for device, (ticket, deadline) in state["told"].items()}

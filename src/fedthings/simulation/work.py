@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf, prod
 
 from fedthings.engine import Engine
+from fedthings.learn.effort import effort
 from fedthings.learn.fleet import Fleet
 from fedthings.protocol.events import Ticket
 
@@ -26,15 +27,19 @@ class Counted:
         """Return the bytes of the report body that goes up."""
         return self.engine.report_bytes(ticket)
 
-    def flops(self, ticket: Ticket, now: float) -> float:
-        """Return the floating-point operations of the task on the samples that the device has at `now`."""
+    def effort(self, ticket: Ticket, seconds: float, left: float, most: float = 1.0) -> float:
+        """Return the share of the local work that a device does, by the rule that it has itself."""
+        return effort(seconds, left, most)
+
+    def flops(self, ticket: Ticket, now: float, effort: float = 1.0) -> float:
+        """Return the floating-point operations of `effort` of the task on the samples that the device has at `now`."""
         phase = self.engine.phases[ticket.phase]
         samples, tested = self.fleet.counts(ticket.device, now)
         if phase.kind == "normalise":
             return float(STATISTICS * samples * prod(phase.task.model.input))
         if phase.kind == "evaluate":
             return float(tested * phase.task.model.flops)
-        return float(phase.task.flops(samples, tested))
+        return float(phase.task.flops(samples, tested, effort))
 
     def memory(self, ticket: Ticket) -> int:
         """Return the bytes that the task holds at least; of a stream, as if it had grown to its batch.

@@ -21,11 +21,12 @@ States = list[tuple[State, State] | None]
 
 
 class Kept(NamedTuple):
-    """A report that will be folded: its ticket, how many versions it lags, and when the task was given out."""
+    """A report that will be folded: how many versions it lags, when its task was given out, the share that is done."""
 
     ticket: Ticket
     lag: int
     began: float
+    effort: float
 
 
 class Setting(NamedTuple):
@@ -49,6 +50,7 @@ class Worker:
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
+        self.failed: Exception | None = None  # why it could not begin the phase
 
     def begin(self, setting: Setting) -> None:
         """Begin a phase, with nothing kept."""
@@ -67,7 +69,7 @@ class Worker:
         shards = self.fleet.cohort([ticket.device for ticket in tickets], [kept.began for kept in part])
         keys = [Key(self.seed, t.device, t.version, t.attempt) for t in tickets]
         before, stored = zip(*(state or self.fresh for state in states or [None] * n), strict=True)
-        fit, after = self.learner.many(model, before, shards, keys, [1.0] * n)
+        fit, after = self.learner.many(model, before, shards, keys, [kept.effort for kept in part])
         report, encoded = self.partial.stage.encode(fit.report, stored, keys)
         reasons = self.partial.keep(report, np.asarray(fit.weight), fit.metrics, [kept.lag for kept in part])
         nothing = all(state is None for state in after) and all(not state for state in encoded)
