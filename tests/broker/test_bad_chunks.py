@@ -54,7 +54,9 @@ class Bad(MqttTransport):
     up: Fault
 
     def send(self, to: str, message: Envelope) -> bool:
-        return all([super(Bad, self).send(to, m) for m in (self.up(message) if type(message) is Chunk else [message])])
+        messages = self.up(message) if type(message) is Chunk else [message]
+        sent = [super(Bad, self).send(to, one) for one in messages]
+        return all(sent)
 
 
 def attend(agent: Agent, down: Fault) -> None:

@@ -25,7 +25,7 @@ PACES = {
 
 
 def waits(world: Processes) -> list[str]:
-    """Return what `fedthings status` says that the coordinator waits for; each has its deadline, within the patience."""
+    """Return what `fedthings status` says that is waited for; each has its deadline, within the patience."""
     found = [said for title, said in page(ask("status", world.out)) if title == "waits for"]
     for said in found:
         left = re.fullmatch(r".* \(at most (\d+) s more\)", said)

@@ -109,7 +109,9 @@ def page(facts: dict[str, Any]) -> list[tuple[str, str]]:
     last = facts.get("last")
     if last:
         measured = ", ".join(f"{name} {text(value)}" for name, value in (last.get("test") or last["metrics"]).items())
-        lines.append((f"version {last['version']} ", f"{measured or 'not measured'}; {last['updates']} reports{_ago(facts)}"))
+        lines.append(
+            (f"version {last['version']} ", f"{measured or 'not measured'}; {last['updates']} reports{_ago(facts)}")
+        )
         lines.append(("", f"{quantity(last['bytes_up'])} up, {quantity(last['bytes_down'])} down"))
     if facts.get("gateways"):
         lines.append(("gateways", ", ".join(f"{name}: {n} devices" for name, n in facts["gateways"].items())))

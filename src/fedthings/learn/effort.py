@@ -9,7 +9,7 @@ LEAST = 0.01
 
 
 def effort(seconds: float, left: float, most: float = 1.0) -> float:
-    """Return the share of the local work to do, where all of it takes `seconds` and the deadline is `left` seconds away.
+    """Return the share of the local work to do: all of it takes `seconds`, the deadline is `left` seconds away.
 
     At most `most`, the owner's rule; 0 `seconds` are not known yet. See Li et al. 2020, Alg. 2: each does what it can.
     """
