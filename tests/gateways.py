@@ -107,7 +107,7 @@ class Tree(Virtual):
         place = f"{hub}/{address}"
         message = arrival.message if isinstance(arrival, Delivery) else None
         if isinstance(message, Offer) and message.ticket is not None:
-            work = Counted(self.service.engine, self.fleet)
+            work = Counted(self.service.engine, self.fleet, self.service.coordinator)
             at = self.world.outcome(message.ticket, self.now, work).at
             if at is not None:
                 heapq.heappush(self.agenda, (max(at, self.now), next(self.order), place, arrival))

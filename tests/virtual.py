@@ -90,7 +90,7 @@ class Virtual:
         """Send on its way: reports as the world says, everything else at once."""
         message = arrival.message if isinstance(arrival, Delivery) else None
         if isinstance(message, Offer) and message.ticket is not None:
-            work = Counted(self.service.engine, self.fleet)
+            work = Counted(self.service.engine, self.fleet, self.service.coordinator)
             at = self.world.outcome(message.ticket, self.given.get(message.ticket, self.now), work).at
             if at is not None:
                 heapq.heappush(self.agenda, (at, next(self.order), address, arrival))

@@ -45,7 +45,7 @@ def counted(**recipe):
     task = ft.Task(model=ft.mlp(5, 8, 2), loss="cross_entropy", recipe=ft.Recipe(**recipe), normalise="fleet")
     X, y, device = np.ones((40, 5), "f4"), np.arange(40) % 2, np.repeat(["a", "b"], [10, 30])
     fleet = ft.Fleet.from_arrays(X, y, device, np.arange(40) % 5 == 0)
-    return Counted(Engine(ft.Federation(task), 3), fleet), task.model
+    return Counted(Engine(ft.Federation(task), 3), fleet, {}), task.model
 
 
 def test_operations_and_memory_of_each_phase():

@@ -144,7 +144,7 @@ class Simulator:
         self.planned: set[Ticket] = set()  # whose answer stands on the agenda
         self.resting: dict[str, float] = {}  # sleepers -> until when they have been told to stay away
         self.history: list[Line] = []
-        self.work = Counted(self.engine, fleet)
+        self.work = Counted(self.engine, fleet, self.coordinator)
         self.now = self.began = self.last = 0.0  # now; when the task was given out that is answered now; the last Keep
         self.made = 0  # versions, of all phases
         self.trace: TextIO | None = None
@@ -179,7 +179,7 @@ class Simulator:
                         self._leave(out)
                     raise KeyboardInterrupt
         facts = {
-            "devices": len(self.coordinator.last),
+            "devices": len(self.coordinator),
             "seconds": self.now,
             "wall_seconds": time.perf_counter() - began,
             "reason": self.reason,
@@ -255,7 +255,7 @@ class Simulator:
         for command in commands:
             kind = type(command)
             if kind is Assign:
-                self._assign(command.ticket, command.again)  # type: ignore[union-attr]
+                self._assign(command)  # type: ignore[arg-type]
             elif kind is Keep:
                 self.kept.append(Kept(command.ticket, command.lag, self.began))  # type: ignore[union-attr]
                 self.last = self.now
@@ -270,12 +270,13 @@ class Simulator:
                 self.history += self.engine.finish()
         return len(commands) != 1 or type(commands[0]) is not Keep
 
-    def _assign(self, ticket: Ticket, again: bool) -> None:
+    def _assign(self, command: Assign) -> None:
+        ticket = command.ticket
         if ticket in self.planned:
             return  # a device that is back works on; one that had lost its task is told of it again
         engine = self.engine
-        if not again:
-            engine.assigned(ticket)
+        if not command.again:
+            engine.assigned(ticket, command.kept)
         outcome = self.world.outcome(ticket, max(self.now, self.resting.get(ticket.device, 0.0)), self.work)
         if outcome.joules is not None:
             engine.tally.spend(outcome.joules)

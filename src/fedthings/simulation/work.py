@@ -6,6 +6,7 @@ from math import inf, prod
 
 from fedthings.engine import Engine
 from fedthings.learn.fleet import Fleet
+from fedthings.protocol.coordinator import Coordinator
 from fedthings.protocol.events import Ticket
 
 STATISTICS = 3
@@ -15,12 +16,12 @@ STATISTICS = 3
 class Counted:
     """The work of a federation's tasks, counted when a world asks for it."""
 
-    def __init__(self, engine: Engine, fleet: Fleet) -> None:
-        self.engine, self.fleet = engine, fleet
+    def __init__(self, engine: Engine, fleet: Fleet, coordinator: Coordinator) -> None:
+        self.engine, self.fleet, self.coordinator = engine, fleet, coordinator
 
     def down(self, ticket: Ticket) -> int:
         """Return the bytes of the model body that goes down."""
-        return self.engine.model_bytes(ticket)
+        return self.engine.model_bytes(ticket, self.coordinator.last.get(ticket.device))
 
     def up(self, ticket: Ticket) -> int:
         """Return the bytes of the report body that goes up."""
