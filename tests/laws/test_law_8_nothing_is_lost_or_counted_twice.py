@@ -67,15 +67,15 @@ def fleet() -> ft.Fleet:
     return ft.Fleet.from_arrays(X, y, np.arange(120) % 4, split=np.arange(120) % 5 == 0)
 
 
-def federation() -> ft.Federation:
+def federation(down=None) -> ft.Federation:
     recipe = ft.Recipe(lr=0.1, batch=8, keep=0.25)
     task = ft.Task(model=ft.mlp(4, 5, 2), loss="cross_entropy", normalise="fleet", recipe=recipe)
-    return ft.Federation(task, ft.fedavgm(), ft.Pace(goal=4, patience=1e6), seed=2, devices=4)
+    return ft.Federation(task, ft.fedavgm(), ft.Pace(goal=4, patience=1e6), down=down, seed=2, devices=4)
 
 
-def disturbed(directory: Path, fate: Fate) -> tuple[Virtual, str]:
+def disturbed(directory: Path, fate: Fate, down=None) -> tuple[Virtual, str]:
     """Run to the end; whoever is killed starts again with its directory."""
-    world = Virtual(federation(), fleet(), ROUNDS, directory)
+    world = Virtual(federation(down), fleet(), ROUNDS, directory)
     killed = ""
     while not world.service.done:
         try:
@@ -116,25 +116,22 @@ def lost(world: Virtual, address: str) -> None:
         world.agenda = [e for e in world.agenda if e[3].sender != address]
 
 
-@pytest.fixture
-def want():
-    return ft.simulate(federation(), fleet(), ROUNDS)
-
-
-def test_killed_at_any_point_the_model_is_the_one_that_would_have_been(tmp_path, monkeypatch, want):
+@pytest.mark.parametrize("down", [None, ft.delta(6, 16)], ids=["whole", "differences"])
+def test_killed_at_any_point_the_model_is_the_one_that_would_have_been(down, tmp_path, monkeypatch):
+    want = ft.simulate(federation(down), fleet(), ROUNDS)
     fate = Fate(monkeypatch)
-    world, killed = disturbed(tmp_path / "calm", fate)
+    world, killed = disturbed(tmp_path / "calm", fate, down)
     assert killed == ""
     assert np.array_equal(world.result().row, want.row)
     points = fate.seen
     assert points > 200
     rng = keyed("moments")
     victims = set()
-    moments = sorted(rng.choice(points - 1, 60, replace=False) + 1)
+    moments = sorted(rng.choice(points - 1, 40, replace=False) + 1)
     for moment in moments:
         for before in (True, False):
             fate.seen, fate.at = 0, int(moment) if before else -int(moment) - 2
-            world, killed = disturbed(tmp_path / f"{moment}-{before}", fate)
+            world, killed = disturbed(tmp_path / f"{moment}-{before}", fate, down)
             victims.add(killed)
             served = world.result()
             assert np.array_equal(served.row, want.row), f"point {moment}, {killed} killed, before={before}"
@@ -145,7 +142,7 @@ def test_killed_at_any_point_the_model_is_the_one_that_would_have_been(tmp_path,
     assert len(victims) > 3
 
 
-def test_history_on_disk_has_each_version_once_after_a_kill(tmp_path, monkeypatch, want):
+def test_history_on_disk_has_each_version_once_after_a_kill(tmp_path, monkeypatch):
     fate = Fate(monkeypatch)
     fate.at = 150
     world, killed = disturbed(tmp_path, fate)

@@ -13,24 +13,21 @@ import numpy as np
 from msgspec import Struct
 
 from fedthings.compress.quantize import blocked
-from fedthings.errors import WireError
+from fedthings.errors import SpecError, WireError
 from fedthings.learn.task import within
 from fedthings.messages import Change
 from fedthings.stage import Schema, Stage, State, real, untouched
 from fedthings.vector import Key, Payload
 
 SCALE = "delta.scale"
-LEVEL = 6
-"""How hard it is tried to make a difference small (zlib)."""
-
 
 class Delta(Struct, frozen=True, tag="delta", forbid_unknown_fields=True):
     """Send a model in `bits` 2 to 8 a number, and to a device that holds one of the `back` last what differs from it.
 
     A step is a power of two, the smallest with which all of a block are within 2**(bits - 1) - 1 steps of zero, and a
     number goes to the nearest: one that moves little stays the same, and costs next to nothing. Each errs by at
-    most half a step, which is at most the largest of its block over 127 at 8 bits. Bytes: of the deflated difference
-    (RFC 1951); about bits * dim / 8 where a device holds nothing.
+    most half a step, which is at most the largest of its block over 127 at 8 bits. 32 bits are float32: no error.
+    Bytes: of the deflated difference (RFC 1951); about bits * dim / 8 where a device holds nothing.
     """
 
     bits: int = 8
@@ -38,7 +35,8 @@ class Delta(Struct, frozen=True, tag="delta", forbid_unknown_fields=True):
     back: int = 32
 
     def __post_init__(self) -> None:
-        within("down.delta.bits", self.bits, 2, 8)
+        if self.bits != 32 and not 2 <= self.bits <= 8:
+            raise SpecError(f"down.delta.bits is {self.bits}: it must be 2 to 8, or 32 for no rounding")
         within("down.delta.block", self.block, 8, 1 << 20)
         within("down.delta.back", self.back, 0, 1 << 12)
 
@@ -46,6 +44,8 @@ class Delta(Struct, frozen=True, tag="delta", forbid_unknown_fields=True):
 def build(spec: Delta, schema: Schema) -> Stage:
     """Return the stage that rounds, and undoes it."""
     dim = real(schema, "delta")
+    if spec.bits == 32:
+        return _planes(dim)
     most = (1 << (spec.bits - 1)) - 1
 
     def encode(payload: Payload, states: Sequence[State], keys: Sequence[Key]) -> tuple[Payload, Sequence[State]]:
@@ -68,12 +68,27 @@ def build(spec: Delta, schema: Schema) -> Stage:
     return Stage(lambda: None, encode, decode, untouched, ())
 
 
+def _planes(dim: int) -> Stage:
+    """Return the stage that puts the first bytes of all float32 first, then the second: in these, models are alike."""
+
+    def encode(payload: Payload, states: Sequence[State], keys: Sequence[Key]) -> tuple[Payload, Sequence[State]]:
+        parts = np.ascontiguousarray(payload["x"], "<f4").view(np.uint8).reshape(-1, dim, 4)
+        return {**payload, "x": parts.swapaxes(-1, -2).reshape(-1, 4 * dim)}, states
+
+    def decode(payload: Payload) -> Payload:
+        parts = payload["x"].reshape(-1, 4, dim).swapaxes(-1, -2)
+        return {**payload, "x": np.ascontiguousarray(parts).view("<f4").reshape(-1, dim)}
+
+    return Stage(lambda: None, encode, decode, untouched, ())
+
+
 def change(body: bytes, base: bytes = b"") -> Change:
     """Return how `body` differs from `base`, byte by byte, modulo 256; from nothing it is all of it."""
     difference = np.frombuffer(body, np.uint8).copy()
     shared = min(len(body), len(base))
     difference[:shared] -= np.frombuffer(base, np.uint8, shared)
-    deflate = zlib.compressobj(LEVEL, zlib.DEFLATED, -15)
+    # Numbers that differ little are many zeros and few others: runs of one byte are all that there is to find.
+    deflate = zlib.compressobj(wbits=-15, strategy=zlib.Z_RLE)
     data = deflate.compress(difference.data) + deflate.flush()
     return Change(_digest(base), sha256(body).digest(), len(body), np.frombuffer(data, np.uint8))
 

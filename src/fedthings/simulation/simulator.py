@@ -179,7 +179,7 @@ class Simulator:
                         self._leave(out)
                     raise KeyboardInterrupt
         facts = {
-            "devices": len(self.coordinator),
+            "devices": len(self.coordinator.last),
             "seconds": self.now,
             "wall_seconds": time.perf_counter() - began,
             "reason": self.reason,
