@@ -8,6 +8,7 @@ from fedthings.engine import Engine
 from fedthings.learn.fleet import Fleet
 from fedthings.protocol.coordinator import Coordinator
 from fedthings.protocol.events import Ticket
+from fedthings.simulation.links import OFFERED
 
 STATISTICS = 3
 """Operations on each number, and numbers kept of each feature, where a fleet learns its scaling."""
@@ -20,8 +21,10 @@ class Counted:
         self.engine, self.fleet, self.coordinator = engine, fleet, coordinator
 
     def down(self, ticket: Ticket) -> int:
-        """Return the bytes of the model body that goes down."""
-        return self.engine.model_bytes(ticket, self.coordinator.last.get(ticket.device))
+        """Return the bytes of the model body that goes down, and of its offer where it is told by what differs."""
+        kept = self.coordinator.last.get(ticket.device)
+        offered = 0 if self.engine.base(ticket.version, kept) is None else OFFERED
+        return self.engine.model_bytes(ticket, kept) + offered
 
     def up(self, ticket: Ticket) -> int:
         """Return the bytes of the report body that goes up."""
