@@ -66,10 +66,12 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
         numbers,
         numbers,
     ),
-    m.Assignment: st.builds(m.Assignment, tickets, offers, offers, floats, st.none() | tickets),
+    m.Assignment: st.builds(m.Assignment, tickets, offers, offers, floats, st.none() | tickets, st.none() | offers),
     m.Pause: st.builds(m.Pause, texts),
     m.Receipt: receipts,
-    m.Farewell: st.builds(m.Farewell, texts, st.none() | offers, st.none() | offers, st.none() | tickets),
+    m.Farewell: st.builds(
+        m.Farewell, texts, st.none() | offers, st.none() | offers, st.none() | tickets, st.none() | offers
+    ),
     m.Refusal: st.builds(m.Refusal, texts, texts),
     m.Hello: st.builds(m.Hello, texts),
     m.Bye: st.builds(m.Bye),
@@ -80,6 +82,9 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     m.Status: st.builds(m.Status, facts),
     m.Work: st.builds(m.Work, numbers, facts),
     m.Model: st.builds(m.Model, numbers, numbers, payloads),
+    m.Change: st.builds(
+        m.Change, digests | st.just(b""), digests, numbers, st.binary().map(lambda data: np.frombuffer(data, np.uint8))
+    ),
     m.Report: st.builds(m.Report, tickets, payloads, rows, payloads),
     m.Subtotal: st.builds(
         m.Subtotal,

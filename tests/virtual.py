@@ -36,9 +36,9 @@ class Thing(Agent):
 
     takes: Callable[[Ticket], float]
 
-    def _train(self, phase: Phase, job: Assignment, model: Payload, now: float) -> None:
+    def _train(self, phase: Phase, job: Assignment, model: Payload, body: bytes, now: float) -> None:
         self._seconds = self.takes(job.ticket)
-        super()._train(phase, job, model, now)
+        super()._train(phase, job, model, body, now)
 
 
 class Noted(Counted):
@@ -122,7 +122,7 @@ class Virtual:
 
     def outcome(self, ticket: Ticket) -> tuple[Outcome, float]:
         """Return what the world says of a task, and how long all of its training takes (seconds)."""
-        work = Noted(self.service.engine, self.fleet)
+        work = Noted(self.service.engine, self.fleet, self.service.coordinator)
         begins, deadline = self.given.get(ticket, (self.now, inf))
         until = deadline if work.engine.phases[ticket.phase].partial else inf
         return self.world.outcome(ticket, begins, work, until), work.seconds

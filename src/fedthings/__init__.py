@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fedthings.aggregate.step import Polynomial as polynomial
     from fedthings.aggregate.step import Sgd as sgd
     from fedthings.aggregate.step import Yogi as yogi
+    from fedthings.compress.delta import Delta as delta
     from fedthings.compress.low_rank import LowRank as low_rank
     from fedthings.compress.quantize import int4, int8
     from fedthings.compress.rotate import Eden as eden
@@ -120,6 +121,7 @@ __all__ = [
     "conv1d",
     "conv2d",
     "decay",
+    "delta",
     "dense",
     "diurnal",
     "dropout",
@@ -201,6 +203,7 @@ _STEPS = "sgd momentum adam yogi adagrad constant polynomial hinge decay"
 _HOMES: dict[str, tuple[str, str | None]] = {
     "partition": ("learn.partition", None),
     "clip": ("privacy.clip", "Clip"),
+    "delta": ("compress.delta", "Delta"),
     "eden": ("compress.rotate", "Eden"),
     "top_k": ("compress.sparsify", "TopK"),
     "random_mask": ("compress.sparsify", "RandomMask"),

@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import Struct
 
 from fedthings.aggregate import fold
-from fedthings.compress import low_rank, quantize, rotate, sign, sparsify
+from fedthings.compress import delta, low_rank, quantize, rotate, sign, sparsify
 from fedthings.errors import DataError, FedthingsError, SpecError, WireError
 from fedthings.learn import own, own_learner
 from fedthings.learn.data import Shard, check
@@ -36,6 +36,7 @@ from fedthings.vector import Array, Key, Payload, Vector
 StageSpec: TypeAlias = (
     clip.Clip | quantize.Quantize | rotate.Eden | sparsify.TopK | sparsify.RandomMask | sign.Sign | low_rank.LowRank
 )
+Down: TypeAlias = quantize.Quantize | delta.Delta
 STAGES: dict[type, Callable[[Any, Schema], Stage]] = {
     clip.Clip: clip.build,
     quantize.Quantize: quantize.build,
@@ -58,7 +59,7 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
     strategy: Strategy = Strategy()
     pace: Pace = Pace()
     stages: tuple[StageSpec, ...] = ()
-    down: quantize.Quantize | None = None
+    down: Down | None = None
     seed: int = 0
     name: str = "federation"
     devices: int = 0
@@ -93,7 +94,7 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     task: Task
     strategy: Strategy
     stages: tuple[StageSpec, ...]
-    down: quantize.Quantize | None = None
+    down: Down | None = None
     seed: int
     reports: int = 1 << 20
 
@@ -238,8 +239,14 @@ def received(phase: Phase, arrays: Payload) -> Payload:
     return {"x": decoded["x"][0]}
 
 
-def _down(phase: Phase, spec: quantize.Quantize) -> Stage:
-    return quantize.build(spec, (Field("x", phase.task.model.layout.dim),))
+def _down(phase: Phase, spec: Down) -> Stage:
+    build = delta.build if isinstance(spec, delta.Delta) else quantize.build
+    return build(spec, (Field("x", phase.task.model.layout.dim),))  # type: ignore[operator]
+
+
+def differs(phase: Phase) -> bool:
+    """Return whether models of `phase` go down as what they differ in from others (`messages.Change`)."""
+    return phase.kind != "normalise" and isinstance(phase.down, delta.Delta)
 
 
 # ------------------------------------------------------------------------ files

@@ -18,7 +18,7 @@ import numpy as np
 from msgspec import Struct
 
 from fedthings.errors import WireError
-from fedthings.messages import Body, Envelope, Message, Model, Offer, Receipt, Report, Status, Subtotal, Work
+from fedthings.messages import Body, Change, Envelope, Message, Model, Offer, Receipt, Report, Status, Subtotal, Work
 from fedthings.protocol.events import Ticket
 from fedthings.vector import Array
 
@@ -41,7 +41,7 @@ _TAGS |= {"<f2": 84, "<f4": 85, "<f8": 86}
 _BIG = {65: ">u2", 66: ">u4", 67: ">u8", 73: ">i2", 74: ">i4", 75: ">i8", 80: ">f2", 81: ">f4", 82: ">f8"}
 _DTYPES = {tag: np.dtype(name) for name, tag in _TAGS.items()} | {t: np.dtype(n) for t, n in _BIG.items()}
 
-B = TypeVar("B", Work, Model, Report, Subtotal)
+B = TypeVar("B", Work, Model, Change, Report, Subtotal)
 _ENVELOPES = {kind.__name__.lower(): kind for kind in get_args(Envelope)}
 _BODIES = {kind.__name__.lower(): kind for kind in get_args(Body)}
 
@@ -63,7 +63,7 @@ def pack(message: Envelope, federation: str) -> bytes:
 
 
 def pack_body(body: Body) -> bytes:
-    """Return a body (task, model, report or subtotal) as bytes; equal bodies give equal bytes. Raises WireError."""
+    """Return a body (task, model, change, report or subtotal) as bytes; equal bodies give equal bytes. Raises WireError."""
     return _pack(body, {})
 
 
@@ -226,8 +226,9 @@ def _unpack(fields: dict[str, Any], kinds: Mapping[str, Any]) -> Any:
     for name in ("arrays", "metrics", "values"):
         if isinstance(fields.get(name), dict):
             fields[name] = {key: _row(value) for key, value in fields[name].items()}
-    if "weight" in fields:
-        fields["weight"] = _row(fields["weight"])
+    for name in ("weight", "difference"):
+        if name in fields:
+            fields[name] = _row(fields[name])
     try:
         message = msgspec.convert(fields, kinds[tag], builtin_types=(bytes,))
     except msgspec.ValidationError as error:
@@ -267,6 +268,10 @@ def _check(message: Struct) -> None:
             good = value == value
         elif name == "digest":
             good = len(value) == 32
+        elif name == "base":
+            good = len(value) in (0, 32)
+        elif name == "difference":
+            good = value.dtype == np.uint8
         elif name == "device":
             good = bool(NAME.fullmatch(value))
         elif name == "starts":

@@ -78,6 +78,16 @@ CASES = {
         {"strategy": ft.fedprox(0.1)},
         THINGS,
     ),
+    "down by differences": (
+        ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2),
+        {"stages": (ft.eden(3),), "down": ft.delta(6, 16)},
+        SLOW,
+    ),
+    "down by differences, asynchronous": (
+        ft.Pace(goal=3, concurrency=6, patience=20.0, staleness=4),
+        {"strategy": ft.fedadam(), "down": ft.delta(8, 16, back=2)},
+        SLOW,
+    ),
     "own share kept, clipped": (
         ft.Pace(goal=5, concurrency=7, patience=9.0, quorum=2),
         {"recipe": {"keep": 0.3}, "stages": (ft.clip(0.5),), "strategy": ft.fedadam()},

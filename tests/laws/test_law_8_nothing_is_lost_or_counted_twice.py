@@ -120,6 +120,7 @@ CASES = {
             "recipe": {},
         },
     ),
+    "down by differences": Case(ft.Pace(goal=4, patience=1e6), Steady(), {"down": ft.delta(6, 16)}, devices=4),
     "a part of the work": Case(
         ft.Pace(goal=3, concurrency=5, patience=3.0, quorum=2), settings={"strategy": ft.fedprox(0.1)}
     ),

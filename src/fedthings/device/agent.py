@@ -32,7 +32,6 @@ from fedthings.messages import (
     Decline,
     Farewell,
     Hello,
-    Model,
     Offer,
     Pause,
     Receipt,
@@ -217,13 +216,13 @@ class Agent:
             return  # it is being fetched, or sent, already
         self._job, self._heard = job, now
         self.upload.drop()
-        self.bodies.keep_only([job.task, job.model])
+        self.bodies.keep_only(job)
         self._work(now)
 
     def _go_on(self, now: float) -> None:
         """A body that was waited for is here."""
         if self._farewell is not None:
-            self._leave()
+            self._leave(now)
         else:
             self._work(now)
 
@@ -242,18 +241,22 @@ class Agent:
         job = self._job
         if job is None or not self._here(job.task, now):
             return
-        phase = self._accepted(job)
-        if phase is None or not self._here(job.model, now):
+        phase, way = self._accepted(job), self.bodies.way(job)
+        if phase is None or way is None or not self._here(way, now):
             return
         self.shelf.enter(f"{self.transport.federation}/{job.ticket.phase}")
         pending = self.shelf.pending
         model: Payload | None = None
         if pending is None or pending.ticket != job.ticket:
             try:
-                arrays = self.bodies.read(job.model, Model).arrays  # in a file they are not aligned
-                model = received(phase, {name: np.require(row, requirements="A") for name, row in arrays.items()})
-                self._train(phase, job, model, now)
+                found, body = self.bodies.model(way, phase)
+                model = received(phase, _aligned(found.arrays))
+                self._train(phase, job, model, body, now)
             except WireError as error:
+                if way != self.bodies.way(job):
+                    log.warning("all of the model is fetched: %s", error)
+                    self._work(now)
+                    return
                 self._tell(f"cannot do the task: {error}")
                 self._decline(job.ticket, "does not fit")
                 return
@@ -285,7 +288,7 @@ class Agent:
         self._phase = (job.task.digest, phase)
         return phase
 
-    def _train(self, phase: Phase, job: Assignment, model: Payload, now: float) -> None:
+    def _train(self, phase: Phase, job: Assignment, model: Payload, body: bytes, now: float) -> None:
         ticket = job.ticket
         ours, chain = learner(phase), stage(phase)
         state = self.shelf.state or [ours.init(), chain.init()]
@@ -303,7 +306,7 @@ class Agent:
         kept = after is not None or any(part is not None for part in encoded_state)
         if refused(schema(phase), chain.decode(encoded), report.weight)[0]:
             kept = False  # it is left out by its values, so training goes on from the state before it
-        self.shelf.hold(ticket, pack_body(report), [after, encoded_state] if kept else None)
+        self.shelf.hold(ticket, pack_body(report), [after, encoded_state] if kept else None, body)
         self.reports += 1
 
     def _decline(self, ticket: Ticket, reason: str) -> None:
@@ -334,24 +337,33 @@ class Agent:
         self.shelf.settle(farewell.kept)
         self._job, self._farewell = None, farewell
         self.upload.drop()
-        offers = [offer for offer in (farewell.task, farewell.model) if offer is not None]
-        self.bodies.keep_only(offers)
-        for offer in offers:
-            self._here(offer, now)
-        self._leave()
+        self.bodies.keep_only(farewell)
+        self._leave(now)
 
-    def _leave(self) -> None:
+    def _leave(self, now: float) -> None:
         """Keep the last model for predictions, once it is here."""
         farewell = self._farewell
-        if farewell is None or self.bodies.coming:
+        if farewell is None:
             return
-        if farewell.task is not None and farewell.model is not None:
+        task, way = farewell.task, self.bodies.way(farewell)
+        here = [self._here(offer, now) for offer in (task, way) if offer is not None]  # both at once
+        if not all(here) and self.bodies.coming:
+            return
+        if task is not None and way is not None:
             try:
-                phase = decode(self.bodies.read(farewell.task, Work).spec, Phase)
-                model = self.bodies.read(farewell.model, Model)
+                phase = decode(self.bodies.read(task, Work).spec, Phase)
+                model, _ = self.bodies.model(way, phase)
                 if not self.rules.refusal(self._federation, phase):
-                    self.shelf.keep(phase.task.model, received(phase, model.arrays)["x"], model.version)
+                    self.shelf.keep(phase.task.model, received(phase, _aligned(model.arrays))["x"], model.version)
             except (KeyError, WireError, SpecError) as error:
+                if way != self.bodies.way(farewell):
+                    self._leave(now)
+                    return
                 log.warning("the last model cannot be kept: %s", error)
         self.on_news(f"the federation has ended: {farewell.reason}")
         self.done = True
+
+
+def _aligned(arrays: Payload) -> Payload:
+    """Return `arrays` as they can be computed with: in a file they are not aligned."""
+    return {name: np.require(row, requirements="A") for name, row in arrays.items()}

@@ -125,4 +125,5 @@ def _chunk(gateway: Gateway, chunk: Chunk) -> None:
     if gateway.cache.add(chunk):
         for device, (message, came) in list(gateway.waiting.items()):
             gateway.pass_on(device, message, came)
+        gateway.serve()
     gateway.ask()

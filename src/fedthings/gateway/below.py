@@ -47,7 +47,7 @@ def take(gateway: Gateway, sender: str, message: Envelope, federation: str) -> N
                 upload.add(message)
                 _proceed_sum(gateway, sender, upload)
         case Want():
-            _wanted(gateway, sender, message)
+            wanted(gateway, sender, message)
         case _:
             raise WireError("unexpected", f"a gateway does not send {type(message).__name__}")
 
@@ -105,7 +105,7 @@ def _device(gateway: Gateway, device: str, message: Envelope, via: str) -> None:
                 upload[1].add(message)
                 _proceed(gateway, *upload)
         case Want():
-            _wanted(gateway, device, message)
+            wanted(gateway, device, message)
         case _:
             raise WireError("unexpected", f"a device does not send {type(message).__name__}")
 
@@ -126,9 +126,12 @@ def _own(device: str, ticket: Ticket) -> None:
         raise WireError("not your ticket", f"{ticket.device}'s, sent by {device}")
 
 
-def _wanted(gateway: Gateway, sender: str, want: Want) -> None:
+def wanted(gateway: Gateway, sender: str, want: Want) -> None:
+    """Send the chunks that `want` names. Raises WireError."""
     within(want)
     source = gateway.cache.find(want)
+    if source is None and gateway.fetch(sender, want):
+        return
     if source is None:
         raise WireError("not here", "the body that is wanted is not to be had any more; say Hello")
     for chunk in source.answer(want):

@@ -38,6 +38,10 @@ class Cache:
         """How many bodies are on their way in."""
         return len(self._incoming)
 
+    def has(self, digest: bytes) -> bool:
+        """Return whether a body is here."""
+        return digest in self._sources
+
     def here(self, offer: Offer) -> bool:
         """Return whether a body is here; begin to fetch it where it is not. Raises WireError for a wrong offer."""
         if offer.digest in self._sources:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection
 from math import inf
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from fedthings.device.bodies import RETRY
 from fedthings.device.rules import Rules
 from fedthings.device.upload import PATIENCE
@@ -32,6 +34,7 @@ from fedthings.messages import (
     Refusal,
     Relay,
     Verdict,
+    Want,
 )
 from fedthings.protocol.events import Ticket
 from fedthings.server.gateways import hollow
@@ -86,7 +89,9 @@ class Gateway:
         self.receipts: dict[str, Receipt] = {}  # device -> the last that it was given
         self.refusals: Counter[str] = Counter()
         self.merged = self.sums = 0  # reports that the coordinator has from here, and the subtotals they came in
+        self.wanting: list[tuple[str, Want]] = []  # who below waits for which part of a model
         self._models: list[bytes] = []  # newest last
+        self._above: dict[bytes, Offer] = {}  # models that are to be had there, and have not been wanted here
         self.ask_at = self.offer_at = inf
         self.now = self.began = 0.0
 
@@ -216,7 +221,8 @@ class Gateway:
 
     def pass_on(self, device: str, message: Assignment | Farewell, came: float) -> None:
         """Pass on what names bodies once they are here, with offers of one's own; `came` is when it came."""
-        offers = [offer for offer in (message.task, message.model) if offer is not None]
+        # What differs is as good for all that hold the same; all of the model is fetched when one does not (`fetch`).
+        offers = [offer for offer in (message.task, message.delta or message.model) if offer is not None]
         try:
             lacking = [offer for offer in offers if not self.cache.here(offer)]
             named = None if lacking else message.task
@@ -228,28 +234,54 @@ class Gateway:
             self.ask()
             return
         self.waiting.pop(device, None)
-        ours = [None if offer is None or refusal else self._ours(offer) for offer in (message.task, message.model)]
-        task, model = ours
+        told = (message.task, message.delta, message.model)
+        task, delta, model = (None if offer is None or refusal else self._ours(offer) for offer in told)
         if isinstance(message, Farewell):
-            self.tell(device, Farewell(message.reason, task, model, message.kept))
+            self.tell(device, Farewell(message.reason, task, model, message.kept, delta))
         elif task is None or model is None:
             self.assigned.pop(device, None)
             self.relay(device, Decline(message.ticket, f"gateway: {refusal}"))
         else:
             left = max(0.0, message.seconds - (self.now - came))
-            self.tell(device, Assignment(message.ticket, task, model, left, message.kept))
+            self.tell(device, Assignment(message.ticket, task, model, left, message.kept, delta))
 
     def _ours(self, offer: Offer) -> Offer:
         if offer.what == "model" and offer.digest not in self._models:
             self._models.append(offer.digest)
             self._forget()
-        return self.cache.offer(offer.digest)
+        if self.cache.has(offer.digest):
+            return self.cache.offer(offer.digest)
+        self._above[offer.digest] = offer
+        return replace(offer, retained=False, first=None, http="", token="")
+
+    def fetch(self, sender: str, want: Want) -> bool:
+        """Note that `sender` wants of a model that is not here, and fetch it; return whether it is to be had above."""
+        offer = self._above.get(want.digest)
+        if offer is None:
+            return False
+        self.wanting.append((sender, want))
+        if self.cache.here(offer):
+            self.serve()
+        else:
+            self.ask()
+        return True
+
+    def serve(self) -> None:
+        """Send what is waited for of models that are here by now."""
+        waiting, self.wanting = self.wanting, []
+        for sender, want in waiting:
+            if self.cache.has(want.digest):
+                self._above.pop(want.digest, None)
+                below.wanted(self, sender, want)
+            elif want.digest in self._above:
+                self.wanting.append((sender, want))
 
     def _forget(self) -> None:
         """Keep the newest models, and those that a device may still fetch."""
         messages = [entry[0] for entry in (*self.assigned.values(), *self.waiting.values())]
-        needed = {offer.digest for m in messages for offer in (m.task, m.model) if offer is not None}
+        needed = {offer.digest for m in messages for offer in (m.task, m.model, m.delta) if offer is not None}
         self._models = [d for i, d in enumerate(self._models) if d in needed or i >= len(self._models) - MODELS]
+        self._above = {digest: offer for digest, offer in self._above.items() if digest in {*needed, *self._models}}
         self.cache.keep_only({*needed, *self._models, *self.tasks.digests})
 
     def settle(self, receipt: Receipt) -> None:

@@ -156,8 +156,9 @@ def hollow(message: Envelope) -> Envelope:
     """Return `message` without the first chunks of bodies: a gateway fetches a body once for all its devices."""
     if not isinstance(message, Assignment | Farewell):
         return message
-    task, model = (offer and replace(offer, first=None) for offer in (message.task, message.model))
-    return replace(message, task=task, model=model)
+    offers = (message.task, message.model, message.delta)
+    task, model, delta = (offer and replace(offer, first=None) for offer in offers)
+    return replace(message, task=task, model=model, delta=delta)
 
 
 # ----------------------------------------------------------------------- subtotals

@@ -224,9 +224,10 @@ class Service:
     def _obey(self, command: Command) -> None:
         match command:
             case events.Assign(ticket=ticket, deadline=deadline, kept=kept, again=again):
-                task, model = self.bodies.task(self.engine), self.bodies.model(self.engine, ticket.version)
-                self._used(ticket.device)[2] += 0 if again else self.engine.model_bytes(ticket)
-                self._next(ticket.device, Assignment(ticket, task, model, max(0.0, deadline - self.now), kept))
+                task, engine = self.bodies.task(self.engine), self.engine
+                model, delta = self.bodies.model(engine, ticket.version, kept)
+                self._used(ticket.device)[2] += 0 if again else engine.model_bytes(ticket, kept)
+                self._next(ticket.device, Assignment(ticket, task, model, max(0.0, deadline - self.now), kept, delta))
             case events.Rest(device=device, reason=reason, until=until):
                 self._next(device, Pause(reason, max(0.0, until - self.now)))
             case events.Keep(ticket=ticket, lag=lag):
@@ -379,8 +380,8 @@ class Service:
         """Tell `device` that it is over, and where the last model is."""
         engine = self.engine
         kept = self.coordinator.last.get(device)
-        task, model = self.bodies.task(engine), self.bodies.model(engine, self.coordinator.version)
-        self.send(device, Farewell(self.reason, task, model, kept))
+        model, delta = self.bodies.model(engine, self.coordinator.version, kept)
+        self.send(device, Farewell(self.reason, self.bodies.task(engine), model, kept, delta))
 
     def send(self, to: str, message: Envelope) -> None:
         """Send `message` once what is being done is durable."""

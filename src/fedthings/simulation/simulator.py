@@ -145,7 +145,7 @@ class Simulator:
         self.resting: dict[str, float] = {}  # sleepers that are asleep -> until when they were told to stay away
         self.told: dict[str, tuple[Ticket, float]] = {}  # sleepers -> the last task they have heard of, its deadline
         self.history: list[Line] = []
-        self.work = Counted(self.engine, fleet)
+        self.work = Counted(self.engine, fleet, self.coordinator)
         self.answer: Answer | None = None  # what is given to the coordinator now
         self.now = self.last = 0.0  # now; when the last report was kept
         self.made = 0  # versions, of all phases
@@ -288,7 +288,7 @@ class Simulator:
             return  # a device that is back works on; one that had lost its task is told of it again
         engine = self.engine
         if not task.again:
-            engine.assigned(ticket)
+            engine.assigned(ticket, task.kept)
         begins = max(self.now, self.resting.get(ticket.device, 0.0))
         until = task.deadline if engine.spec.partial else inf
         outcome = self.world.outcome(ticket, begins, self.work, until)

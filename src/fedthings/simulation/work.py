@@ -7,7 +7,9 @@ from math import inf, prod
 from fedthings.engine import Engine
 from fedthings.learn.effort import effort
 from fedthings.learn.fleet import Fleet
+from fedthings.protocol.coordinator import Coordinator
 from fedthings.protocol.events import Ticket
+from fedthings.simulation.links import OFFERED
 
 STATISTICS = 3
 """Operations on each number, and numbers kept of each feature, where a fleet learns its scaling."""
@@ -16,12 +18,14 @@ STATISTICS = 3
 class Counted:
     """The work of a federation's tasks, counted when a world asks for it."""
 
-    def __init__(self, engine: Engine, fleet: Fleet) -> None:
-        self.engine, self.fleet = engine, fleet
+    def __init__(self, engine: Engine, fleet: Fleet, coordinator: Coordinator) -> None:
+        self.engine, self.fleet, self.coordinator = engine, fleet, coordinator
 
     def down(self, ticket: Ticket) -> int:
-        """Return the bytes of the model body that goes down."""
-        return self.engine.model_bytes(ticket)
+        """Return the bytes of the model body that goes down, and of its offer where it is told by what differs."""
+        kept = self.coordinator.last.get(ticket.device)
+        offered = 0 if self.engine.base(ticket.version, kept) is None else OFFERED
+        return self.engine.model_bytes(ticket, kept) + offered
 
     def up(self, ticket: Ticket) -> int:
         """Return the bytes of the report body that goes up."""
