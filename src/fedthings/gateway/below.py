@@ -10,7 +10,7 @@ from fedthings.messages import Ask, Bye, Chunk, Decline, Envelope, Hello, Offer,
 from fedthings.partial import expect
 from fedthings.protocol.events import Ticket
 from fedthings.server.gateways import RELAYED
-from fedthings.server.reception import SLACK, WRONG, within
+from fedthings.server.reception import SLACK, WRONG, chunks, own
 from fedthings.subtotal import most_bytes, verify
 from fedthings.transport.chunks import Assembly
 from fedthings.transport.topics import COORDINATOR, OPERATOR
@@ -94,7 +94,7 @@ def _device(gateway: Gateway, device: str, message: Envelope, via: str) -> None:
         case Hello():
             _hello(gateway, device, message)
         case Decline(ticket=ticket):
-            _own(device, ticket)
+            own(device, ticket)
             gateway.close(ticket)
             gateway.relay(device, message)
         case Offer():
@@ -121,17 +121,8 @@ def _hello(gateway: Gateway, device: str, message: Hello) -> None:
         gateway.tell(device, Pause("the gateway has no link to the coordinator"))
 
 
-def _own(device: str, ticket: Ticket) -> None:
-    if ticket.device != device:
-        raise WireError("not your ticket", f"{ticket.device}'s, sent by {device}")
-
-
 def _wanted(gateway: Gateway, sender: str, want: Want) -> None:
-    within(want)
-    source = gateway.cache.find(want)
-    if source is None:
-        raise WireError("not here", "the body that is wanted is not to be had any more; say Hello")
-    for chunk in source.answer(want):
+    for chunk in chunks(want, gateway.cache):
         gateway.down.send(sender, chunk)
 
 
@@ -142,7 +133,7 @@ def _offered(gateway: Gateway, device: str, offer: Offer) -> None:
     ticket = offer.ticket
     if offer.what != "report" or ticket is None:
         raise WireError("malformed", "a device offers reports, with their ticket")
-    _own(device, ticket)
+    own(device, ticket)
     receipt = gateway.receipts.get(device)
     if receipt is not None and receipt.ticket == ticket:
         gateway.tell(device, receipt)  # dealt with already; the receipt was lost

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import queue
 import shutil
-import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
@@ -15,14 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fedthings.device.rules import Rules
-from fedthings.errors import TransportError
 from fedthings.gateway.gateway import INTERVAL, Gateway
 from fedthings.lifeline import Ending, alone
 from fedthings.messages import Announce, Ask
 from fedthings.server import devices
 from fedthings.server.broker import KINDS, Broker, Kind
 from fedthings.server.place import Place
-from fedthings.server.serve import LINGER, RESTARTS
+from fedthings.server.serve import LINGER
 from fedthings.transport.mqtt import BACKOFF, MqttTransport
 from fedthings.transport.topics import COORDINATOR, ROOT
 from fedthings.transport.transport import Arrival, Delivery, Inbox, Linked, Unlinked
@@ -105,8 +103,11 @@ class Process:
             self.up = MqttTransport(url, name, root=root, backoff=backoff, inbox=_Side(self._both, True))
             stack.callback(self.up.close)
             if not below:
-                self.broker = self._start()
-                stack.callback(self._stop)
+                port, host, root_below = settings.port, settings.host, settings.below_root
+                self.broker = Broker.start(
+                    directory, port, self.names, self._kind, host=host, root=root_below, on_end=self.wake
+                )
+                stack.callback(self.broker.stop)
                 below = self.broker.url()
             self.root = self.broker.access.root if self.broker else settings.below_root or ROOT
             self.down = MqttTransport(
@@ -180,8 +181,7 @@ class Process:
                     (gateway.from_above if above else gateway.from_below)(arrival, now)
             gateway.wake(now)
             if self.broker is not None and not self.broker.alive:
-                self.on_news("the broker has died: starting it again")
-                self.broker = self._restarted()
+                self.broker.restart(self.on_news)
             if end == inf and gateway.announced is not None and gateway.announced.state == "finished":
                 end = now + LINGER
 
@@ -219,35 +219,3 @@ class Process:
             self._open = self._open and not self.names
             if self.broker is not None:
                 self.broker.admit(self.names)
-
-    # ------------------------------------------------------------------- broker
-
-    def _start(self) -> Broker:
-        settings = self.settings
-        broker = Broker.start(
-            self.directory, settings.port, self.names, self._kind, host=settings.host, root=settings.below_root
-        )
-        self._watch(broker)
-        return broker
-
-    def _restarted(self) -> Broker:
-        """Start the broker again; it may be killed while it starts, too. Raises TransportError."""
-        for _ in range(RESTARTS - 1):
-            try:
-                return self._start()
-            except TransportError as error:
-                self.on_news(f"{error}; trying again")
-        return self._start()
-
-    def _stop(self) -> None:
-        if self.broker is not None:
-            self.broker.stop()
-
-    def _watch(self, broker: Broker) -> None:
-        """Look around when `broker` ends; nothing polls."""
-
-        def wait() -> None:
-            broker.wait()
-            self.wake()
-
-        threading.Thread(target=wait, name="broker", daemon=True).start()
