@@ -20,6 +20,7 @@ from fedthings.protocol.events import (
     Advance,
     Arrived,
     Assign,
+    Begun,
     Cancelled,
     CheckedIn,
     Command,
@@ -48,9 +49,12 @@ FAR = 100.0
 
 
 class Coordinator:
-    """`on(event, now)` gives the commands; `Woke` is due at `alarm` at the latest."""
+    """`on(event, now)` gives the commands; `Woke` is due at `alarm` at the latest.
 
-    def __init__(self, plans: Sequence[Plan], seed: int = 0, devices: int = 0) -> None:
+    An edge's is `held`: it waits to be told which version it is to make, with `Begun`.
+    """
+
+    def __init__(self, plans: Sequence[Plan], seed: int = 0, devices: int = 0, held: bool = False) -> None:
         self.plans = tuple(plans)
         self.seed = seed
         self.devices = devices
@@ -58,7 +62,7 @@ class Coordinator:
         self._enter()
         self.kept = 0  # reports toward the version being made
         self.goal = 0  # reports that make it
-        self.stepping = self.paused = self.done = False
+        self.stepping, self.paused, self.done = held, False, False
         self.present: set[str] = set()
         self.idle = Roster()
         self.spent: set[str] = set()  # present, and not asked again before the next version
@@ -76,6 +80,7 @@ class Coordinator:
         self._awake = ""  # the sleeper that is told to rest, or to work, once the version is made
         self._made = self._lasted = 0.0  # when the last version was made, and how long it took
         self._attempts: dict[str, int] = {}  # of the version being made
+        self._first = 0  # of an edge's attempts at it
         self._draws = 0
         self._numbers: tuple[int, ...] = ()  # the random numbers of the block that `_draws` is in
         self._reached = False  # whether a target ended the training
@@ -88,6 +93,7 @@ class Coordinator:
             Declined: self._declined,
             Arrived: self._arrived,
             Stepped: self._stepped,
+            Begun: self._begun,
             Woke: self._woke,
             Paused: self._paused,
             Resumed: self._resumed,
@@ -306,6 +312,19 @@ class Coordinator:
         if awake in self.sleepers.seen:
             self._rest(awake, now, out)
 
+    def _begun(self, event: Begun, now: float, out: list[Command]) -> None:
+        self._drop("late", out)
+        self.phase, self.version, self._first = event.phase, event.version, event.attempt
+        self._enter()
+        self.kept = self.goal = self._draws = 0
+        self._numbers = ()
+        self._ends = self._waiting = inf
+        self.stepping = False
+        self._attempts.clear()
+        self.reported.clear()
+        self._renew()
+        self._fill(now, out)
+
     def _paused(self, event: Paused, now: float, out: list[Command]) -> None:
         self.paused = True
 
@@ -446,7 +465,7 @@ class Coordinator:
         return self._deadlines.seconds(device, self.plan.pace)
 
     def _assign(self, device: str, now: float, out: list[Command]) -> None:
-        attempt = self._attempts.get(device, 0)
+        attempt = self._attempts.get(device, self._first)
         self._attempts[device] = attempt + 1
         ticket = Ticket(self.phase, self.version, device, attempt)
         pace = self.plan.pace
@@ -493,6 +512,7 @@ class Coordinator:
             "last": [list(t) for t in self.last.values()],
             "since": dict(self._since),
             "attempts": self._attempts,
+            "first": self._first,
             "draws": self._draws,
             "waiting": self._waiting,
             "fewer": self._fewer,
@@ -518,7 +538,7 @@ class Coordinator:
         self.last = {t[2]: Ticket(*t) for t in state["last"]}
         self._since = dict(state["since"])
         self._plan_deadlines()
-        self._attempts = dict(state["attempts"])
+        self._attempts, self._first = dict(state["attempts"]), state["first"]
         self._draws, self._numbers = state["draws"], ()
         self._waiting, self._fewer = state["waiting"], state["fewer"]
         self._awake, self._ends, (self._made, self._lasted) = state["awake"], state["ends"], state["made"]

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from fedthings import run
-from fedthings.errors import SpecError, TransportError
+from fedthings.errors import SpecError
 from fedthings.federation import Federation
 from fedthings.history import Line
 from fedthings.lifeline import Ending, alone

@@ -17,9 +17,10 @@ from typing import Any, TextIO
 import numpy as np
 
 from fedthings import run
+from fedthings.edge import EdgeEngine, begun
 from fedthings.engine import Engine
 from fedthings.errors import SpecError, StoreError, WireError
-from fedthings.federation import Federation, plans
+from fedthings.federation import Federation, Phase, plans
 from fedthings.history import Line
 from fedthings.messages import (
     Announce,
@@ -49,7 +50,7 @@ from fedthings.server.store import Saved, Store, Usage
 from fedthings.transport.chunks import CHUNK
 from fedthings.transport.topics import COORDINATOR, OPERATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport
-from fedthings.vector import Array, Vector
+from fedthings.vector import Array, Payload, Vector
 
 log = logging.getLogger("fedthings.server")
 
@@ -60,7 +61,7 @@ class Service:
     """`receive` an arrival, `wake` at `alarm`; `done` when the federation has ended.
 
     `directory` is the run directory; `allowed` says who may join, `gateways` who of them may speak for others; a
-    restart in the same directory goes on.
+    restart in the same directory goes on. `edge` are the engine and the coordinator of an edge.
     Raises StoreError where the directory is another federation's or cannot be written.
     """
 
@@ -81,14 +82,19 @@ class Service:
         fsync: bool = False,
         trace: TextIO | None = None,
         chunk: int = CHUNK,
+        edge: tuple[EdgeEngine, Coordinator] | None = None,
     ) -> None:
         self.directory = run.prepare(directory, federation)
         self.transport, self.allowed, self.gateways, self.trace = transport, allowed, gateways, trace
         self.on_version, self.on_event, self.fsync = on_version, on_event, fsync
         self.store = Store(directory, fsync)
         self.boot = secrets.token_hex(8)
-        self.engine = Engine(federation, rounds, init, test, stop, Models(directory / "models", fsync))
-        self.coordinator = Coordinator(plans(federation, rounds), federation.seed, federation.devices)
+        self.engine: Engine
+        if edge is not None:
+            self.engine, self.coordinator = edge
+        else:
+            self.engine = Engine(federation, rounds, init, test, stop, Models(directory / "models", fsync))
+            self.coordinator = Coordinator(plans(federation, rounds), federation.seed, federation.devices)
         self.bodies = Bodies(directory / "bodies", transport, chunk)
         self.spool = Spool(directory / "spool", fsync)
         self.inbound = Inbound(directory / "subtotals", fsync)
@@ -159,8 +165,11 @@ class Service:
         """Say who coordinates and what is going on; retained at the broker."""
         coordinator = self.coordinator
         state = "finished" if coordinator.done else "paused" if coordinator.paused else "running"
-        name = self.engine.federation.name
-        self.transport.announce(Announce(self.boot, name, state, coordinator.phase, coordinator.version))
+        federation = self.engine.federation
+        edges = federation.edge is not None
+        self.transport.announce(
+            Announce(self.boot, federation.name, state, coordinator.phase, coordinator.version, edges)
+        )
 
     def _take(self, sender: str, message: Envelope, federation: str, now: float) -> None:
         if sender.startswith(OPERATOR):
@@ -193,6 +202,16 @@ class Service:
         self.now = now
         self.store.journal(now, [Subtotal.__name__, digest])
         self._merge(digest, subtotal)
+
+    def begin(self, phase: Phase, ticket: Ticket, model: Payload, now: float) -> None:
+        """Begin an edge's work on `ticket` of `phase` from the `model` received; it is durable before they hear."""
+        assert isinstance(self.engine, EdgeEngine) and phase.edge is not None
+        self.now = now
+        self.engine.begin(phase, ticket, model)
+        self._act(begun(phase.edge, ticket))
+        self.bodies.keep_only(self.coordinator.phase, [self.coordinator.version])
+        self._checkpoint()
+        self._flush()
 
     def _merge(self, digest: bytes, subtotal: Subtotal) -> None:
         self.engine.merge(subtotal, self.coordinator.version - subtotal.tickets[0].version)
@@ -258,7 +277,8 @@ class Service:
             self._checkpoint()
             return
         self._add(made.lines)
-        self._act(events.Stepped(self.engine.version, made.stop))
+        if not made.held:
+            self._act(events.Stepped(self.engine.version, made.stop))
         if not self.done:
             open_versions = {ticket.version for ticket, _ in self.coordinator.tasks.values()}
             self.bodies.keep_only(self.coordinator.phase, {*open_versions, self.coordinator.version})
