@@ -54,6 +54,8 @@ class EdgeEngine(Engine):
         super().__init__(federation, 1, rows=rows)
         self.ticket = NOTHING  # what the edge works on
         self._first = self._left = self._weight = 0
+        self.folded = 0  # reports of devices that are in the edge's
+        self._saved: tuple[int, ...] = ()  # versions whose rows the last checkpoint needs
         self._metrics: dict[str, Array] = {}
         self._total: Payload = {}
 
@@ -71,7 +73,8 @@ class EdgeEngine(Engine):
         self.ticket = ticket
         self._first = self.version = self.trained = ticket.version * phase.edge.rounds
         self._left = phase.edge.rounds if spec.kind == "train" else 1
-        self._weight, self._total = 0, {}
+        self._weight = self.folded = 0
+        self._total = {}
         self._metrics = measures(spec)
         if "x" in model:
             self.rows[self._first] = model["x"]
@@ -107,25 +110,28 @@ class EdgeEngine(Engine):
 
     def _measure(self, tally: Tally) -> None:
         """Keep what the devices measured of the model that the edge received, and all that they trained."""
+        self.folded += tally.updates
         first = self.version == self._first + 1
         for name, total in tally.sums.items():
             if first or name == TRAIN:
                 self._metrics[name] = self._metrics[name] + total
 
     def _forget(self) -> None:
-        """Keep the model received, the newest, and the one that a checkpoint may know as the newest."""
-        for old in [v for v in self.rows if v not in (self._first, self.trained, self.trained - 1)]:
+        """Keep the model received, the newest, and those that the last checkpoint knows as such."""
+        for old in [v for v in self.rows if v not in (self._first, self.trained, *self._saved)]:
             del self.rows[old]
 
     # ------------------------------------------------------------- durable
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state between two edge rounds as plain data and arrays, without the rows themselves."""
-        work = [list(self.ticket), self._first, self._left, self._weight, self._metrics, dict(self._total)]
+        self._saved = (self._first, self.trained)
+        work = [list(self.ticket), self._first, self._left, self._weight, self.folded, self._metrics, dict(self._total)]
         return {**super().snapshot(), "edge": work}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up the state that `snapshot` returned; the rows must be there already."""
-        ticket, self._first, self._left, self._weight, self._metrics, self._total = state["edge"]
+        ticket, self._first, self._left, self._weight, self.folded, self._metrics, self._total = state["edge"]
         self.ticket = Ticket(*ticket)
+        self._saved = (self._first, state["trained"])
         super().restore(state)

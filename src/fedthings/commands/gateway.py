@@ -30,6 +30,12 @@ from fedthings.threads import one_thread
 @click.option("--below-root", metavar="NAME", help="Below: the first level of the topics.  [default: ft]")
 @click.option("--host", metavar="ADDRESS", help="Own broker: where it listens.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(1, 65535), help="Own broker: its port.  [default: a free one]")
+@click.option(
+    "--devices",
+    default=0,
+    type=click.IntRange(0),
+    help="Edge rounds: wait for so many devices before the first.  [default: those on its list]",
+)
 @click.option("--gateway", "gateways", multiple=True, metavar="NAME", help="A gateway below this one.")
 @click.option("--allow", multiple=True, metavar="PACKAGE.MODULE:FACTORY", help="Read tasks with this installed model.")
 @as_json
@@ -50,6 +56,7 @@ def command(
     below_root: str | None,
     host: str | None,
     port: int | None,
+    devices: int,
     gateways: tuple[str, ...],
     federation: str | None,
     allow: tuple[str, ...],
@@ -76,7 +83,7 @@ def command(
     directory = Path(out) if out else Path.home() / ".fedthings" / name
     directory.mkdir(parents=True, exist_ok=True)
     rules = Rules(federations=(federation,) if federation else (), allow=allow)
-    settings = Settings(count, interval, gateways, rules, below or "", below_root or "", host or "", port or 0)
+    settings = Settings(count, interval, gateways, rules, below or "", below_root or "", host or "", port or 0, devices)
     with (
         Ending() as ending,
         Process(name, url, directory, settings, root=root, patience=reconnect, on_news=say) as process,

@@ -24,6 +24,7 @@ from fedthings.device.upload import Upload
 from fedthings.errors import DataError, SpecError, WireError
 from fedthings.federation import Phase, fits, learner, received, schema, stage
 from fedthings.learn.data import Shard
+from fedthings.learn.learner import Fit
 from fedthings.messages import (
     Announce,
     Assignment,
@@ -42,6 +43,7 @@ from fedthings.messages import (
 )
 from fedthings.protocol.events import Ticket
 from fedthings.spelling import decode
+from fedthings.stage import State
 from fedthings.transport.chunks import CHUNK
 from fedthings.transport.pacing import Pacing, Rate
 from fedthings.transport.topics import COORDINATOR
@@ -88,7 +90,7 @@ class Agent:
         self.reports = 0
         self.me = secrets.token_hex(8)
         self._boot = ""  # of the coordinator
-        self._federation = ""  # its name, as the owner knows it
+        self.federation = ""  # its name, as the owner knows it
         self._job: Assignment | None = None
         self._farewell: Farewell | None = None
         self._told = ""
@@ -170,7 +172,7 @@ class Agent:
             if self.rules.federations and message.name not in self.rules.federations:
                 return
             self.transport.federation = federation
-        self._federation = message.name
+        self.federation = message.name
         if message.boot != self._boot or message.state == "finished":
             self._boot = message.boot
             self._hail(now)
@@ -236,7 +238,7 @@ class Agent:
             try:
                 arrays = self.bodies.read(job.model, Model).arrays  # in a file they are not aligned
                 model = received(phase, {name: np.require(row, requirements="A") for name, row in arrays.items()})
-                self._train(phase, job, model)
+                self._train(phase, job, model, now)
             except WireError as error:
                 self._tell(f"cannot do the task: {error}")
                 self._decline(job.ticket, "does not fit")
@@ -245,8 +247,8 @@ class Agent:
                 self._tell(f"cannot do the task: {error}")
                 self._decline(job.ticket, "training failed")
                 return
-        assert self.shelf.pending is not None
-        self.upload.begin(job.ticket, self.shelf.pending.report, now)
+        if self.shelf.pending is not None:  # an edge's rounds take their time
+            self.upload.begin(job.ticket, self.shelf.pending.report, now)
         if model is not None and phase.kind == "train":  # for predictions; the fleet does not wait for it
             self.shelf.keep(phase.task.model, model["x"], job.ticket.version)
 
@@ -256,12 +258,12 @@ class Agent:
             if self._phase is not None and self._phase[0] == job.task.digest:
                 return self._phase[1]
             phase = decode(self.bodies.read(job.task, Work).spec, Phase)
-            refusal = self.rules.refusal(self._federation, phase)  # first: what it does not allow is not imported
+            refusal = self.rules.refusal(self.federation, phase)  # first: what it does not allow is not imported
             if refusal:
                 self._tell(f"declined: {refusal}{advice(phase, refusal)}")
                 self._decline(job.ticket, refusal)
                 return None
-            fits(phase, self.shard, self.name)
+            self._fits(phase)
         except (SpecError, WireError, DataError) as error:
             self._tell(f"cannot do the task: {error}")
             self._decline(job.ticket, "does not fit")
@@ -269,18 +271,31 @@ class Agent:
         self._phase = (job.task.digest, phase)
         return phase
 
-    def _train(self, phase: Phase, job: Assignment, model: Payload) -> None:
+    def _fits(self, phase: Phase) -> None:
+        """Raise DataError or SpecError unless `phase` can be done with what is here."""
+        if phase.edge is not None:
+            raise SpecError("in this federation gateways take part, with devices of their own: join one of them")
+        fits(phase, self.shard, self.name)
+
+    def _train(self, phase: Phase, job: Assignment, model: Payload, now: float) -> None:
         ticket = job.ticket
-        ours, chain = learner(phase), stage(phase)
-        state = self.shelf.state or [ours.init(), chain.init()]
+        ours = learner(phase)
+        state = self.shelf.state[0] if self.shelf.state else ours.init()
         key = Key(phase.seed, self.name, ticket.version, ticket.attempt)
         effort = self._effort(job.seconds) if phase.strategy.partial and phase.kind == "train" else 1.0
         log.info("%s version %d", phase.kind, ticket.version)
         began = time.monotonic()
-        fit, after = ours.one(model, state[0], self.shard, key, effort)
+        fit, after = ours.one(model, state, self.shard, key, effort)
         self._seconds = (time.monotonic() - began) / effort
+        self._hold(phase, ticket, fit, after)
+
+    def _hold(self, phase: Phase, ticket: Ticket, fit: Fit, after: State) -> None:
+        """Make the report of what came of the work, and keep it until its receipt."""
+        chain = stage(phase)
+        state = self.shelf.state[1] if self.shelf.state else chain.init()
+        key = Key(phase.seed, self.name, ticket.version, ticket.attempt)
         rows = {name: row[None] for name, row in fit.report.items()}
-        encoded, (encoded_state,) = chain.encode(rows, [state[1]], [key])
+        encoded, (encoded_state,) = chain.encode(rows, [state], [key])
         arrays = {name: row[0] for name, row in encoded.items()}
         report = Report(ticket, arrays, np.array([fit.weight], np.int64), dict(fit.metrics))
         kept = after is not None or any(part is not None for part in encoded_state)
@@ -331,11 +346,16 @@ class Agent:
             return
         if farewell.task is not None and farewell.model is not None:
             try:
-                phase = decode(self.bodies.read(farewell.task, Work).spec, Phase)
+                work = self.bodies.read(farewell.task, Work)
+                phase = decode(work.spec, Phase)
                 model = self.bodies.read(farewell.model, Model)
-                if not self.rules.refusal(self._federation, phase):
-                    self.shelf.keep(phase.task.model, received(phase, model.arrays)["x"], model.version)
+                if not self.rules.refusal(self.federation, phase):
+                    self._last(work.phase, phase, model)
             except (KeyError, WireError, SpecError) as error:
                 log.warning("the last model cannot be kept: %s", error)
         self.on_news(f"the federation has ended: {farewell.reason}")
         self.done = True
+
+    def _last(self, number: int, phase: Phase, model: Model) -> None:
+        """Keep the last model, of the phase with this number."""
+        self.shelf.keep(phase.task.model, received(phase, model.arrays)["x"], model.version)

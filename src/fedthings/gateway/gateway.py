@@ -194,6 +194,10 @@ class Gateway:
             boot = f"{message.boot}.{self.epoch}"
             self.down.announce(Announce(boot, message.name, message.state, message.phase, message.version))
 
+    def forget(self) -> None:
+        """Leave nothing of the federation at the broker below."""
+        self.cache.keep_only(())
+
     @property
     def done(self) -> bool:
         """Whether the federation has ended, and everyone below who was there has its last model."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fedthings.device.rules import Rules
+from fedthings.gateway.edge import Edge
 from fedthings.gateway.gateway import INTERVAL, Gateway
 from fedthings.lifeline import Ending, alone
 from fedthings.messages import Announce, Ask
@@ -35,7 +36,8 @@ class Settings:
     """When sums go up (`Gateway`), whom it serves, and where those below find it.
 
     `below` is the URL of a broker that is there already, or the kind of its own ("": any), which listens at `host`
-    and `port`; `below_root` is the first level of the topics there.
+    and `port`; `below_root` is the first level of the topics there. `devices`: how many an edge waits for before its
+    first round (0: as many as are on its list).
     """
 
     count: int = 0
@@ -46,6 +48,7 @@ class Settings:
     below_root: str = ""
     host: str = ""
     port: int = 0
+    devices: int = 0
 
 
 class Passed(NamedTuple):
@@ -86,7 +89,7 @@ class Process:
         patience: float = BACKOFF[1],
         on_news: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.directory, self.settings, self.on_news = directory, settings, on_news
+        self.name, self.directory, self.settings, self.on_news = name, directory, settings, on_news
         self.broker: Broker | None = None
         self._both: queue.SimpleQueue[tuple[bool, Arrival | None]] = queue.SimpleQueue()
         self._announced: dict[str, Delivery] = {}
@@ -115,7 +118,7 @@ class Process:
             )
             stack.callback(self.down.close)
             Place("", below, self.root).write(directory)
-            self.gateway = self._anew()
+            self.gateway: Gateway | Edge = self._anew()
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Process:
@@ -142,6 +145,7 @@ class Process:
             self.on_news("waiting for the next federation")
             self.gateway = self._anew()
             for delivery in self._announced.values():
+                self.gateway = self._chosen(delivery)
                 self.gateway.from_above(delivery, time.monotonic())
         return Passed(
             self.merged,
@@ -165,6 +169,26 @@ class Process:
             on_news=self.on_news,
         )
 
+    def _chosen(self, arrival: Arrival | None) -> Gateway | Edge:
+        """Return what goes between: an edge where those who take part are edges, which their announcement says."""
+        message = arrival.message if isinstance(arrival, Delivery) else None
+        if isinstance(message, Announce) and message.edges and not self.up.federation and isinstance(arrival, Delivery):
+            settings = self.settings
+            names = () if settings.rules is None else settings.rules.federations
+            if not names or message.name in names:
+                return Edge(
+                    self.name,
+                    self.up,
+                    self.down,
+                    self.directory / arrival.federation,
+                    devices=settings.devices or len(self.names),
+                    allowed=lambda name: self._open or name in self.names,
+                    gateways=frozenset(settings.gateways),
+                    rules=settings.rules,
+                    on_news=self.on_news,
+                )
+        return self.gateway
+
     def _attend(self, ending: Ending) -> None:
         """See one federation through; at its end those below have some seconds to fetch the last model."""
         gateway, end = self.gateway, inf
@@ -178,6 +202,7 @@ class Process:
             if arrival is not None:
                 self._look(above, arrival)
                 if not self._is_old(arrival):
+                    gateway = self.gateway = self._chosen(arrival) if above else gateway
                     (gateway.from_above if above else gateway.from_below)(arrival, now)
             gateway.wake(now)
             if self.broker is not None and not self.broker.alive:
@@ -198,7 +223,7 @@ class Process:
     def _leave(self) -> None:
         """Leave nothing of a federation that has ended: not at the broker below, nor in the directory."""
         federation = self.up.federation
-        self.gateway.cache.keep_only(())
+        self.gateway.forget()
         self.down.retract()
         shutil.rmtree(self.directory / federation, ignore_errors=True)
         self._ended.add(federation)

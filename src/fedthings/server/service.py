@@ -213,6 +213,19 @@ class Service:
         self._checkpoint()
         self._flush()
 
+    def end(self, reason: str, last: tuple[Phase, Ticket, Payload] | None, now: float) -> None:
+        """End an edge's federation for `reason`: its devices hear that it is over, and of the last model."""
+        assert isinstance(self.engine, EdgeEngine)
+        self.now = now
+        if last is not None:
+            self.engine.begin(*last)
+            self.coordinator.phase, self.coordinator.version = self.engine.phase, self.engine.version
+        self._act(events.Cancelled())
+        self.reason = reason
+        self._checkpoint()
+        self.announce()
+        self._flush()
+
     def _merge(self, digest: bytes, subtotal: Subtotal) -> None:
         self.engine.merge(subtotal, self.coordinator.version - subtotal.tickets[0].version)
         self._summed.append(digest)
