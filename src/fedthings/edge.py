@@ -19,6 +19,7 @@ from fedthings.learn.learner import Fit
 from fedthings.protocol.coordinator import Coordinator
 from fedthings.protocol.events import Begun, Ticket
 from fedthings.protocol.pace import Edge
+from fedthings.stage import zeros
 from fedthings.vector import Array, Payload, Vector
 
 ATTEMPTS = 1 << 16
@@ -98,7 +99,8 @@ class EdgeEngine(Engine):
             self.rows[self.trained] = row
             self._forget()
         else:
-            self._total, self._weight = total, min(1, sum(weights.values()))
+            self._weight = min(1, sum(weights.values()))
+            self._total = total or {name: rows[0] for name, rows in zeros(self.partial.schema).items()}
         self._measure(tally)
         return Made([], False, held=not self._left)
 
