@@ -23,7 +23,8 @@ from virtual import Virtual
 class Tree(Virtual):
     """`under` names the gateways and what each is under, "" for the coordinator; devices go round those that are free.
 
-    `homes` says where a device joins instead, "" for the coordinator itself. `edges`: the gateways make edge rounds.
+    `homes` says where a device joins instead, "" for the coordinator itself. `edges`: the gateways on top make edge
+    rounds.
     """
 
     def __init__(
@@ -61,9 +62,9 @@ class Tree(Virtual):
         down = self.hubs[name].coordinator("")
         below = [n for n, over in self.under.items() if over == name]
         place = self.directory / "gateways" / name
-        if self.edges:
-            devices = sum(home == name for home in self.homes.values())
-            self.gateways[name] = Edge(name, up, down, place, devices=devices, **self.settings)
+        if self.edges and not above:
+            devices = sum(name in (home, self.under.get(home)) for home in self.homes.values())
+            self.gateways[name] = Edge(name, up, down, place, devices=devices, gateways=below, **self.settings)
         else:
             self.gateways[name] = Gateway(up, down, place, gateways=below, **self.settings)
         return self.gateways[name]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 import fedthings as ft
 from fedthings.device.agent import Agent
@@ -82,6 +83,33 @@ def test_an_edge_is_killed_at_any_step_and_goes_on_where_it_was(tmp_path):
                 break
             assert tree.step()
         assert_same(tree.result(), want)
+
+
+def test_gateways_below_an_edge_change_nothing(tmp_path):
+    fed = federation()
+    want = ft.simulate(fed, fleet(), ROUNDS)
+    under = {**EDGES, "hall": "west", "attic": "west"}
+    homes = {
+        name: ("hall", "attic", "west")[i % 3] if home == "west" else home
+        for i, (name, home) in enumerate(HOMES.items())
+    }
+    tree = Tree(fed, fleet(), ROUNDS, tmp_path, under, homes=homes, edges=True)
+    assert_same(tree.run(), want)
+    assert tree.gateways["hall"].merged
+
+
+@pytest.mark.parametrize("pace", [{"goal": 1, "concurrency": 2}, {"goal": 1, "concurrency": 2, "staleness": 3}])
+def test_edges_that_are_too_late_or_asynchronous_go_on_with_what_is_asked_next(pace, tmp_path):
+    fed = federation(keep=0.0)
+    fed = replace(fed, pace=ft.Pace(patience=600.0, **pace))
+    tree = grown(fed, tmp_path)
+    while not tree.service.done:
+        assert tree.step()
+    run = tree.result()
+    assert [line["updates"] for line in run.history] == [1] * ROUNDS
+    simulated = ft.simulate(fed, fleet(), ROUNDS)
+    assert [line["updates"] for line in simulated.history] == [1] * ROUNDS
+    assert np.isfinite(run.row).all() and np.isfinite(simulated.row).all()
 
 
 class Killed(BaseException):

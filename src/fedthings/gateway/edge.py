@@ -209,17 +209,31 @@ class Edge:
             self.down.send(arrival.sender, Status(self.status()))
 
     def status(self) -> dict[str, Any]:
-        """Return the state of the edge as plain data."""
+        """Return the state of the edge as plain data: what is waited for above, and what its devices are doing."""
+        message, working = self.announced, self.reporter.waiting is not None
         waits: list[dict[str, Any]] = []
-        if self.announced is None:
+        if message is None:
             waits.append({"for": "the coordinator's announcement", "seconds": None})
         if not self.up.linked:
             waits.append({"for": "the link upward", "seconds": None})
         if self.reporter.upload.going:
             left = max(0.0, self.reporter.upload.alarm - self.now)
             waits.append({"for": "the receipt of the edge's report", "seconds": left})
-        elif self.service is None or self.reporter.waiting is None:
+        elif not working:
             waits.append({"for": "the next task from above", "seconds": None})
-        found = {} if self.service is None else status(self.service, self.now - self._begun)
-        rounds = found.pop("waiting", []) if self.reporter.waiting is not None else []
-        return {**found, "gateway": True, "edge": True, "linked": self.up.linked, "waiting": [*waits, *rounds]}
+        found = _NOTHING if self.service is None else status(self.service, self.now - self._begun)
+        rounds = found["waiting"] if working else []
+        own = {"edge": True, "linked": self.up.linked, "merged": self.merged, "sums": self.sums, "rounds": 0}
+        return {**found, **own, "federation": message.name if message else "none", "waiting": [*waits, *rounds]}
+
+
+_NOTHING: dict[str, Any] = {
+    "phase": "none",
+    "version": 0,
+    "state": "waiting",
+    "reason": "",
+    "time": 0.0,
+    "present": 0,
+    "at_work": [],
+    "waiting": [],
+}
