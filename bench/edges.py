@@ -1,10 +1,10 @@
 """Edge rounds beside plain averaging: what it costs until MNIST reaches a target, by k1 and k2 (HierFAVG).
 
-Liu et al. 2020, section IV: 50 devices under 5 edges, each device with images of one digit. "edge IID": each edge has
-devices of all ten digits; "edge non-IID": of five digits. Batches of 20 at rate 0.01 as there; the model is a small MLP
-instead of their CNN, and a device has 120 images, so that a local epoch is their kappa_1 = 6. Two parts: k2 edge rounds of one local epoch, and the same local
-work between two versions, k1 x k2 = 10 epochs. A local epoch, and an exchange between device and edge, take a second
-each, an exchange between edge and coordinator ten (their ratio). Each run with several seeds; the tables have medians.
+As in Liu et al. 2020, section IV: 50 devices under 5 edges, each device with images of one digit; edges with all ten
+digits ("edge IID") or with five ("edge non-IID"); batches of 20 at rate 0.01. A device has 120 images, so a local epoch
+is 6 steps; the model is a small MLP instead of their CNN. Two parts: k2 edge rounds of one local epoch, and the same
+local work between two versions, k1 x k2 = 10 epochs. A local epoch, and an exchange between device and edge, take a
+second each, an exchange with the coordinator ten (the ratio in the paper). The tables have the medians of the seeds.
 
 python bench/edges.py [--seeds 3] [--images 6000] [--target 0.85] [--data DIR]
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import numpy as np
 import pytest
 from msgspec.structs import replace
@@ -112,12 +114,7 @@ def test_a_run_that_was_left_goes_on(tmp_path):
 
     def stop(line) -> None:
         if line["version"] == 3:
-            raise_interrupt()
-
-    def raise_interrupt() -> None:
-        import signal
-
-        signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         ft.simulate(fed, fleet(), 6, world=world, out=tmp_path / "run", on_version=stop)
