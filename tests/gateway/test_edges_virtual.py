@@ -183,7 +183,7 @@ def test_a_device_that_vanishes_is_left_out_when_its_patience_is_over(tmp_path):
 def held_tasks(tree: Tree, name: str) -> set[str]:
     edge = tree.gateways[name]
     assert isinstance(edge, Edge)
-    return set() if edge.service is None else set(edge.service.coordinator.tasks)
+    return set() if edge.rounds is None else set(edge.rounds.coordinator.tasks)
 
 
 def test_a_device_without_an_edge_declines(tmp_path):

@@ -60,7 +60,7 @@ def test_uploads_take_turns_at_a_gateway(tmp_path, monkeypatch):
     tree = grown(tmp_path, federation(), {"west": ""}, kind=AtOnce)
     while not tree.gateways["west"].bound:
         assert tree.step()
-    tree.gateways["west"].hold.spool.turns.most = 1
+    tree.gateways["west"].hold.turns.most = 1
     monkeypatch.setattr(MemoryTransport, "send", noted)
     run = tree.run()
     assert np.array_equal(run.row, ft.simulate(federation(), digits(DEVICES, 0), ROUNDS).row)

@@ -80,13 +80,13 @@ def _device(gateway: Gateway, device: str, message: Envelope, via: str) -> None:
         if device in gateway.present and gateway.routes.get(device, "") == via:
             gateway.present.discard(device)
             gateway.waiting.pop(device, None)
-            gateway.hold.spool.turns.drop(device)
+            gateway.hold.turns.drop(device)
             gateway.take_turns()
             gateway.relay(device, message)
         return
     if via:
         gateway.routes[device] = via
-        gateway.hold.spool.turns.drop(device)  # what it sends is that gateway's concern now
+        gateway.hold.turns.drop(device)  # what it sends is that gateway's concern now
         gateway.take_turns()
     else:
         gateway.routes.pop(device, None)
@@ -159,7 +159,7 @@ def _proceed(gateway: Gateway, ticket: Ticket, assembly: Assembly) -> None:
         _declined(gateway, ticket, wrong)
         raise wrong
     if not assembly.done:
-        gateway.hold.spool.wait(ticket.device, gateway.now)
+        gateway.hold.turns.hear(ticket.device, assembly, gateway.now)
         gateway.take_turns()
         return
     known = gateway.tasks.known(ticket.phase)
@@ -208,10 +208,11 @@ def _proceed_sum(gateway: Gateway, sender: str, assembly: Assembly) -> None:
         gateway.hold.inbound.forget(sender)
         raise WireError("wrong digest", f"the chunks sent {WRONG} times are not the body that was offered")
     if not assembly.done:
-        for want in assembly.wants():
-            gateway.down.send(sender, want)
+        gateway.hold.turns.hear(sender, assembly, gateway.now)
+        gateway.take_turns()
         return
     subtotal = gateway.hold.inbound.take(sender)
+    gateway.take_turns()
     known = gateway.tasks.known(subtotal.tickets[0].phase) if subtotal.tickets else None
     try:
         if known is None:

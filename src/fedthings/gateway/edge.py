@@ -1,7 +1,7 @@
 """An edge: a gateway that makes rounds of its own with its devices and reports what came of them.
 
-To what is above it is a device (`Reporter`, an agent without data), to its devices a coordinator (`Service`, with the
-coordinator and the engine of an edge): between them goes one model down and one report up a version.
+To what is above it is a device (`Reporter`, an agent without data), to its devices a coordinator (`Rounds`, a service):
+between them goes one model down and one report up a version.
 """
 
 from __future__ import annotations
@@ -13,18 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from fedthings import run
 from fedthings.device.agent import Agent
 from fedthings.device.rules import Rules
-from fedthings.edge import EdgeEngine, coordinator, federation
 from fedthings.errors import SpecError
-from fedthings.federation import Phase, load, received
+from fedthings.federation import Phase, received
+from fedthings.gateway.rounds import Rounds
 from fedthings.learn.data import Shard
 from fedthings.learn.learner import Fit
 from fedthings.messages import Announce, Ask, Assignment, Model, Status
 from fedthings.protocol.events import Ticket
-from fedthings.server.models import Models
-from fedthings.server.service import Service
 from fedthings.server.status import status
 from fedthings.transport.chunks import CHUNK
 from fedthings.transport.topics import OPERATOR
@@ -100,7 +97,7 @@ class Edge:
         self.up, self.down, self.directory, self.on_news = up, down, directory, on_news
         self._devices, self._allowed, self._gateways, self._chunk = devices, allowed, gateways, chunk
         self.announced: Announce | None = None
-        self.service: Service | None = None
+        self.rounds: Rounds | None = None
         self.now = 0.0
         self._begun = 0.0  # when the time below began
         self.merged = self.sums = 0  # as of a gateway: reports of devices that are above in the edge's, and these
@@ -121,86 +118,74 @@ class Edge:
         self.now = now
         if isinstance(arrival, Delivery) and arrival.sender.startswith(OPERATOR):
             self._asked(arrival)
-        elif self.service is not None:
-            self.service.receive(arrival, now - self._begun)
+        elif self.rounds is not None:
+            self.rounds.receive(arrival, now - self._begun)
             self._report()
 
     @property
     def alarm(self) -> float:
         """When `wake` is due at the latest, in seconds."""
-        below = inf if self.service is None else self.service.alarm + self._begun
+        below = inf if self.rounds is None else self.rounds.alarm + self._begun
         return min(self.reporter.alarm, below)
 
     def wake(self, now: float) -> None:
         """Let the alarms ring."""
         self.now = now
         self.reporter.wake(now)
-        if self.service is not None:
-            self.service.wake(now - self._begun)
+        if self.rounds is not None:
+            self.rounds.wake(now - self._begun)
             self._report()
 
     @property
     def done(self) -> bool:
         """Whether the federation has ended, and everyone below who was there has its last model."""
-        return self.reporter.done and (self.service is None or self.service.coordinator.present <= self.service.gone)
+        return self.reporter.done and (self.rounds is None or self.rounds.coordinator.present <= self.rounds.gone)
 
     def forget(self) -> None:
         """Leave nothing of the federation at the broker below, and let go of the files."""
-        if self.service is not None:
-            self.service.bodies.keep_only(-1, ())
-            self.service.close()
+        if self.rounds is not None:
+            self.rounds.bodies.keep_only(-1, ())
+            self.rounds.close()
 
     # ---------------------------------------------------------------- rounds
 
     def begin(self, phase: Phase, ticket: Ticket, model: Payload) -> None:
         """Begin the edge rounds of `ticket`, unless they are under way or over."""
-        service = self.service or self._open(phase)
-        assert isinstance(service.engine, EdgeEngine)
-        if service.engine.ticket != ticket:
-            service.begin(phase, ticket, model, self.now - self._begun)
+        self._opened(phase).begin(phase, ticket, model, self.now - self._begun)
         self._report()
 
     def end(self, reason: str, last: tuple[Phase, Ticket, Payload] | None) -> None:
         """Tell the devices that it is over, and pass the last model on to them."""
-        if last is not None and self.service is None:
-            self._open(last[0])
-        if self.service is not None and not self.service.done:
-            self.service.end(reason, last, self.now - self._begun)
+        rounds = self.rounds if last is None else self._opened(last[0])
+        if rounds is not None:
+            rounds.end(reason, last, self.now - self._begun)
 
     def _report(self) -> None:
         """Send up what came of the rounds, once they are all made."""
         ticket = self.reporter.waiting
-        if ticket is None or self.service is None:
-            return
-        engine = self.service.engine
-        assert isinstance(engine, EdgeEngine)
-        if engine.finished and engine.ticket == ticket:
-            self.merged += engine.folded
+        if ticket is not None and self.rounds is not None and self.rounds.made(ticket):
+            self.merged += self.rounds.edge.folded
             self.sums += 1
-            self.reporter.finish(engine.report(), self.now)
+            self.reporter.finish(self.rounds.edge.report(), self.now)
 
-    def _open(self, phase: Phase) -> Service:
-        """Start what coordinates the devices, or start it again in its directory."""
-        place = self.directory / "below"
-        known = place / run.FEDERATION
-        inner = load(known) if known.exists() else federation(phase, self.reporter.federation)
-        self.down.federation = self.up.federation
-        assert phase.edge is not None
-        pair = EdgeEngine(inner, Models(place / "models")), coordinator(phase.edge, phase.seed, self._devices)
-        self.service = Service(
-            inner,
-            1,
-            place,
-            self.down,
-            allowed=self._allowed,
-            gateways=self._gateways,
-            chunk=self._chunk,
-            edge=pair,
-        )
-        self._begun = self.now - self.service.now
-        if self.down.linked:
-            self.service.receive(Linked(), self.service.now)
-        return self.service
+    def _opened(self, phase: Phase) -> Rounds:
+        """Return what coordinates the devices; it is started with the first task, in its directory."""
+        if self.rounds is None:
+            self.down.federation = self.up.federation
+            self.rounds = Rounds(
+                phase,
+                self.reporter.federation,
+                self.directory / "below",
+                self.down,
+                devices=self._devices,
+                allowed=self._allowed,
+                gateways=self._gateways,
+                chunk=self._chunk,
+            )
+            self._begun = self.now - self.rounds.now
+            if self.down.linked:
+                self.rounds.receive(Linked(), self.rounds.now)
+        return self.rounds
 
     # -------------------------------------------------------------- operator
 
@@ -221,7 +206,7 @@ class Edge:
             waits.append({"for": "the receipt of the edge's report", "seconds": left})
         elif not working:
             waits.append({"for": "the next task from above", "seconds": None})
-        found = _NOTHING if self.service is None else status(self.service, self.now - self._begun)
+        found = _NOTHING if self.rounds is None else status(self.rounds, self.now - self._begun)
         rounds = found["waiting"] if working else []
         own = {"edge": True, "linked": self.up.linked, "merged": self.merged, "sums": self.sums, "rounds": 0}
         return {**found, **own, "federation": message.name if message else "none", "waiting": [*waits, *rounds]}

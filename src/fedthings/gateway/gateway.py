@@ -145,7 +145,7 @@ class Gateway:
         if self._may_sum:
             due = min(due, *(since + self.interval for since in self.hold.since.values()), inf)
         if self.bound:
-            due = min(due, self.hold.spool.turns.alarm)
+            due = min(due, self.hold.turns.alarm)
         return due
 
     def wake(self, now: float) -> None:
@@ -156,7 +156,7 @@ class Gateway:
             self.ask(direct=True)
         if now >= self.offer_at:
             self.again()
-        if self.bound and now >= self.hold.spool.turns.alarm:
+        if self.bound and now >= self.hold.turns.alarm:
             self.take_turns()
         self._sum()
 
@@ -215,7 +215,7 @@ class Gateway:
 
     def take_turns(self) -> None:
         """Ask those for their next window whose turn it is."""
-        for device, want in self.hold.spool.wants(self.now):
+        for device, want in self.hold.turns.wants(self.now, self.hold.upload):
             self.down.send(device, want)
 
     def pass_on(self, device: str, message: Assignment | Farewell, came: float) -> None:

@@ -13,8 +13,9 @@ from fedthings.partial import Partial
 from fedthings.protocol.events import Ticket
 from fedthings.server.gateways import Inbound
 from fedthings.server.spool import Spool
+from fedthings.server.turns import Turns
 from fedthings.subtotal import TICKETS, sum_up
-from fedthings.transport.chunks import CHUNK, Source
+from fedthings.transport.chunks import CHUNK, Assembly, Source
 from fedthings.wire import pack_body
 
 Version: TypeAlias = tuple[int, int]
@@ -42,8 +43,9 @@ class Hold:
 
     def __init__(self, directory: Path, chunk: int = CHUNK) -> None:
         self._chunk = chunk
-        self.spool = Spool(directory / "spool")
-        self.inbound = Inbound(directory / "subtotals")
+        self.turns = Turns()
+        self.spool = Spool(directory / "spool", self.turns)
+        self.inbound = Inbound(directory / "subtotals", self.turns)
         self.inbound.tidy()
         self.reports: dict[str, Ticket] = {}  # device -> the ticket whose report is here whole
         self.below: dict[bytes, Below] = {}
@@ -84,6 +86,11 @@ class Hold:
         """Return the tickets that are held of a version."""
         own = {ticket for ticket in self.reports.values() if ticket[:2] == version}
         return own.union(*(b.tickets for b in self.below.values() if b.version == version))
+
+    def upload(self, sender: str) -> Assembly | None:
+        """Return what `sender` is sending, a report or a subtotal."""
+        report = self.spool.upload(sender)
+        return report[1] if report is not None else self.inbound.upload(sender)
 
     def has(self, ticket: Ticket) -> bool:
         """Return whether the report of `ticket` is held, by itself or in a subtotal."""

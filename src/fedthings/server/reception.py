@@ -38,14 +38,14 @@ def take(service: Service, sender: str, message: Envelope, federation: str, now:
     if isinstance(message, Bye):
         if service.routes.get(sender, "") == via:  # else it has moved, and the way it has left says so late
             service.gone.add(sender)
-            service.spool.turns.drop(sender)
+            service.turns.drop(sender)
             service.on(events.Left(sender), now)
             take_turns(service, now)
         return
     service.heard.add(sender)
     if via:
         service.routes[sender] = via
-        service.spool.turns.drop(sender)  # what it sends is the gateway's concern now
+        service.turns.drop(sender)  # what it sends is the gateway's concern now
         take_turns(service, now)
     else:
         service.routes.pop(sender, None)
@@ -120,7 +120,7 @@ def _proceed(service: Service, ticket: Ticket, assembly: Assembly, now: float) -
         service.on(events.Declined(ticket, "wrong digest"), now)
         raise WireError("wrong digest", f"the chunks sent {WRONG} times are not the body that was offered")
     if not assembly.done:
-        service.spool.wait(ticket.device, now)
+        service.turns.hear(ticket.device, assembly, now)
         take_turns(service, now)
         return
     try:
@@ -136,8 +136,13 @@ def _proceed(service: Service, ticket: Ticket, assembly: Assembly, now: float) -
 
 def take_turns(service: Service, now: float) -> None:
     """Ask those for their next window whose turn it is."""
-    for device, want in service.spool.wants(now):
-        service.send(device, want)
+
+    def find(sender: str) -> Assembly | None:
+        upload = service.spool.upload(sender)
+        return upload[1] if upload is not None else service.inbound.upload(sender)
+
+    for sender, want in service.turns.wants(now, find):
+        service.send(sender, want)
 
 
 # --------------------------------------------------------------------- bodies down

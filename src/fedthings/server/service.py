@@ -17,10 +17,9 @@ from typing import Any, TextIO
 import numpy as np
 
 from fedthings import run
-from fedthings.edge import EdgeEngine, begun
 from fedthings.engine import Engine
 from fedthings.errors import SpecError, StoreError, WireError
-from fedthings.federation import Federation, Phase, plans
+from fedthings.federation import Federation, plans
 from fedthings.history import Line
 from fedthings.messages import (
     Announce,
@@ -48,10 +47,11 @@ from fedthings.server.outbox import Outbox
 from fedthings.server.spool import Spool
 from fedthings.server.status import status
 from fedthings.server.store import Saved, Store, Usage
+from fedthings.server.turns import Turns
 from fedthings.transport.chunks import CHUNK
 from fedthings.transport.topics import COORDINATOR, OPERATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport
-from fedthings.vector import Array, Payload, Vector
+from fedthings.vector import Array, Vector
 
 log = logging.getLogger("fedthings.server")
 
@@ -83,22 +83,21 @@ class Service:
         fsync: bool = False,
         trace: TextIO | None = None,
         chunk: int = CHUNK,
-        edge: tuple[EdgeEngine, Coordinator] | None = None,
+        edge: tuple[Engine, Coordinator] | None = None,
     ) -> None:
         self.directory = run.prepare(directory, federation)
         self.transport, self.allowed, self.gateways, self.trace = transport, allowed, gateways, trace
         self.on_version, self.on_event, self.fsync = on_version, on_event, fsync
         self.store = Store(directory, fsync)
         self.boot = secrets.token_hex(8)
-        self.engine: Engine
-        if edge is not None:
-            self.engine, self.coordinator = edge
-        else:
-            self.engine = Engine(federation, rounds, init, test, stop, Models(directory / "models", fsync))
-            self.coordinator = Coordinator(plans(federation, rounds), federation.seed, federation.devices)
+        self.engine, self.coordinator = edge or (
+            Engine(federation, rounds, init, test, stop, Models(directory / "models", fsync)),
+            Coordinator(plans(federation, rounds), federation.seed, federation.devices),
+        )
         self.bodies = Bodies(directory / "bodies", transport, chunk)
-        self.spool = Spool(directory / "spool", fsync)
-        self.inbound = Inbound(directory / "subtotals", fsync)
+        self.turns = Turns()
+        self.spool = Spool(directory / "spool", self.turns, fsync)
+        self.inbound = Inbound(directory / "subtotals", self.turns, fsync)
         self.terms = {"rounds": rounds, "stop": dict(stop or {}), "init": _mark(init), "test": _mark(*(test or ()))}
         self.reason = self.failure = ""  # why the federation has ended; why it cannot be done
         self.refusals: Counter[str] = Counter()
@@ -126,7 +125,7 @@ class Service:
     @property
     def alarm(self) -> float:
         """When `wake` is due at the latest, in seconds of federation time."""
-        return min(self.coordinator.alarm, self.spool.turns.alarm)
+        return min(self.coordinator.alarm, self.turns.alarm)
 
     # ------------------------------------------------------------- arrivals
 
@@ -150,7 +149,7 @@ class Service:
 
     def wake(self, now: float) -> None:
         """Let the alarm ring."""
-        if now >= self.spool.turns.alarm:
+        if now >= self.turns.alarm:
             reception.take_turns(self, now)
             self._flush()
         if now >= self.coordinator.alarm:
@@ -202,29 +201,6 @@ class Service:
         self.now = now
         self.store.journal(now, [Subtotal.__name__, digest])
         self._merge(digest, subtotal)
-
-    def begin(self, phase: Phase, ticket: Ticket, model: Payload, now: float) -> None:
-        """Begin an edge's work on `ticket` of `phase` from the `model` received; it is durable before they hear."""
-        assert isinstance(self.engine, EdgeEngine) and phase.edge is not None
-        self.now = now
-        self.engine.begin(phase, ticket, model)
-        self._act(begun(phase.edge, ticket))
-        self.bodies.keep_only(self.coordinator.phase, [self.coordinator.version])
-        self._checkpoint()
-        self._flush()
-
-    def end(self, reason: str, last: tuple[Phase, Ticket, Payload] | None, now: float) -> None:
-        """End an edge's federation for `reason`: its devices hear that it is over, and of the last model."""
-        assert isinstance(self.engine, EdgeEngine)
-        self.now = now
-        if last is not None:
-            self.engine.begin(*last)
-            self.coordinator.phase, self.coordinator.version = self.engine.phase, self.engine.version
-        self._act(events.Cancelled())
-        self.reason = reason
-        self._checkpoint()
-        self.announce()
-        self._flush()
 
     def _merge(self, digest: bytes, subtotal: Subtotal) -> None:
         self.engine.merge(subtotal, self.coordinator.version - subtotal.tickets[0].version)
