@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fedthings.device.bodies import RETRY
 from fedthings.device.rules import Rules
-from fedthings.device.upload import PATIENCE
+from fedthings.device.upload import Upload
 from fedthings.errors import WireError
 from fedthings.gateway import above, below
 from fedthings.gateway.cache import Cache
@@ -36,6 +36,7 @@ from fedthings.messages import (
 from fedthings.protocol.events import Ticket
 from fedthings.server.gateways import hollow
 from fedthings.transport.chunks import CHUNK
+from fedthings.transport.pacing import Pacing, Rate
 from fedthings.transport.topics import COORDINATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport, Unlinked
 from fedthings.wire import pack
@@ -87,7 +88,9 @@ class Gateway:
         self.refusals: Counter[str] = Counter()
         self.merged = self.sums = 0  # reports that the coordinator has from here, and the subtotals they came in
         self._models: list[bytes] = []  # newest last
-        self.ask_at = self.offer_at = inf
+        self.pacing = Pacing(chunk)  # of the link upward
+        self.upload = Upload(up, self.pacing, Rate(), chunk)  # of the sum under way
+        self.ask_at = inf
         self.now = self.began = 0.0
 
     # -------------------------------------------------------------- arrivals
@@ -98,9 +101,10 @@ class Gateway:
         if isinstance(arrival, Linked):
             self.epoch = secrets.token_hex(4)  # the announcement that follows makes every device say Hello
             if self.bound:
-                self.cache.retry()
+                self.cache.again()
+            self.upload.broke()
         elif isinstance(arrival, Unlinked):
-            self.offer_at = inf
+            self.upload.relink(self.up)
         elif isinstance(arrival, Refused):
             log.warning("refused what came from above: %s", arrival.error)
         elif isinstance(arrival, Delivery) and arrival.sender == COORDINATOR:
@@ -141,7 +145,7 @@ class Gateway:
     @property
     def alarm(self) -> float:
         """When `wake` is due at the latest, in seconds."""
-        due = min(self.ask_at, self.offer_at)
+        due = min(self.ask_at, self.upload.alarm)
         if self._may_sum:
             due = min(due, *(since + self.interval for since in self.hold.since.values()), inf)
         if self.bound:
@@ -154,7 +158,7 @@ class Gateway:
         if now >= self.ask_at:
             self.ask_at = inf
             self.ask(direct=True)
-        if now >= self.offer_at:
+        if now >= self.upload.alarm:
             self.again()
         if self.bound and now >= self.hold.turns.alarm:
             self.take_turns()
@@ -180,8 +184,8 @@ class Gateway:
         self.tasks = Tasks(name, self.rules)
         self.up.federation = self.down.federation = federation
         place = self.directory / federation
-        self.cache = Cache(place / "bodies", self.up, self.down, self.chunk)
-        self.hold = Hold(place, self.chunk)
+        self.cache = Cache(place / "bodies", self.up, self.down, self.pacing, self.chunk)
+        self.hold = Hold(place)
         for digest in self.cache.tasks():
             self.tasks.learn(digest, self.cache.body(digest))
         for ticket in [t for t in self.hold.reports.values() if self.tasks.known(t.phase) is None]:
@@ -291,7 +295,7 @@ class Gateway:
             self.hold.out = self.hold.sum(version, known.partial)
             if self.hold.out is not None:
                 self.hold.most = 0
-                self._offer()
+                self.upload.begin(None, self.hold.out.body, self.now)
                 return
             digest = self.hold.smallest(version)
             found = None if digest is None else self.hold.release(digest)
@@ -308,22 +312,11 @@ class Gateway:
             for device, (job, until) in self.assigned.items()
         )
 
-    def _offer(self) -> None:
-        out = self.hold.out
-        assert out is not None
-        self.up.send(COORDINATOR, out.source.offer("subtotal", first=out.source.count == 1))
-        self.offer_at = self.now + RETRY
-
     def again(self) -> None:
         """Offer the sum under way again, or another where some of its tickets are dealt with by now."""
-        out, self.offer_at = self.hold.out, inf
-        if out is None:
-            return
-        if all(self.hold.has(ticket) for ticket in out.reasons):
-            self._offer()
+        out = self.hold.out
+        if out is not None and all(self.hold.has(ticket) for ticket in out.reasons):
+            self.upload.offer(self.now)
         else:
             self.hold.out = None
-
-    def wanted(self) -> None:
-        """Note that chunks were sent; the coordinator asks for what it lacks."""
-        self.offer_at = self.now + PATIENCE
+            self.upload.drop()

@@ -15,7 +15,7 @@ from fedthings.server.gateways import Inbound
 from fedthings.server.spool import Spool
 from fedthings.server.turns import Turns
 from fedthings.subtotal import TICKETS, sum_up
-from fedthings.transport.chunks import CHUNK, Assembly, Source
+from fedthings.transport.chunks import Assembly
 from fedthings.wire import pack_body
 
 Version: TypeAlias = tuple[int, int]
@@ -33,7 +33,7 @@ class Below(NamedTuple):
 class Out(NamedTuple):
     """The sum under way to the coordinator: its body, the reasons by ticket, and the subtotals that are in it."""
 
-    source: Source
+    body: bytes
     reasons: dict[Ticket, str]
     below: tuple[bytes, ...]
 
@@ -41,8 +41,7 @@ class Out(NamedTuple):
 class Hold:
     """Reports and subtotals in `directory`; subtotals are sent again after a restart, reports are found again."""
 
-    def __init__(self, directory: Path, chunk: int = CHUNK) -> None:
-        self._chunk = chunk
+    def __init__(self, directory: Path) -> None:
         self.turns = Turns()
         self.spool = Spool(directory / "spool", self.turns)
         self.inbound = Inbound(directory / "subtotals", self.turns)
@@ -115,7 +114,7 @@ class Hold:
         if not subtotal.tickets:
             return None
         reasons = dict(zip(subtotal.tickets, subtotal.reasons, strict=True))
-        return Out(Source(pack_body(subtotal), self._chunk), reasons, tuple(below))
+        return Out(pack_body(subtotal), reasons, tuple(below))
 
     def smallest(self, version: Version) -> bytes | None:
         """Return the smallest subtotal from below of a version."""
