@@ -122,7 +122,7 @@ class Virtual:
 
     def outcome(self, ticket: Ticket) -> tuple[Outcome, float]:
         """Return what the world says of a task, and how long all of its training takes (seconds)."""
-        work = Noted(self.service.engine, self.fleet, self.service.coordinator)
+        work = Noted(self.service.engine, self.fleet, self.service.coordinator.last.get)
         begins, deadline = self.given.get(ticket, (self.now, inf))
         until = deadline if work.engine.phases[ticket.phase].partial else inf
         return self.world.outcome(ticket, begins, work, until), work.seconds

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from fedthings.learn.task import Recipe, Task
     from fedthings.learn.with_torch import with_torch
     from fedthings.privacy.clip import Clip as clip
-    from fedthings.protocol.pace import Pace
+    from fedthings.protocol.pace import Edge, Pace
     from fedthings.protocol.selection import Forecast as forecast
     from fedthings.protocol.selection import Uniform as uniform
     from fedthings.run import Run, compare
@@ -95,6 +95,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DataError",
     "Device",
+    "Edge",
     "Federation",
     "FedthingsError",
     "Fleet",
@@ -189,7 +190,7 @@ _MODULES = {
     "learn.synthetic": "synthetic clusters",
     "learn.task": "Task Recipe",
     "learn.with_torch": "with_torch",
-    "protocol.pace": "Pace",
+    "protocol.pace": "Edge Pace",
     "run": "Run compare",
     "simulation.devices": "Device",
     "simulation.links": "Link",

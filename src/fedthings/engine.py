@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedthings import history
-from fedthings.aggregate import fold, step
+from fedthings.aggregate import step
 from fedthings.compress import delta
 from fedthings.errors import SpecError, StoreError, nearest
 from fedthings.federation import (
@@ -43,10 +43,14 @@ BEST = -1
 
 
 class Made(NamedTuple):
-    """What an advance gives: the lines of history that are complete now, and whether the target is met."""
+    """What an advance gives: the lines of history that are complete now, and whether the target is met.
+
+    `held`: an edge has made all of its rounds; the next version begins with the next task from above.
+    """
 
     lines: list[Line]
     stop: bool
+    held: bool = False
 
 
 class Engine:
@@ -68,7 +72,6 @@ class Engine:
     ) -> None:
         self.federation = federation
         self.phases = list(phases(federation))
-        self.reports = [spec.reports for spec in self.phases]
         self.phase = self.version = 0
         self.rows = rows if rows is not None else {}
         self.test = test
@@ -217,18 +220,15 @@ class Engine:
         """Make the next version of the running phase from what was kept, at `now` seconds."""
         spec, (sums, tally) = self.spec, self.partial.take()
         self.partial.tally = tally
-        count, weights = sums.count, dict(sums.weights)
-        total: Payload = fold.done(sums, self.partial.fields, self.partial.whole) if count else {}
-        if count:
-            key = Key(spec.seed, "", self.version, 0)
-            total = self.partial.stage.settle(total, count, key)
+        weights = dict(sums.weights)
+        total = self.partial.settled(sums, self.version)
         self.version += 1
         if spec.kind == "normalise":
             return self._normalised(total)
         if spec.kind == "evaluate":
             return Made(self._complete(closing=True), False)
         row = self.rows[self.trained]
-        if count:
+        if total:
             bases = {lag: self.rows[self.trained - lag] for lag in weights}
             mean = step.Mean(total["x"], weights, bases)
             row = step.apply(spec.strategy.step, row, mean, self.state, self.version)
@@ -248,7 +248,7 @@ class Engine:
 
     def _begin(self, tally: Tally) -> None:
         spec = self.spec
-        self.partial = Partial(spec, self.reports[self.phase], tally)
+        self.partial = Partial(spec, tally)
         self._packed: dict[tuple[int, int, int], bytes] = {}
         self._sizes: dict[tuple[int, int, int], int] = {}
         self._model_bytes = size(self.body(self.version)) - number_size(self._made_as(self.version))

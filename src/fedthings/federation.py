@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from fedthings.aggregate import fold
+from fedthings.aggregate import fold, step
 from fedthings.compress import delta, low_rank, quantize, rotate, sign, sparsify
 from fedthings.errors import DataError, FedthingsError, SpecError, WireError
 from fedthings.learn import own, own_learner
@@ -27,7 +27,7 @@ from fedthings.learn.metrics import MANY, nothing
 from fedthings.learn.normalise import standardised, statistician, statistics_schema
 from fedthings.learn.task import Task, within
 from fedthings.privacy import clip
-from fedthings.protocol.pace import Pace, Plan
+from fedthings.protocol.pace import Edge, Pace, Plan
 from fedthings.spelling import decode, sound
 from fedthings.stage import Field, Schema, Stage, chain
 from fedthings.strategy import Strategy
@@ -52,7 +52,8 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything a coordinator and its devices must agree on; it travels in TOML.
 
     `pace` is when, `strategy` is how, `stages` protect or compress a report on its way, and `down` the model on its.
-    `devices`: how many must be there before the first version (0: as many as work at once).
+    `devices`: how many must be there before the first version (0: as many as work at once). With `edge` the
+    participants are edges, which `pace`, `stages`, `down` and `devices` then speak of.
     """
 
     task: Task
@@ -63,10 +64,16 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
     name: str = "federation"
     devices: int = 0
+    edge: Edge | None = None
 
     def __post_init__(self) -> None:
-        for name in ("task", "strategy", "pace"):
+        for name in ("task", "strategy", "pace", *(("edge",) if self.edge else ())):
             sound(name, getattr(self, name))
+        if self.edge is not None and not isinstance(self.strategy.staleness, step.Constant):
+            raise SpecError(
+                "strategy.staleness is set beside edge: a sum has room for a share or a weight, and an edge weighs as "
+                "much as its devices; leave one of them out"
+            )
         for index, spec in enumerate(self.stages):
             sound(f"stages[{index}]", spec)
         if self.stages and not isinstance(self.task.model, own.Own):
@@ -97,6 +104,7 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     down: Down | None = None
     seed: int
     reports: int = 1 << 20
+    edge: Edge | None = None
 
     @property
     def partial(self) -> bool:
@@ -124,6 +132,7 @@ def phases(federation: Federation) -> tuple[Phase, ...]:
             down=federation.down,
             seed=federation.seed,
             reports=most,
+            edge=federation.edge,
         )
 
     first = (phase("normalise"),) if federation.task.normalise == "fleet" else ()
@@ -157,13 +166,26 @@ def follow(phase: Phase, statistics: Payload, after: Phase) -> Phase:
     return msgspec.structs.replace(after, task=task)
 
 
+def below(phase: Phase) -> Phase:
+    """Return what the devices of an edge do in `phase`, which is the edge's: their reports make its next model."""
+    assert phase.edge is not None
+    return msgspec.structs.replace(
+        phase,
+        strategy=msgspec.structs.replace(phase.strategy, step=step.Sgd()),
+        stages=(),
+        down=None,
+        reports=phase.edge.most if phase.kind == "train" else phase.reports,
+        edge=None,
+    )
+
+
 def schema(phase: Phase) -> Schema:
     """Return the arrays that a report of `phase` holds, and how they fold."""
     if phase.kind == "normalise":
         return statistics_schema(phase.task.model)
     if phase.kind == "evaluate":
         return ()
-    return (Field("x", phase.task.model.layout.dim),)
+    return (Field("x", phase.task.model.layout.dim, heaviest=fold.HEAVY if phase.edge else fold.WEIGHT),)
 
 
 def learner(phase: Phase, engine: str = "auto", threads: int = 1) -> Learner:
@@ -240,8 +262,8 @@ def received(phase: Phase, arrays: Payload) -> Payload:
 
 
 def _down(phase: Phase, spec: Down) -> Stage:
-    build = delta.build if isinstance(spec, delta.Delta) else quantize.build
-    return build(spec, (Field("x", phase.task.model.layout.dim),))  # type: ignore[operator]
+    schema = (Field("x", phase.task.model.layout.dim),)
+    return delta.build(spec, schema) if isinstance(spec, delta.Delta) else quantize.build(spec, schema)
 
 
 def differs(phase: Phase) -> bool:

@@ -66,7 +66,7 @@ class Chunk(Message, frozen=True):
 class Announce(Message, frozen=True):
     """Retained: who coordinates. A new `boot` (random per start) asks every device to say Hello.
 
-    `state` is one of "running", "paused", "finished".
+    `state` is one of "running", "paused", "finished". `edges`: those who take part are gateways that make edge rounds.
     """
 
     boot: str
@@ -74,6 +74,7 @@ class Announce(Message, frozen=True):
     state: str
     phase: int
     version: int
+    edges: bool = False
 
 
 class Assignment(Message, frozen=True):

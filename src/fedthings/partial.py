@@ -19,15 +19,15 @@ from fedthings.vector import Array, Key, Payload
 
 
 class Partial:
-    """The sums and the tally of reports of one phase; `reports` are the most that one version can have.
+    """The sums and the tally of reports of the phase `spec`.
 
     Several `threads` sum many rows faster, and to the same bits.
     """
 
-    def __init__(self, spec: Phase, reports: int, tally: Tally | None = None, threads: int = 1) -> None:
-        self.threads = threads
+    def __init__(self, spec: Phase, tally: Tally | None = None, threads: int = 1) -> None:
+        self.threads, self.seed = threads, spec.seed
         self.schema, self.stage = schema(spec), stage(spec)
-        self.fields = fold.announced(self.schema, reports)
+        self.fields = fold.announced(self.schema, spec.reports)
         stale = spec.strategy.staleness
         self.stale = None if spec.kind != "train" or isinstance(stale, Constant) else stale
         self.whole = 1 if self.stale is None else fold.WHOLE
@@ -74,6 +74,14 @@ class Partial:
         taken = self.sums, self.tally
         self.sums, self.tally = fold.init(self.fields), Tally()
         return taken
+
+    def settled(self, sums: fold.Sums, version: int) -> Payload:
+        """Return what `sums`, taken from here, come to for the model after `version`; {} where no report is in them."""
+        if not sums.count:
+            return {}
+        count = sums.count
+        total = fold.done(sums, self.fields, self.whole)
+        return self.stage.settle(total, count, Key(self.seed, "", version, 0))
 
     def merge(self, sums: fold.Sums, tally: Tally) -> None:
         """Add what another has taken."""

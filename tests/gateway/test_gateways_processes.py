@@ -35,14 +35,16 @@ class Gated(Processes):
 
     def __init__(self, federation, fleet, rounds: int, directory: Path, under: dict[str, str], *options: str) -> None:
         top = [name for name, above in under.items() if not above]
-        gates = [word for name in top for word in ("--gateway", name)]
+        gates = [word for name in top for word in ("--gateway", name) if not fleet.edges]
         super().__init__(federation, fleet, rounds, directory, "mosquitto", *options, *gates)
         self.under: dict[str, str] = under
         self.gates: dict[str, subprocess.Popen[bytes]] = {}
         self.passwords |= devices.add(self.out, top)
         leaves = [name for name in under if name not in under.values()]
         self.homes = {name: leaves[i % len(leaves)] for i, name in enumerate(fleet.names)}
-        self.words = {name: devices.add(self.place(name), [*fleet.names, *self.below(name)]) for name in under}
+        self.homes |= {name: edge for edge, names in fleet.edges.items() for name in names}
+        mine = {name: fleet.edges.get(name, fleet.names) for name in under}  # an edge waits for those on its list
+        self.words = {name: devices.add(self.place(name), [*mine[name], *self.below(name)]) for name in under}
 
     def place(self, name: str) -> Path:
         return self.directory / "gateways" / name
@@ -108,10 +110,10 @@ class Gated(Processes):
             time.sleep(0.005)
 
 
-def federation(n: int) -> ft.Federation:
+def federation(n: int, **fields) -> ft.Federation:
     recipe = ft.Recipe(lr=0.3, batch=16, keep=0.2)
     task = ft.Task(model=ft.mlp(64, 16, 10), loss="cross_entropy", normalise="fleet", recipe=recipe)
-    return ft.Federation(task, ft.fedavgm(), ft.Pace(goal=n, patience=600.0), seed=4, devices=n)
+    return ft.Federation(task, ft.fedavgm(), ft.Pace(goal=n, patience=600.0), seed=4, devices=n, **fields)
 
 
 def assert_same(world: Processes, simulated: ft.Run, directory: Path) -> None:
@@ -136,6 +138,23 @@ def test_the_model_is_the_simulators(under, tmp_path):
         assert_same(world, ft.simulate(spec, fleet, rounds), tmp_path / "simulated")
         assert sum(did["merged"] for name, did in passed.items() if not under[name]) == 8 * (rounds + 2)
         assert all(not list(world.place(name).glob("*/spool/*")) for name in under)
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["calm", "killed"])
+def test_edges_make_rounds_of_their_own_and_the_model_is_the_simulators(killed, tmp_path):
+    rounds = 60 if killed else 6
+    spec = federation(2, edge=ft.Edge(3, patience=600.0))
+    fleet = digits(6, 1).under({f"device-{i}": "west" if i < 4 else "east" for i in range(6)})
+    with Gated(spec, fleet, rounds, tmp_path, {"west": "", "east": ""}) as world:
+        world.start()
+        if killed:
+            world.until(5)
+            world.kill(world.gates["west"])
+            world.gate("west")
+        world.wait()
+        passed = world.passed()
+        assert_same(world, ft.simulate(spec, fleet, rounds), tmp_path / "simulated")
+        assert passed["east"]["merged"] == 2 * (3 * rounds + 2) and passed["east"]["sums"] == rounds + 2
 
 
 def test_a_gateway_is_killed_and_its_devices_move(tmp_path):

@@ -7,11 +7,9 @@ import pytest
 
 import fedthings as ft
 from fedthings.engine import Engine
-from fedthings.federation import plans
 from fedthings.learn.descent import schedule
 from fedthings.learn.layers import AvgPool, Conv1d, Conv2d, Dense, Flatten, LayerNorm, Relu, Softmax
 from fedthings.learn.local import trainer
-from fedthings.protocol.coordinator import Coordinator
 from fedthings.protocol.events import Ticket
 from fedthings.simulation.devices import Device
 from fedthings.simulation.things import Group, Things
@@ -51,7 +49,7 @@ def counted(**recipe):
     X, y, device = np.ones((40, 5), "f4"), np.arange(40) % 2, np.repeat(["a", "b"], [10, 30])
     fleet = ft.Fleet.from_arrays(X, y, device, np.arange(40) % 5 == 0)
     spec = ft.Federation(task)
-    return Counted(Engine(spec, 3), fleet, Coordinator(plans(spec, 3))), task.model
+    return Counted(Engine(spec, 3), fleet), task.model
 
 
 def test_operations_and_memory_of_each_phase():

@@ -106,6 +106,8 @@ def page(facts: dict[str, Any]) -> list[tuple[str, str]]:
     elif facts["state"] in ("running", "paused"):
         lines.append(("devices", f"{facts['present']} present, {len(facts['at_work'])} at work{_some(facts)}"))
         lines.append(("reports", f"{facts['kept']} of {facts['goal']} in for the next version"))
+    if facts.get("edge"):
+        lines.append(("sent up", f"{facts['merged']} reports of devices in {facts['sums']} of the edge's"))
     last = facts.get("last")
     if last:
         measured = ", ".join(f"{name} {text(value)}" for name, value in (last.get("test") or last["metrics"]).items())

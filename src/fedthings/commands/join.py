@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,23 +9,18 @@ from typing import TYPE_CHECKING
 import click
 
 from fedthings.commands import as_json, example, show_json, target
+from fedthings.commands.link import link, linked, say
 from fedthings.threads import one_thread
 
 if TYPE_CHECKING:
     from fedthings.device.rules import Rules
-
-PASSWORD = "FEDTHINGS_PASSWORD"
 
 
 @click.command()
 @click.option("--broker", required=True, metavar="URL", help="mqtt://HOST:PORT or mqtts://HOST:PORT.")
 @click.option("--name", required=True, help="This device's name, as the coordinator knows it.")
 @click.option("--data", required=True, type=click.Path(), help="Its own rows: npz with X, y, split; or CSV.")
-@click.option(
-    "--password-file",
-    type=click.Path(),
-    help=f"A file that holds the password.  [default: the environment's {PASSWORD}]",
-)
+@link
 @target
 @click.option("--classes", metavar="A,B,...", help="Names of text labels, in the federation's order.")
 @click.option(
@@ -38,16 +32,6 @@ PASSWORD = "FEDTHINGS_PASSWORD"
 @click.option("--rules", "rules_file", type=click.Path(), help="The owner's rules: a TOML file.")
 @click.option(
     "--allow", multiple=True, metavar="PACKAGE.MODULE:FACTORY", help="Run this model, code that is installed here."
-)
-@click.option("--federation", metavar="NAME", help="Take part in this one only.")
-@click.option("--once", is_flag=True, help="End with the federation instead of waiting for the next.")
-@click.option("--root", default="ft", show_default=True, help="The first level of the topics.")
-@click.option(
-    "--reconnect",
-    default=60.0,
-    show_default=True,
-    type=click.FloatRange(0.1),
-    help="Longest wait in seconds before a lost link is tried again.",
 )
 @click.option(
     "--wake",
@@ -97,10 +81,10 @@ def command(
         die_with(parent)
     from msgspec.structs import replace
 
-    from fedthings.device.join import join, with_password
+    from fedthings.device.join import join
     from fedthings.learn.fleet import Fleet
 
-    url = with_password(broker, name, secret(password_file))
+    url = linked(broker, name, password_file)
     rules = _rules(rules_file)
     if effort is not None:
         rules = replace(rules, effort=effort)
@@ -124,27 +108,11 @@ def command(
             every=wake or 0.0,
             awake=awake,
             rate=rate or inf,
-            on_news=_say,
+            on_news=say,
         )
     if as_json:
         show_json({"device": name, **did._asdict()})
     return ending.code
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)
-
-
-def secret(file: str | None) -> str:
-    """Return the password in `file`, or in the environment, or "". Raises DataError."""
-    if file is None:
-        return os.environ.get(PASSWORD, "")
-    from fedthings.errors import DataError
-
-    try:
-        return Path(file).read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the password file {file} cannot be read: {error}") from None
 
 
 def _rules(file: str | None) -> Rules:

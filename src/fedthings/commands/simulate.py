@@ -53,6 +53,7 @@ def number_or_ray(context: click.Context, parameter: click.Parameter, value: str
 )
 @click.option("--rounds", default=30, show_default=True, type=click.IntRange(1), help="Versions to make.")
 @click.option("--out", type=click.Path(), help="Run directory; Ctrl-C leaves a run to go on with.")
+@click.option("--edges", type=click.IntRange(1), help="So many edges, with neighbours in the file under one.")
 @click.option("--world", type=click.Path(), help="TOML: devices, links and availability.  [default: all alike]")
 @click.option("--test", type=click.Path(), help="A central test set: npz with X and y, or CSV.")
 @click.option("--seed", type=click.IntRange(0), help="Instead of the federation's seed.")
@@ -92,6 +93,7 @@ def command(
     data: str,
     rounds: int,
     out: str | None,
+    edges: int | None,
     world: str | None,
     test: str | None,
     seed: int | None,
@@ -128,6 +130,8 @@ def command(
     if seed is not None:
         federation = replace(federation, seed=seed)
     fleet = Fleet.read(data, target, device)
+    if edges is not None:
+        fleet = fleet.under(edges)
     settings = {
         "test": None if test is None else central_set(test, target, fleet.classes),
         "init": None if init is None else save.warm(init, federation.task.model),

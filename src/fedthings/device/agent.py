@@ -25,6 +25,7 @@ from fedthings.errors import DataError, SpecError, WireError
 from fedthings.federation import Phase, fits, learner, received, schema, stage
 from fedthings.learn.data import Shard
 from fedthings.learn.effort import effort
+from fedthings.learn.learner import Fit
 from fedthings.messages import (
     Announce,
     Assignment,
@@ -42,6 +43,7 @@ from fedthings.messages import (
 )
 from fedthings.protocol.events import Ticket
 from fedthings.spelling import decode
+from fedthings.stage import State
 from fedthings.transport.chunks import CHUNK
 from fedthings.transport.pacing import Pacing, Rate
 from fedthings.transport.topics import COORDINATOR
@@ -87,7 +89,7 @@ class Agent:
         self._boot = ""  # of the coordinator
         self._hailed = False  # whether it has said hello on this link
         self._slept = False  # whether this link follows a sleep, and has not brought its announcement yet
-        self._federation = ""  # its name, as the owner knows it
+        self.federation = ""  # its name, as the owner knows it
         self._job: Assignment | None = None
         self._heard = 0.0  # when it was assigned
         self._farewell: Farewell | None = None
@@ -176,7 +178,7 @@ class Agent:
             if self.rules.federations and message.name not in self.rules.federations:
                 return
             self.transport.federation = federation
-        self._federation = message.name
+        self.federation = message.name
         greeted, self._slept = self._slept and self._hailed, False  # by the hello that this link began with
         if message.boot != self._boot or (message.state == "finished" and not greeted):
             self._boot = message.boot
@@ -264,8 +266,8 @@ class Agent:
                 self._tell(f"cannot do the task: {error}")
                 self._decline(job.ticket, "training failed")
                 return
-        assert self.shelf.pending is not None
-        self.upload.begin(job.ticket, self.shelf.pending.report, now)
+        if self.shelf.pending is not None:  # an edge's rounds take their time
+            self.upload.begin(job.ticket, self.shelf.pending.report, now)
         if model is not None and phase.kind == "train":  # for predictions; the fleet does not wait for it
             self.shelf.keep(phase.task.model, model["x"], job.ticket.version)
 
@@ -275,12 +277,12 @@ class Agent:
             if self._phase is not None and self._phase[0] == job.task.digest:
                 return self._phase[1]
             phase = decode(self.bodies.read(job.task, Work).spec, Phase)
-            refusal = self.rules.refusal(self._federation, phase)  # first: what it does not allow is not imported
+            refusal = self.rules.refusal(self.federation, phase)  # first: what it does not allow is not imported
             if refusal:
                 self._tell(f"declined: {refusal}{advice(phase, refusal)}")
                 self._decline(job.ticket, refusal)
                 return None
-            fits(phase, self.shard, self.name)
+            self._fits(phase)
         except (SpecError, WireError, DataError) as error:
             self._tell(f"cannot do the task: {error}")
             self._decline(job.ticket, "does not fit")
@@ -288,19 +290,32 @@ class Agent:
         self._phase = (job.task.digest, phase)
         return phase
 
+    def _fits(self, phase: Phase) -> None:
+        """Raise DataError or SpecError unless `phase` can be done with what is here."""
+        if phase.edge is not None:
+            raise SpecError("in this federation gateways take part, with devices of their own: join one of them")
+        fits(phase, self.shard, self.name)
+
     def _train(self, phase: Phase, job: Assignment, model: Payload, body: bytes, now: float) -> None:
         ticket = job.ticket
-        ours, chain = learner(phase), stage(phase)
-        state = self.shelf.state or [ours.init(), chain.init()]
+        ours = learner(phase)
+        state = self.shelf.state[0] if self.shelf.state else ours.init()
         key = Key(phase.seed, self.name, ticket.version, ticket.attempt)
         left = job.seconds - (now - self._heard)
         share = effort(self._seconds, left, self.rules.effort) if phase.partial else 1.0
         log.info("%s version %d", phase.kind, ticket.version)
         began = time.monotonic()
-        fit, after = ours.one(model, state[0], self.shard, key, share)
+        fit, after = ours.one(model, state, self.shard, key, share)
         self._seconds = (time.monotonic() - began) / share
+        self._hold(phase, ticket, fit, after, body)
+
+    def _hold(self, phase: Phase, ticket: Ticket, fit: Fit, after: State, body: bytes) -> None:
+        """Make the report of what came of the work, and keep it until its receipt."""
+        chain = stage(phase)
+        state = self.shelf.state[1] if self.shelf.state else chain.init()
+        key = Key(phase.seed, self.name, ticket.version, ticket.attempt)
         rows = {name: row[None] for name, row in fit.report.items()}
-        encoded, (encoded_state,) = chain.encode(rows, [state[1]], [key])
+        encoded, (encoded_state,) = chain.encode(rows, [state], [key])
         arrays = {name: row[0] for name, row in encoded.items()}
         report = Report(ticket, arrays, np.array([fit.weight], np.int64), dict(fit.metrics))
         kept = after is not None or any(part is not None for part in encoded_state)
@@ -351,10 +366,11 @@ class Agent:
             return
         if task is not None and way is not None:
             try:
-                phase = decode(self.bodies.read(task, Work).spec, Phase)
+                work = self.bodies.read(task, Work)
+                phase = decode(work.spec, Phase)
                 model, _ = self.bodies.model(way, phase)
-                if not self.rules.refusal(self._federation, phase):
-                    self.shelf.keep(phase.task.model, received(phase, _aligned(model.arrays))["x"], model.version)
+                if not self.rules.refusal(self.federation, phase):
+                    self._last(work.phase, phase, model.version, received(phase, _aligned(model.arrays)))
             except (KeyError, WireError, SpecError) as error:
                 if way != self.bodies.way(farewell):
                     self._leave(now)
@@ -362,6 +378,10 @@ class Agent:
                 log.warning("the last model cannot be kept: %s", error)
         self.on_news(f"the federation has ended: {farewell.reason}")
         self.done = True
+
+    def _last(self, number: int, phase: Phase, version: int, model: Payload) -> None:
+        """Keep the last model, `version` of the phase with this number."""
+        self.shelf.keep(phase.task.model, model["x"], version)
 
 
 def _aligned(arrays: Payload) -> Payload:

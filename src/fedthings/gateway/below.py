@@ -10,7 +10,7 @@ from fedthings.messages import Ask, Bye, Chunk, Decline, Envelope, Hello, Offer,
 from fedthings.partial import expect
 from fedthings.protocol.events import Ticket
 from fedthings.server.gateways import RELAYED
-from fedthings.server.reception import SLACK, WRONG, within
+from fedthings.server.reception import SLACK, WRONG, chunks, own
 from fedthings.subtotal import most_bytes, verify
 from fedthings.transport.chunks import Assembly
 from fedthings.transport.topics import COORDINATOR, OPERATOR
@@ -80,13 +80,13 @@ def _device(gateway: Gateway, device: str, message: Envelope, via: str) -> None:
         if device in gateway.present and gateway.routes.get(device, "") == via:
             gateway.present.discard(device)
             gateway.waiting.pop(device, None)
-            gateway.hold.spool.turns.drop(device)
+            gateway.hold.turns.drop(device)
             gateway.take_turns()
             gateway.relay(device, message)
         return
     if via:
         gateway.routes[device] = via
-        gateway.hold.spool.turns.drop(device)  # what it sends is that gateway's concern now
+        gateway.hold.turns.drop(device)  # what it sends is that gateway's concern now
         gateway.take_turns()
     else:
         gateway.routes.pop(device, None)
@@ -94,7 +94,7 @@ def _device(gateway: Gateway, device: str, message: Envelope, via: str) -> None:
         case Hello():
             _hello(gateway, device, message)
         case Decline(ticket=ticket):
-            _own(device, ticket)
+            own(device, ticket)
             gateway.close(ticket)
             gateway.relay(device, message)
         case Offer():
@@ -121,20 +121,11 @@ def _hello(gateway: Gateway, device: str, message: Hello) -> None:
         gateway.tell(device, Pause("the gateway has no link to the coordinator"))
 
 
-def _own(device: str, ticket: Ticket) -> None:
-    if ticket.device != device:
-        raise WireError("not your ticket", f"{ticket.device}'s, sent by {device}")
-
-
 def wanted(gateway: Gateway, sender: str, want: Want) -> None:
-    """Send the chunks that `want` names. Raises WireError."""
-    within(want)
-    source = gateway.cache.find(want)
-    if source is None and gateway.fetch(sender, want):
+    """Send the chunks that `want` names, or see to it that they come. Raises WireError."""
+    if gateway.cache.find(want) is None and gateway.fetch(sender, want):
         return
-    if source is None:
-        raise WireError("not here", "the body that is wanted is not to be had any more; say Hello")
-    for chunk in source.answer(want):
+    for chunk in chunks(want, gateway.cache):
         gateway.down.send(sender, chunk)
 
 
@@ -145,7 +136,7 @@ def _offered(gateway: Gateway, device: str, offer: Offer) -> None:
     ticket = offer.ticket
     if offer.what != "report" or ticket is None:
         raise WireError("malformed", "a device offers reports, with their ticket")
-    _own(device, ticket)
+    own(device, ticket)
     receipt = gateway.receipts.get(device)
     if receipt is not None and receipt.ticket == ticket:
         gateway.tell(device, receipt)  # dealt with already; the receipt was lost
@@ -171,7 +162,7 @@ def _proceed(gateway: Gateway, ticket: Ticket, assembly: Assembly) -> None:
         _declined(gateway, ticket, wrong)
         raise wrong
     if not assembly.done:
-        gateway.hold.spool.wait(ticket.device, gateway.now)
+        gateway.hold.turns.hear(ticket.device, assembly, gateway.now)
         gateway.take_turns()
         return
     known = gateway.tasks.known(ticket.phase)
@@ -220,10 +211,11 @@ def _proceed_sum(gateway: Gateway, sender: str, assembly: Assembly) -> None:
         gateway.hold.inbound.forget(sender)
         raise WireError("wrong digest", f"the chunks sent {WRONG} times are not the body that was offered")
     if not assembly.done:
-        for want in assembly.wants():
-            gateway.down.send(sender, want)
+        gateway.hold.turns.hear(sender, assembly, gateway.now)
+        gateway.take_turns()
         return
     subtotal = gateway.hold.inbound.take(sender)
+    gateway.take_turns()
     known = gateway.tasks.known(subtotal.tickets[0].phase) if subtotal.tickets else None
     try:
         if known is None:

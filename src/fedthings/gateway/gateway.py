@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from fedthings.device.bodies import RETRY
 from fedthings.device.rules import Rules
-from fedthings.device.upload import PATIENCE
+from fedthings.device.upload import Upload
 from fedthings.errors import WireError
 from fedthings.gateway import above, below
 from fedthings.gateway.cache import Cache
@@ -39,6 +39,7 @@ from fedthings.messages import (
 from fedthings.protocol.events import Ticket
 from fedthings.server.gateways import hollow
 from fedthings.transport.chunks import CHUNK
+from fedthings.transport.pacing import Pacing, Rate
 from fedthings.transport.topics import COORDINATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport, Unlinked
 from fedthings.wire import pack
@@ -92,7 +93,9 @@ class Gateway:
         self.wanting: list[tuple[str, Want]] = []  # who below waits for which part of a model
         self._models: list[bytes] = []  # newest last
         self._above: dict[bytes, Offer] = {}  # models that are to be had there, and have not been wanted here
-        self.ask_at = self.offer_at = inf
+        self.pacing = Pacing(chunk)  # of the link upward
+        self.upload = Upload(up, self.pacing, Rate(), chunk)  # of the sum under way
+        self.ask_at = inf
         self.now = self.began = 0.0
 
     # -------------------------------------------------------------- arrivals
@@ -103,9 +106,10 @@ class Gateway:
         if isinstance(arrival, Linked):
             self.epoch = secrets.token_hex(4)  # the announcement that follows makes every device say Hello
             if self.bound:
-                self.cache.retry()
+                self.cache.again()
+            self.upload.broke()
         elif isinstance(arrival, Unlinked):
-            self.offer_at = inf
+            self.upload.relink(self.up)
         elif isinstance(arrival, Refused):
             log.warning("refused what came from above: %s", arrival.error)
         elif isinstance(arrival, Delivery) and arrival.sender == COORDINATOR:
@@ -146,11 +150,11 @@ class Gateway:
     @property
     def alarm(self) -> float:
         """When `wake` is due at the latest, in seconds."""
-        due = min(self.ask_at, self.offer_at)
+        due = min(self.ask_at, self.upload.alarm)
         if self._may_sum:
             due = min(due, *(since + self.interval for since in self.hold.since.values()), inf)
         if self.bound:
-            due = min(due, self.hold.spool.turns.alarm)
+            due = min(due, self.hold.turns.alarm)
         return due
 
     def wake(self, now: float) -> None:
@@ -159,9 +163,9 @@ class Gateway:
         if now >= self.ask_at:
             self.ask_at = inf
             self.ask(direct=True)
-        if now >= self.offer_at:
+        if now >= self.upload.alarm:
             self.again()
-        if self.bound and now >= self.hold.spool.turns.alarm:
+        if self.bound and now >= self.hold.turns.alarm:
             self.take_turns()
         self._sum()
 
@@ -185,8 +189,8 @@ class Gateway:
         self.tasks = Tasks(name, self.rules)
         self.up.federation = self.down.federation = federation
         place = self.directory / federation
-        self.cache = Cache(place / "bodies", self.up, self.down, self.chunk)
-        self.hold = Hold(place, self.chunk)
+        self.cache = Cache(place / "bodies", self.up, self.down, self.pacing, self.chunk)
+        self.hold = Hold(place)
         for digest in self.cache.tasks():
             self.tasks.learn(digest, self.cache.body(digest))
         for ticket in [t for t in self.hold.reports.values() if self.tasks.known(t.phase) is None]:
@@ -198,6 +202,10 @@ class Gateway:
         if message is not None:
             boot = f"{message.boot}.{self.epoch}"
             self.down.announce(Announce(boot, message.name, message.state, message.phase, message.version))
+
+    def forget(self) -> None:
+        """Leave nothing of the federation at the broker below."""
+        self.cache.keep_only(())
 
     @property
     def done(self) -> bool:
@@ -216,7 +224,7 @@ class Gateway:
 
     def take_turns(self) -> None:
         """Ask those for their next window whose turn it is."""
-        for device, want in self.hold.spool.wants(self.now):
+        for device, want in self.hold.turns.wants(self.now, self.hold.upload):
             self.down.send(device, want)
 
     def pass_on(self, device: str, message: Assignment | Farewell, came: float) -> None:
@@ -319,7 +327,7 @@ class Gateway:
             self.hold.out = self.hold.sum(version, known.partial)
             if self.hold.out is not None:
                 self.hold.most = 0
-                self._offer()
+                self.upload.begin(None, self.hold.out.body, self.now)
                 return
             digest = self.hold.smallest(version)
             found = None if digest is None else self.hold.release(digest)
@@ -336,22 +344,11 @@ class Gateway:
             for device, (job, until) in self.assigned.items()
         )
 
-    def _offer(self) -> None:
-        out = self.hold.out
-        assert out is not None
-        self.up.send(COORDINATOR, out.source.offer("subtotal", first=out.source.count == 1))
-        self.offer_at = self.now + RETRY
-
     def again(self) -> None:
         """Offer the sum under way again, or another where some of its tickets are dealt with by now."""
-        out, self.offer_at = self.hold.out, inf
-        if out is None:
-            return
-        if all(self.hold.has(ticket) for ticket in out.reasons):
-            self._offer()
+        out = self.hold.out
+        if out is not None and all(self.hold.has(ticket) for ticket in out.reasons):
+            self.upload.offer(self.now)
         else:
             self.hold.out = None
-
-    def wanted(self) -> None:
-        """Note that chunks were sent; the coordinator asks for what it lacks."""
-        self.offer_at = self.now + PATIENCE
+            self.upload.drop()

@@ -15,6 +15,7 @@ from fedthings.protocol.events import (
     Advance,
     Arrived,
     Assign,
+    Begun,
     Cancelled,
     CheckedIn,
     Command,
@@ -39,9 +40,12 @@ from fedthings.protocol.tasks import Tasks
 
 
 class Coordinator:
-    """`on(event, now)` gives the commands; `Woke` is due at `alarm` at the latest."""
+    """`on(event, now)` gives the commands; `Woke` is due at `alarm` at the latest.
 
-    def __init__(self, plans: Sequence[Plan], seed: int = 0, devices: int = 0) -> None:
+    An edge's is `held`: it waits to be told which version it is to make, with `Begun`.
+    """
+
+    def __init__(self, plans: Sequence[Plan], seed: int = 0, devices: int = 0, held: bool = False) -> None:
         self.plans = tuple(plans)
         self.seed = seed
         self.devices = devices
@@ -54,10 +58,11 @@ class Coordinator:
         self._enter()
         self.kept = 0  # reports toward the version being made
         self.goal = 0  # reports that make it
-        self.stepping = self.paused = self.done = False
+        self.stepping, self.paused, self.done = held, False, False
         self._ends = inf  # when the period of the version being made ends; -inf once it has
         self._awake: list[str] = []  # sleepers that are told to rest, or to work, once the version is made
         self._attempts: dict[str, int] = {}  # of the version being made
+        self._first = 0  # of an edge's attempts at it
         self._reached = False  # whether a target ended the training
         self._waiting = inf  # since when devices are waited for
         self._fewer = 0  # devices that had to do, once too few came within the patience
@@ -68,6 +73,7 @@ class Coordinator:
             Declined: self._declined,
             Arrived: self._arrived,
             Stepped: self._stepped,
+            Begun: self._begun,
             Woke: self._woke,
             Paused: self._paused,
             Resumed: self._resumed,
@@ -246,13 +252,19 @@ class Coordinator:
                 return
             self.phase, self.version = self.phase + 1, 0
             self._enter()
-        self._draws.begin(self.phase, self.version)
-        self._devices.renew(self.version)
-        self._fill(now, out)
-        awake, self._awake = self._awake, []
-        for device in awake:
-            if device in self.sleepers.seen:
-                self._rest(device, now, out)
+        self._start(now, out)
+
+    def _begun(self, event: Begun, now: float, out: list[Command]) -> None:
+        self._drop("late", out)
+        self.phase, self.version, self._first = event.phase, event.version, event.attempt
+        self._enter()
+        self.sleepers.stepped(now)
+        self.kept = self.goal = 0
+        self._ends = self._waiting = inf
+        self.stepping = False
+        self._attempts.clear()
+        self._devices.reported.clear()
+        self._start(now, out)
 
     def _paused(self, event: Paused, now: float, out: list[Command]) -> None:
         self.paused = True
@@ -268,6 +280,16 @@ class Coordinator:
         self._finish("cancelled", out)
 
     # --------------------------------------------------------------- parts
+
+    def _start(self, now: float, out: list[Command]) -> None:
+        """Begin the version with those who are free, and tell the sleepers that waited to hear."""
+        self._draws.begin(self.phase, self.version)
+        self._devices.renew(self.version)
+        self._fill(now, out)
+        awake, self._awake = self._awake, []
+        for device in awake:
+            if device in self.sleepers.seen:
+                self._rest(device, now, out)
 
     def _close(self, ticket: Ticket) -> None:
         self.tasks.close(ticket)
@@ -353,7 +375,7 @@ class Coordinator:
         return choose(pace.selection, devices.idle, count, self._draws, known)
 
     def _assign(self, device: str, now: float, out: list[Command]) -> None:
-        attempt = self._attempts.get(device, 0)
+        attempt = self._attempts.get(device, self._first)
         self._attempts[device] = attempt + 1
         ticket = Ticket(self.phase, self.version, device, attempt)
         out.append(Assign(ticket, self.tasks.give(ticket, now, self.plan.pace), self.last.get(device)))
@@ -372,6 +394,7 @@ class Coordinator:
             "tasks": self.tasks.snapshot(),
             "last": [list(t) for t in self.last.values()],
             "attempts": self._attempts,
+            "first": self._first,
             "draws": self._draws.count,
             "waiting": self._waiting,
             "fewer": self._fewer,
@@ -388,7 +411,7 @@ class Coordinator:
         self.tasks.restore(state["tasks"])
         self._devices.restore(state["devices"], self.version)
         self.last = {t[2]: Ticket(*t) for t in state["last"]}
-        self._attempts = dict(state["attempts"])
+        self._attempts, self._first = dict(state["attempts"]), state["first"]
         self._draws.begin(self.phase, self.version, state["draws"])
         self._waiting, self._fewer = state["waiting"], state["fewer"]
         self._ends, self._awake = state["ends"], list(state["awake"])

@@ -64,6 +64,14 @@ class Stepped(NamedTuple):
     stop: bool = False
 
 
+class Begun(NamedTuple):
+    """An edge begins to work on `version` of `phase`, whatever it was doing; attempts count from `attempt` on."""
+
+    phase: int
+    version: int
+    attempt: int = 0
+
+
 class Woke(NamedTuple):
     """The alarm rang."""
 
@@ -80,7 +88,9 @@ class Cancelled(NamedTuple):
     """The operator ends the federation with the model it has."""
 
 
-Event: TypeAlias = Joined | Left | CheckedIn | Declined | Arrived | Stepped | Woke | Paused | Resumed | Cancelled
+Event: TypeAlias = (
+    Joined | Left | CheckedIn | Declined | Arrived | Stepped | Begun | Woke | Paused | Resumed | Cancelled
+)
 
 # -------------------------------------------------------------- commands
 

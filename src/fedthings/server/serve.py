@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import secrets
 import sys
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
@@ -15,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from fedthings import run
-from fedthings.errors import SpecError, TransportError
+from fedthings.errors import SpecError
 from fedthings.federation import Federation
 from fedthings.history import Line
 from fedthings.lifeline import Ending, alone
@@ -31,15 +30,13 @@ from fedthings.server.service import Service
 from fedthings.transport.link import Address
 from fedthings.transport.mqtt import MqttTransport
 from fedthings.transport.topics import COORDINATOR, ROOT
-from fedthings.transport.transport import Arrival, Delivery, Linked, Unlinked
+from fedthings.transport.transport import Arrival, Delivery, Inbox, Linked, Unlinked
 from fedthings.vector import Array, Vector
 
 log = logging.getLogger("fedthings.server")
 
 LINGER = 10.0
 """Seconds that devices have at the end to fetch the last model and say Bye."""
-RESTARTS = 5
-"""Times in a row that a broker of its own is started again before the coordinator gives up."""
 AT_ONCE = 64
 """Arrivals that become durable together, in one transaction, before what follows from them is said."""
 SWITCH = 0.0005
@@ -84,6 +81,7 @@ class Server:
         self.on_news = on_news
         self.on_step: Callable[[], None] = lambda: None
         self._linked_again = False
+        self._inbox = Inbox()
         with ExitStack() as stack, run.written(self.directory):
             stack.enter_context(alone(self.directory, "the run directory"))
             self.names = {device["name"]: device["password"] for device in devices.listed(self.directory)}
@@ -93,7 +91,7 @@ class Server:
             name = identity(self.directory, federation.name)
             self.url = url or self._start_broker(stack, host, port, root)
             self.root = (root or ROOT) if self.broker is None else self.broker.access.root
-            self.transport = MqttTransport(self.url, COORDINATOR, name, root=self.root)
+            self.transport = MqttTransport(self.url, COORDINATOR, name, root=self.root, inbox=self._inbox)
             stack.callback(self.transport.close)
             Place(name, self.url, self.root).write(self.directory)
             lines = stack.enter_context((self.directory / TRACE).open("a", 1)) if trace else None
@@ -142,7 +140,7 @@ class Server:
 
     def wake(self) -> None:
         """Make `run` look around; from any thread or signal handler."""
-        self.transport.inbox.wake()
+        self._inbox.wake()
 
     # ------------------------------------------------------------------ running
 
@@ -211,9 +209,7 @@ class Server:
         elif isinstance(arrival, Delivery) and arrival.message == Ask("reload"):
             self._reload(now)
         if self.broker is not None and not self.broker.alive:
-            self.on_news("the broker has died: starting it again")
-            self.broker = self._restarted()
-            self._watch(self.broker)
+            self.broker.restart(self.on_news)
 
     def _reload(self, now: float) -> None:
         """Read the list of devices again; one that was taken off it is gone."""
@@ -233,34 +229,13 @@ class Server:
 
     # ------------------------------------------------------------------- broker
 
-    def _restarted(self) -> Broker:
-        """Start the broker again; it may be killed while it starts, too. Raises TransportError."""
-        for _ in range(RESTARTS - 1):
-            try:
-                return Broker.start(self.directory, prefer=self._kind)
-            except TransportError as error:
-                self.on_news(f"{error}; trying again")
-        return Broker.start(self.directory, prefer=self._kind)
-
     def _start_broker(self, stack: ExitStack, host: str, port: int, root: str) -> str:
         access = Access(self.directory)
         if access.passwords.keys() - self.names.keys() - {COORDINATOR}:  # taken off the list while nobody served
             access.passwords = {user: word for user, word in access.passwords.items() if user == COORDINATOR}
             access.write()
-        self.broker = Broker.start(self.directory, port, self.names, self._kind, host=host, root=root)
-        stack.callback(self._stop_broker)
-        self._watch(self.broker)
+        self.broker = Broker.start(
+            self.directory, port, self.names, self._kind, host=host, root=root, on_end=self._inbox.wake
+        )
+        stack.callback(self.broker.stop)
         return self.broker.url()
-
-    def _stop_broker(self) -> None:
-        if self.broker is not None:
-            self.broker.stop()
-
-    def _watch(self, broker: Broker) -> None:
-        """Look around when `broker` ends; nothing polls."""
-
-        def wait() -> None:
-            broker.wait()
-            self.wake()
-
-        threading.Thread(target=wait, name="broker", daemon=True).start()

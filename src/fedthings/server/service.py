@@ -48,6 +48,7 @@ from fedthings.server.outbox import Outbox
 from fedthings.server.spool import Spool
 from fedthings.server.status import status
 from fedthings.server.store import Saved, Store, Usage
+from fedthings.server.turns import Turns
 from fedthings.transport.chunks import CHUNK
 from fedthings.transport.topics import COORDINATOR, OPERATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport
@@ -66,7 +67,7 @@ class Service:
     """`receive` an arrival, `wake` at `alarm`; `done` when the federation has ended.
 
     `directory` is the run directory; `allowed` says who may join, `gateways` who of them may speak for others; a
-    restart in the same directory goes on.
+    restart in the same directory goes on. `edge` are the engine and the coordinator of an edge.
     Raises StoreError where the directory is another federation's or cannot be written.
     """
 
@@ -86,17 +87,21 @@ class Service:
         fsync: bool = False,
         trace: TextIO | None = None,
         chunk: int = CHUNK,
+        edge: tuple[Engine, Coordinator] | None = None,
     ) -> None:
         self.directory = run.prepare(directory, federation)
         self.transport, self.allowed, self.gateways, self.trace = transport, allowed, gateways, trace
         self.on_version, self.fsync = on_version, fsync
         self.store = Store(directory, fsync)
         self.boot = secrets.token_hex(8)
-        self.engine = Engine(federation, rounds, init, test, stop, Models(directory / "models", fsync))
-        self.coordinator = Coordinator(plans(federation, rounds), federation.seed, federation.devices)
+        self.engine, self.coordinator = edge or (
+            Engine(federation, rounds, init, test, stop, Models(directory / "models", fsync)),
+            Coordinator(plans(federation, rounds), federation.seed, federation.devices),
+        )
         self.bodies = Bodies(directory / "bodies", transport, chunk)
-        self.spool = Spool(directory / "spool", fsync, JOURNALED)
-        self.inbound = Inbound(directory / "subtotals", fsync)
+        self.turns = Turns()
+        self.spool = Spool(directory / "spool", self.turns, fsync, JOURNALED)
+        self.inbound = Inbound(directory / "subtotals", self.turns, fsync)
         self.terms = {"rounds": rounds, "stop": dict(stop or {}), "init": _mark(init), "test": _mark(*(test or ()))}
         self.reason = self.failure = ""  # why the federation has ended; why it cannot be done
         self.refusals: Counter[str] = Counter()
@@ -125,7 +130,7 @@ class Service:
     @property
     def alarm(self) -> float:
         """When `wake` is due at the latest, in seconds of federation time."""
-        return min(self.coordinator.alarm, self.spool.turns.alarm)
+        return min(self.coordinator.alarm, self.turns.alarm)
 
     # ------------------------------------------------------------- arrivals
 
@@ -151,7 +156,7 @@ class Service:
 
     def wake(self, now: float) -> None:
         """Let the alarm ring."""
-        if now >= self.spool.turns.alarm:
+        if now >= self.turns.alarm:
             reception.take_turns(self, now)
             self._flush()
         if now >= self.coordinator.alarm:
@@ -166,8 +171,11 @@ class Service:
         """Say who coordinates and what is going on; retained at the broker."""
         coordinator = self.coordinator
         state = "finished" if coordinator.done else "paused" if coordinator.paused else "running"
-        name = self.engine.federation.name
-        self.transport.announce(Announce(self.boot, name, state, coordinator.phase, coordinator.version))
+        federation = self.engine.federation
+        edges = federation.edge is not None
+        self.transport.announce(
+            Announce(self.boot, federation.name, state, coordinator.phase, coordinator.version, edges)
+        )
 
     def _take(self, sender: str, message: Envelope, federation: str, now: float) -> None:
         if sender.startswith(OPERATOR):
@@ -268,7 +276,8 @@ class Service:
             self._checkpoint()
             return
         self._add(made.lines)
-        self._act(events.Stepped(self.engine.version, made.stop))
+        if not made.held:
+            self._act(events.Stepped(self.engine.version, made.stop))
         if not self.done:
             open_versions = {ticket.version for ticket, _ in self.coordinator.tasks.values()}
             self.bodies.keep_only(self.coordinator.phase, {*open_versions, self.coordinator.version})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf, prod
 
 from fedthings.engine import Engine
 from fedthings.learn.effort import effort
 from fedthings.learn.fleet import Fleet
-from fedthings.protocol.coordinator import Coordinator
 from fedthings.protocol.events import Ticket
 from fedthings.simulation.links import OFFERED
 
@@ -16,14 +16,19 @@ STATISTICS = 3
 
 
 class Counted:
-    """The work of a federation's tasks, counted when a world asks for it."""
+    """The work of a federation's tasks, counted when a world asks for it.
 
-    def __init__(self, engine: Engine, fleet: Fleet, coordinator: Coordinator) -> None:
-        self.engine, self.fleet, self.coordinator = engine, fleet, coordinator
+    `kept` names the last ticket of a device that was kept: it holds the model of that, where models differ from others.
+    """
+
+    def __init__(
+        self, engine: Engine, fleet: Fleet, kept: Callable[[str], Ticket | None] = lambda device: None
+    ) -> None:
+        self.engine, self.fleet, self.kept = engine, fleet, kept
 
     def down(self, ticket: Ticket) -> int:
         """Return the bytes of the model body that goes down, and of its offer where it is told by what differs."""
-        kept = self.coordinator.last.get(ticket.device)
+        kept = self.kept(ticket.device)
         offered = 0 if self.engine.base(ticket.version, kept) is None else OFFERED
         return self.engine.model_bytes(ticket, kept) + offered
 
