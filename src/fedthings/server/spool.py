@@ -17,8 +17,8 @@ from fedthings.wire import unpack_body, unpack_file
 class Spool:
     """Files in `directory`, one a ticket; with `fsync` a whole report is on the disk before it counts.
 
-    Reports of up to `small` bytes are not written: whoever takes them does. What is coming in takes turns, `turns`, with
-    whatever else does.
+    Reports of up to `small` bytes are not written: whoever takes them does. What comes in takes `turns` with whatever
+    else does.
     """
 
     def __init__(self, directory: Path, turns: Turns, fsync: bool = False, small: int = 0) -> None:
