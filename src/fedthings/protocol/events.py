@@ -68,6 +68,18 @@ class Woke(NamedTuple):
     """The alarm rang."""
 
 
+class Granted(NamedTuple):
+    """These devices, which several federations share, may be given work here (`lending`)."""
+
+    devices: tuple[str, ...]
+
+
+class Withdrawn(NamedTuple):
+    """These devices work for another federation now, or are kept for one that has waited longer."""
+
+    devices: tuple[str, ...]
+
+
 class Paused(NamedTuple):
     """The operator wants no new work given out."""
 
@@ -80,7 +92,20 @@ class Cancelled(NamedTuple):
     """The operator ends the federation with the model it has."""
 
 
-Event: TypeAlias = Joined | Left | CheckedIn | Declined | Arrived | Stepped | Woke | Paused | Resumed | Cancelled
+Event: TypeAlias = (
+    Joined
+    | Left
+    | CheckedIn
+    | Declined
+    | Arrived
+    | Stepped
+    | Woke
+    | Granted
+    | Withdrawn
+    | Paused
+    | Resumed
+    | Cancelled
+)
 
 # -------------------------------------------------------------- commands
 

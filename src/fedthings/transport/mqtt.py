@@ -80,27 +80,28 @@ class MqttTransport:
         """Whether the link stands now."""
         return self._link is not None
 
-    def send(self, to: str, message: Envelope) -> bool:
+    def send(self, to: str, message: Envelope, federation: str = "") -> bool:
         """Send to the address `to`; False where the link is down, the queue full, or `to` no address."""
         if self.address != topics.COORDINATOR:
-            return self._publish(self._own, message)
+            return self._publish(self._own, message, federation)
         try:
             topic = topics.to(self._root, to)
         except SpecError:
             return False
-        return self._publish(topic, message)
+        return self._publish(topic, message, federation)
 
-    def announce(self, message: Announce) -> bool:
+    def announce(self, message: Announce, federation: str = "") -> bool:
         """Keep `message` at the broker for every device, now and later."""
-        return self._publish(topics.announce(self._root, self.federation), message, retain=True)
+        topic = topics.announce(self._root, federation or self.federation)
+        return self._publish(topic, message, federation, retain=True)
 
-    def retract(self) -> bool:
+    def retract(self, federation: str = "") -> bool:
         """Take the announcement away from the broker."""
-        return self._publish(topics.announce(self._root, self.federation), None, retain=True)
+        return self._publish(topics.announce(self._root, federation or self.federation), None, retain=True)
 
-    def publish_blob(self, index: int, chunk: Chunk) -> bool:
+    def publish_blob(self, index: int, chunk: Chunk, federation: str = "") -> bool:
         """Keep a chunk at the broker."""
-        return self._publish(topics.blob(self._root, chunk.digest, index), chunk, retain=True)
+        return self._publish(topics.blob(self._root, chunk.digest, index), chunk, federation, retain=True)
 
     def clear_blob(self, digest: bytes, count: int) -> bool:
         """Take the `count` chunks of a body away from the broker; False where it must be said again."""
@@ -213,8 +214,8 @@ class MqttTransport:
             self.messages_received += not isinstance(message, Chunk)
             self.inbox.put(Delivery(sender, message, federation))
 
-    def _publish(self, topic: str, message: Envelope | None, retain: bool = False) -> bool:
-        data = b"" if message is None else pack(message, self.federation)
+    def _publish(self, topic: str, message: Envelope | None, federation: str = "", retain: bool = False) -> bool:
+        data = b"" if message is None else pack(message, federation or self.federation)
         with self._lock:
             if self._link is None or not self._link.publish(topic, data, retain):
                 return False
