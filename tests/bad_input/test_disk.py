@@ -63,7 +63,7 @@ def disturbed(directory: Path, disk: Disk) -> tuple[Virtual, BaseException | Non
     world = Virtual(spec(), fleet(3), ROUNDS, directory, chunk=128)
     said: BaseException | None = None
     for agent in world.agents.values():
-        agent.chunk = 128
+        agent.upload.chunk = 128
     disk.active = True
     while not world.service.done:
         try:

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 import fedthings as ft
-from fedthings.device import agent as module
+from fedthings.device import bodies as module
 from fedthings.learn.digits import digits
 from fedthings.messages import Message, Want
 from fedthings.transport.memory import MemoryTransport
-from fedthings.transport.pacing import Rate
 from fedthings.transport.transport import Arrival
 from gateways import Tree
 
@@ -35,7 +34,7 @@ class AtOnce(Tree):
 def grown(directory: Path, spec: ft.Federation, under=STACKED, chunk: int = 512, kind: type[Tree] = Tree) -> Tree:
     tree = kind(spec, digits(DEVICES, 0), ROUNDS, directory, under, settings={"chunk": chunk}, chunk=chunk)
     for agent in tree.agents.values():
-        agent.chunk = chunk
+        agent.upload.chunk = chunk
     return tree
 
 
@@ -73,7 +72,7 @@ def test_uploads_take_turns_at_a_gateway(tmp_path, monkeypatch):
 def test_links_that_break_behind_a_gateway_and_a_rate(tmp_path):
     tree = grown(tmp_path, federation(), {"west": ""}, chunk=4096)
     slow = tree.agents["device-1"]
-    slow.rate = Rate(5000.0)
+    slow.rate.limit = 5000.0
     steps = 0
     while not tree.service.done:
         assert tree.step()
@@ -93,7 +92,7 @@ def test_a_sleeper_behind_a_gateway_with_a_rate(tmp_path):
     """It is awake for 2 seconds of every 10, too short for its model: each waking goes on where the last one was."""
     tree = grown(tmp_path, federation(), {"west": ""})
     sleeper, hub = tree.agents["device-2"], tree.hubs["west"]
-    sleeper.every, sleeper.rate = 10.0, Rate(1000.0)
+    sleeper.every, sleeper.rate.limit = 10.0, 1000.0
     turn, wakings = 2.0, 0  # when it falls asleep or wakes next
     while not tree.service.done:
         linked = sleeper.transport.linked

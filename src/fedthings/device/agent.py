@@ -1,7 +1,7 @@
 """The agent: one device's side of the conversation. It is told what arrives and what time it is.
 
-It fetches the task and the model it is assigned, trains on its own rows, and sends the report until the
-receipt comes. Hello puts everything right after any loss: the coordinator answers with what is to be done.
+It fetches the task and the model it is assigned (`bodies`), trains on its own rows, and sends the report until its
+receipt comes (`upload`). Hello puts everything right after any loss: the coordinator answers with what is to be done.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
@@ -17,9 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from fedthings.aggregate.fold import refused
+from fedthings.device.bodies import LARGEST, Bodies
 from fedthings.device.downloads import Downloads
 from fedthings.device.rules import Rules, advice
 from fedthings.device.shelf import Shelf
+from fedthings.device.upload import Upload
 from fedthings.errors import DataError, SpecError, WireError
 from fedthings.federation import Phase, fits, learner, received, schema, stage
 from fedthings.learn.data import Shard
@@ -41,26 +42,17 @@ from fedthings.messages import (
 )
 from fedthings.protocol.events import Ticket
 from fedthings.spelling import decode
-from fedthings.transport.chunks import CHUNK, WINDOW, Assembly, Source
+from fedthings.transport.chunks import CHUNK
 from fedthings.transport.pacing import Pacing, Rate
 from fedthings.transport.topics import COORDINATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport, Woken
 from fedthings.vector import Key, Payload
-from fedthings.wire import B, pack_body, unpack_body, unpack_file
+from fedthings.wire import pack_body
 
 log = logging.getLogger("fedthings.device")
 
-LARGEST = 1 << 28
-"""Bytes: the largest task or model that a device takes unless its owner says otherwise."""
-SPOOLED = 4 << 20
-"""Bytes: a larger body is not held in memory while it comes in, where the device has a directory."""
-RETRY = 5.0
-"""Seconds without a chunk or a receipt after which it is asked for again."""
-
 HASTE = 0.8
 """The part of the time left that training may take, where partial work is accepted (Li et al. 2020, Alg. 2)."""
-PATIENCE = 60.0
-"""Seconds after which a report whose chunks were sent is offered again."""
 
 
 class Agent:
@@ -85,30 +77,20 @@ class Agent:
         every: float = 0.0,
     ) -> None:
         self.name, self.shard, self.transport = name, shard, transport
-        self.rules, self.chunk, self.largest = rules or Rules(), chunk, largest
-        self.shelf = Shelf(directory)
+        self.rules, self.shelf = rules or Rules(), Shelf(directory)
         self.on_news = on_news or (lambda text: None)
         self.every = every
         self.rest: float | None = None  # until when it was told to stay away
-        self.pacing = Pacing(chunk)
-        self.rate = Rate(rate)
-        self.downloads = downloads
+        self.pacing, self.rate = Pacing(chunk), Rate(rate)
+        self.bodies = Bodies(transport, self.shelf, self.pacing, self.rate, largest, downloads)
+        self.upload = Upload(transport, self.pacing, self.rate, chunk)
         self.done = False
-        self._due = inf  # when what has not come is asked for again
         self.reports = 0
         self.me = secrets.token_hex(8)
         self._boot = ""  # of the coordinator
         self._federation = ""  # its name, as the owner knows it
         self._job: Assignment | None = None
         self._farewell: Farewell | None = None
-        self._incoming: dict[bytes, Assembly] = {}
-        self._bodies: dict[bytes, bytes | Path] = {}  # whole bodies of the job at hand
-        self._outgoing: Source | None = None
-        self._queue: deque[tuple[int, int]] = deque()  # from and to which bytes of it are wanted
-        self._hungry: list[Assembly] = []  # who asks for more when the rate allows
-        self._began = 0  # where this link began with the report
-        self._fetched = 0  # bytes of bodies that this link has brought
-        self._lost = False  # whether the link was, and how far the report had come is not known
         self._told = ""
         self._seconds = 0.0  # that all of the local work took, when it was last done
         self._phase: tuple[bytes, Phase] | None = None  # digest of the task body, what it says
@@ -116,7 +98,7 @@ class Agent:
     @property
     def alarm(self) -> float:
         """When `wake` is due at the latest, in seconds."""
-        return min(self._due, self.rate.free) if self._queue or self._hungry else self._due
+        return min(self.bodies.alarm, self.upload.alarm)
 
     # ---------------------------------------------------------------- arrivals
 
@@ -126,28 +108,15 @@ class Agent:
             self._again(now)
         elif isinstance(arrival, Refused):
             log.warning("refused what came from %s: %s", arrival.sender, arrival.error)
-        elif isinstance(arrival, Woken) and self.downloads is not None:
-            for assembly in self._incoming.values():  # a download has failed, unless its owner wants something
-                if assembly.offer.http:
-                    assembly.retry()
-                    self._ask(assembly, now)
+        elif isinstance(arrival, Woken):
+            self.bodies.failed(now)
         elif isinstance(arrival, Delivery) and arrival.sender == COORDINATOR:
             self._take(arrival, now)
 
     def wake(self, now: float) -> None:
         """Ask again for what has not come."""
-        if now >= self.rate.free:
-            self._send(now)
-            while self._hungry and now >= self.rate.free:
-                self._ask(self._hungry.pop(0), now)
-        if now < self._due:
-            return
-        self._due = inf
-        for assembly in self._incoming.values():
-            assembly.retry()
-            self._ask(assembly, now, direct=True)
-        if self._outgoing is not None and self._job is not None:
-            self._offer(now)
+        self.upload.wake(now)
+        self.bodies.wake(now)
 
     def _take(self, delivery: Delivery, now: float) -> None:
         message = delivery.message
@@ -158,9 +127,10 @@ class Agent:
         elif isinstance(message, Assignment):
             self._assigned(message, now)
         elif isinstance(message, Chunk):
-            self._chunk(message, now)
+            if self.bodies.add(message, now):
+                self._go_on(now)
         elif isinstance(message, Want):
-            self._wanted(message, now)
+            self.upload.wanted(message, now)
         elif isinstance(message, Receipt):
             self._receipt(message)
         elif isinstance(message, Farewell):
@@ -186,7 +156,9 @@ class Agent:
     def relink(self, transport: Transport) -> None:
         """Go on with another link, after a sleep: what is to be done follows from the Hello at `Linked`."""
         transport.federation = self.transport.federation
-        self.transport, self.rest, self._due = transport, None, inf
+        self.transport, self.rest = transport, None
+        self.bodies.relink(transport)
+        self.upload.relink(transport)
 
     # -------------------------------------------------------------- finding it
 
@@ -206,23 +178,14 @@ class Agent:
     def _hail(self, now: float) -> None:
         """Say that this device is here; what it has to send it offers at once, which saves a round trip."""
         self.transport.send(COORDINATOR, Hello(self.me, self.every))
-        if self._outgoing is not None:
-            self._offer(now)
+        self.upload.offer(now)
 
     def _again(self, now: float) -> None:
         """After the link was lost: what was under way is asked for and offered again."""
         if not self.transport.federation:
             return
-        if self._incoming:
-            self.pacing.broke(self._fetched)
-        elif self._outgoing is not None and not self._lost:
-            self._lost = True
-            if self._began < 0:  # not even the offer came through
-                self.pacing.broke(0)
-        self._fetched = 0
-        for assembly in self._incoming.values():
-            assembly.retry()
-            self._ask(assembly, now)
+        self.upload.broke()
+        self.bodies.again(now)
         self._hail(now)
 
     # ----------------------------------------------------------------- the job
@@ -234,12 +197,29 @@ class Agent:
         pending = self.shelf.pending
         if pending is not None and pending.ticket != job.ticket:
             self.shelf.settle(job.kept)
-        if self._job is not None and self._job.ticket == job.ticket and (self._incoming or self._outgoing):
+        if self._job is not None and self._job.ticket == job.ticket and (self.bodies.coming or self.upload.going):
             return  # it is being fetched, or sent, already
         self._job = job
-        self._drop()
-        self._keep_only([job.task, job.model])
+        self.upload.drop()
+        self.bodies.keep_only([job.task, job.model])
         self._work(now)
+
+    def _go_on(self, now: float) -> None:
+        """A body that was waited for is here."""
+        if self._farewell is not None:
+            self._leave()
+        else:
+            self._work(now)
+
+    def _here(self, offer: Offer, now: float) -> bool:
+        """Return whether a body is here; begin to fetch it where it is not, or decline the job that needs it."""
+        try:
+            return self.bodies.here(offer, now)
+        except WireError as error:
+            log.warning("an offer was refused: %s", error)
+            if self._job is not None:
+                self._decline(self._job.ticket, "does not fit")
+            return False
 
     def _work(self, now: float) -> None:
         """Train when everything is here; what the owner does not want is declined before the model is fetched."""
@@ -254,7 +234,7 @@ class Agent:
         model: Payload | None = None
         if pending is None or pending.ticket != job.ticket:
             try:
-                arrays = self._read(job.model, Model).arrays  # in a file they are not aligned
+                arrays = self.bodies.read(job.model, Model).arrays  # in a file they are not aligned
                 model = received(phase, {name: np.require(row, requirements="A") for name, row in arrays.items()})
                 self._train(phase, job, model)
             except WireError as error:
@@ -266,8 +246,7 @@ class Agent:
                 self._decline(job.ticket, "training failed")
                 return
         assert self.shelf.pending is not None
-        self._outgoing, self._began, self._lost = Source(self.shelf.pending.report, self.chunk), -1, False
-        self._offer(now)
+        self.upload.begin(job.ticket, self.shelf.pending.report, now)
         if model is not None and phase.kind == "train":  # for predictions; the fleet does not wait for it
             self.shelf.keep(phase.task.model, model["x"], job.ticket.version)
 
@@ -276,7 +255,7 @@ class Agent:
         try:
             if self._phase is not None and self._phase[0] == job.task.digest:
                 return self._phase[1]
-            phase = decode(self._read(job.task, Work).spec, Phase)
+            phase = decode(self.bodies.read(job.task, Work).spec, Phase)
             refusal = self.rules.refusal(self._federation, phase)  # first: what it does not allow is not imported
             if refusal:
                 self._tell(f"declined: {refusal}{advice(phase, refusal)}")
@@ -316,134 +295,20 @@ class Agent:
         return max(0.01, min(self.rules.effort, fits_in))
 
     def _decline(self, ticket: Ticket, reason: str) -> None:
-        self._job, self._incoming, self._due = None, {}, inf
+        self._job = None
+        self.bodies.stop()
         self.transport.send(COORDINATOR, Decline(ticket, reason))
 
-    # ------------------------------------------------------------- bodies down
-
-    def _here(self, offer: Offer, now: float) -> bool:
-        """Return whether a body is here; begin to fetch it where it is not."""
-        if offer.digest in self._bodies or offer.digest in self._incoming:
-            return offer.digest in self._bodies
-        try:
-            assembly = Assembly(offer, self.largest, self.shelf.place(offer.digest) if offer.size > SPOOLED else None)
-        except WireError as error:
-            log.warning("an offer was refused: %s", error)
-            if self._job is not None:
-                self._decline(self._job.ticket, "does not fit")
-            return False
-        if assembly.done:
-            self._bodies[offer.digest] = assembly.body
-            return True
-        self._incoming[offer.digest] = assembly
-        self._ask(assembly, now)
-        return False
-
-    def _ask(self, assembly: Assembly, now: float, direct: bool = False) -> None:
-        """Ask for the next window: from the broker where chunks are retained there, or from the coordinator."""
-        self._due = now + RETRY
-        offer = assembly.offer
-        if now < self.rate.free:
-            if assembly not in self._hungry:
-                self._hungry.append(assembly)
-            return
-        assembly.length = min(offer.chunk, self.rate.piece(self.pacing.length))
-        if self.rate.limit < inf:
-            assembly.room = max(assembly.length, int(self.rate.limit))
-        for want in assembly.wants():
-            self.rate.took(min(len(want.starts) * want.length, offer.size), now)
-            direct = direct or assembly.wrong > 0  # what came was damaged: the coordinator itself has it right
-            if self.downloads is not None and not direct and self.downloads.can(offer):
-                self.downloads.ask(offer, want, self.transport.federation)
-            elif offer.retained and not direct and want.length == offer.chunk:
-                self.transport.want_blob(offer.digest, tuple(start // offer.chunk for start in want.starts))
-            else:
-                self.transport.send(COORDINATOR, want)
-
-    def _chunk(self, chunk: Chunk, now: float) -> None:
-        assembly = self._incoming.get(chunk.digest)
-        if assembly is None:
-            return
-        try:
-            if assembly.add(chunk):
-                self._fetched += len(chunk.data)
-                self.pacing.flows(self._fetched)
-        except WireError as error:
-            log.warning("a chunk was refused: %s", error)
-            return
-        if not assembly.done:
-            self._ask(assembly, now)
-            return
-        self._bodies[chunk.digest] = assembly.body
-        del self._incoming[chunk.digest]
-        self._due = now + RETRY if self._incoming else inf
-        if self._farewell is not None:
-            self._leave()
-        else:
-            self._work(now)
-
-    def _keep_only(self, offers: list[Offer]) -> None:
-        wanted = {offer.digest for offer in offers}
-        self._bodies = {digest: body for digest, body in self._bodies.items() if digest in wanted}
-        self._incoming = {digest: a for digest, a in self._incoming.items() if digest in wanted}
-        self.shelf.keep_bodies(wanted)
-
-    def _read(self, offer: Offer, kind: type[B]) -> B:
-        """Return the body of `offer`, which is here; a large one stays on the disk. Raises WireError, KeyError."""
-        body = self._bodies[offer.digest]
-        return unpack_file(body, kind) if isinstance(body, Path) else unpack_body(body, kind)
-
-    # -------------------------------------------------------------- reports up
-
-    def _offer(self, now: float) -> None:
-        assert self._outgoing is not None and self._job is not None
-        source = self._outgoing
-        whole = source.count == 1 and source.size <= self.rate.piece(self.pacing.length)
-        self._queue.clear()  # what is missing is wanted again
-        self.transport.send(COORDINATOR, source.offer("report", self._job.ticket, first=whole))
-        self._due = now + RETRY
-
-    def _wanted(self, want: Want, now: float) -> None:
-        source = self._outgoing
-        if source is None or want.digest != source.digest:
-            return
-        first = min(want.starts, default=source.size)  # nothing is missing: a gateway has it
-        if self._lost or self._began < 0:
-            if self._lost and self._began >= 0:
-                self.pacing.broke(max(0, first - self._began))
-            self._began, self._lost = first, False
-        else:  # of what was asked for before, half a window may be under way
-            self.pacing.flows(first - self._began - WINDOW * CHUNK // 2)
-        self._queue += [(start, min(start + want.length, source.size)) for start in want.starts]
-        self._due = now + PATIENCE  # the coordinator asks for what it lacks
-        self._send(now)
-
-    def _send(self, now: float) -> None:
-        """Send what is wanted of the report, as long as the rate allows."""
-        while self._queue and self._outgoing is not None and now >= self.rate.free:
-            start, stop = self._queue.popleft()
-            length = min(self.rate.piece(self.pacing.length), stop - start)
-            try:
-                self.transport.send(COORDINATOR, self._outgoing.part(start, length))
-            except WireError as error:
-                log.warning("a chunk was wanted that is not there: %s", error)
-                continue
-            self.rate.took(length, now)
-            if start + length < stop:
-                self._queue.appendleft((start + length, stop))
-
-    def _drop(self) -> None:
-        """There is nothing to send any more."""
-        self._outgoing = None
-        self._queue.clear()
+    # ------------------------------------------------------------- the receipt
 
     def _receipt(self, receipt: Receipt) -> None:
         pending = self.shelf.pending
         if pending is not None and pending.ticket == receipt.ticket:
             self.shelf.settle(receipt.ticket if receipt.kept else None)
         if self._job is not None and self._job.ticket == receipt.ticket:
-            self._job, self._incoming, self._due = None, {}, inf
-            self._drop()
+            self._job = None
+            self.bodies.stop()
+            self.upload.drop()
         if receipt.reason not in ("", "late", "cancelled", "does not fit"):  # of these the owner knows
             self._tell(f"report left out: {receipt.reason}")
 
@@ -452,9 +317,9 @@ class Agent:
     def _ended(self, farewell: Farewell, now: float) -> None:
         self.shelf.settle(farewell.kept)
         self._job, self._farewell = None, farewell
-        self._drop()
+        self.upload.drop()
         offers = [offer for offer in (farewell.task, farewell.model) if offer is not None]
-        self._keep_only(offers)
+        self.bodies.keep_only(offers)
         for offer in offers:
             self._here(offer, now)
         self._leave()
@@ -462,12 +327,12 @@ class Agent:
     def _leave(self) -> None:
         """Keep the last model for predictions, once it is here."""
         farewell = self._farewell
-        if farewell is None or self._incoming:
+        if farewell is None or self.bodies.coming:
             return
         if farewell.task is not None and farewell.model is not None:
             try:
-                phase = decode(self._read(farewell.task, Work).spec, Phase)
-                model = self._read(farewell.model, Model)
+                phase = decode(self.bodies.read(farewell.task, Work).spec, Phase)
+                model = self.bodies.read(farewell.model, Model)
                 if not self.rules.refusal(self._federation, phase):
                     self.shelf.keep(phase.task.model, received(phase, model.arrays)["x"], model.version)
             except (KeyError, WireError, SpecError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from fedthings.device.agent import LARGEST
+from fedthings.device.bodies import LARGEST
 from fedthings.messages import Chunk, Offer, Want
 from fedthings.server.bodies import INLINE, RETAINED
 from fedthings.transport.chunks import CHUNK, Assembly, Source

@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection
 from math import inf
 from pathlib import Path
 
-from fedthings.device.agent import PATIENCE, RETRY
+from fedthings.device.bodies import RETRY
 from fedthings.device.rules import Rules
+from fedthings.device.upload import PATIENCE
 from fedthings.errors import WireError
 from fedthings.gateway import above, below
 from fedthings.gateway.cache import Cache
