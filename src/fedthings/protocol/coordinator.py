@@ -27,6 +27,7 @@ from fedthings.protocol.events import (
     Discard,
     Event,
     Finish,
+    Granted,
     Joined,
     Keep,
     Left,
@@ -35,6 +36,7 @@ from fedthings.protocol.events import (
     Resumed,
     Stepped,
     Ticket,
+    Withdrawn,
     Woke,
 )
 from fedthings.protocol.limits import Limits
@@ -48,12 +50,16 @@ FAR = 100.0
 
 
 class Coordinator:
-    """`on(event, now)` gives the commands; `Woke` is due at `alarm` at the latest."""
+    """`on(event, now)` gives the commands; `Woke` is due at `alarm` at the latest.
 
-    def __init__(self, plans: Sequence[Plan], seed: int = 0, devices: int = 0) -> None:
+    Where the fleet is `shared` with other federations, it gives work only to devices that are `granted` (`lending`).
+    """
+
+    def __init__(self, plans: Sequence[Plan], seed: int = 0, devices: int = 0, shared: bool = False) -> None:
         self.plans = tuple(plans)
         self.seed = seed
         self.devices = devices
+        self.shared = shared
         self.phase = self.version = 0
         self._enter()
         self.kept = 0  # reports toward the version being made
@@ -61,6 +67,8 @@ class Coordinator:
         self.stepping = self.paused = self.done = False
         self.present: set[str] = set()
         self.idle = Roster()
+        self.granted: set[str] = set()  # shared: those of them, idle
+        self.elsewhere: set[str] = set()  # shared: present, and could be drawn if they were granted
         self.spent: set[str] = set()  # present, and not asked again before the next version
         self.out: set[str] = set()  # present, and sitting out by the pace's cap or separation
         self.reported: set[str] = set()  # whose report is kept toward the version being made
@@ -79,7 +87,8 @@ class Coordinator:
         self._draws = 0
         self._numbers: tuple[int, ...] = ()  # the random numbers of the block that `_draws` is in
         self._reached = False  # whether a target ended the training
-        self._waiting = inf  # since when devices are waited for
+        self._waiting = inf  # since when devices are waited for that are not there
+        self._short = inf  # since when more devices could be given work, or since one was
         self._fewer = 0  # devices that had to do, once too few came within the patience
         self._handlers: dict[type, Callable[[Any, float, list[Command]], None]] = {
             Joined: self._joined,
@@ -89,6 +98,8 @@ class Coordinator:
             Arrived: self._arrived,
             Stepped: self._stepped,
             Woke: self._woke,
+            Granted: self._granted,
+            Withdrawn: self._withdrawn,
             Paused: self._paused,
             Resumed: self._resumed,
             Cancelled: self._cancelled,
@@ -134,7 +145,13 @@ class Coordinator:
     def _lack(self) -> str:
         """Say which devices are waited for."""
         text = f"devices: {len(self.idle)} of {self._enough()} are there"
+        text += f", {len(self.elsewhere)} with other federations" if self.elsewhere else ""
         return text + (f", {len(self.out)} sit out (pace.cap, pace.separation)" if self.out else "")
+
+    @property
+    def wanting(self) -> float:
+        """Since when it could do with more devices of those that are there; inf where it could not."""
+        return inf if self.done or self.paused or self.stepping or self._waiting < inf else self._short
 
     def open(self, ticket: Ticket) -> bool:
         """Return whether its device still works on `ticket`."""
@@ -168,6 +185,20 @@ class Coordinator:
         if device in self.sleepers.seen:
             self._rest(device, now, out)
 
+    def _granted(self, event: Granted, now: float, out: list[Command]) -> None:
+        devices = self.elsewhere.intersection(event.devices)
+        self.elsewhere -= devices
+        self.granted |= devices
+        self.idle.extend(devices)
+        self._fill(now, out)
+
+    def _withdrawn(self, event: Withdrawn, now: float, out: list[Command]) -> None:
+        devices = self.granted.intersection(event.devices)
+        self.granted -= devices
+        self.elsewhere |= devices
+        for device in devices:
+            self.idle.discard(device)
+
     def _left(self, event: Left, now: float, out: list[Command]) -> None:
         self._leave(event.device, now)
 
@@ -175,6 +206,10 @@ class Coordinator:
         self.present.discard(device)
         self.out.discard(device)
         self.idle.discard(device)
+        self.granted.discard(device)
+        if device in self.elsewhere:
+            self.elsewhere.remove(device)
+            self._miss(now)
         self.sleepers.gone(device)
         if self._forecasts:
             self._attendance.left(device, now)
@@ -199,7 +234,7 @@ class Coordinator:
             return
         pace = self.plan.pace
         versions = max(1.0, min(FAR, self._limits.sits_out(device, self.version, pace)))
-        latest = now + pace.patience / 2 if device in self.idle else inf
+        latest = now + pace.patience / 2 if device in self.idle or device in self.elsewhere else inf
         until = self.sleepers.back(device, max(now, self._made + versions * self._lasted), latest)
         out.append(Rest(device, self._why(), until))
 
@@ -264,10 +299,10 @@ class Coordinator:
         if now >= self._waiting + self.plan.pace.patience and not self.paused:
             self._waiting = now
             self._renew()
-            if self.plan.optional and not self.idle:
+            self._fewer = len(self.idle) + len(self.elsewhere)
+            if self.plan.optional and not self._fewer:
                 self._finish("target" if self._reached else "done", out)
                 return
-            self._fewer = len(self.idle)
             self._fill(now, out)
         elif self.plan.pace.staleness:
             self._fill(now, out)
@@ -336,6 +371,9 @@ class Coordinator:
             self.spent.add(device)
         elif self._limited and self._sits_out(device):
             self.out.add(device)
+        elif self.shared:
+            if device not in self.granted:
+                self.elsewhere.add(device)
         else:
             self.idle.add(device)
 
@@ -360,7 +398,10 @@ class Coordinator:
             out = {device for device in free if self._sits_out(device)}
             self.out |= out
             free -= out
-        self.idle.extend(free)
+        if self.shared:
+            self.elsewhere |= free - self.granted
+        else:
+            self.idle.extend(free)
         for device in self._limits.again(self.version):
             self.out.discard(device)
             self._release(device)
@@ -381,12 +422,29 @@ class Coordinator:
     def _finish(self, reason: str, out: list[Command]) -> None:
         self.done = True
         self._waiting = inf
+        self.granted.clear()
+        self.elsewhere.clear()
         out.append(Finish(reason))
 
     def _enough(self) -> int:
         """Return how many devices must be free before a synchronous version starts."""
         enough = max(self.plan.pace.concurrency, self.devices if self.plan.everyone or self.version == 0 else 0)
-        return min(enough, max(self._fewer, len(self.present) - len(self.out))) if self._fewer else enough
+        if self._fewer:
+            enough = min(enough, max(self._fewer, len(self.present) - len(self.out)))
+        if self.plan.everyone and self.elsewhere:
+            enough = max(enough, len(self.idle) + len(self.elsewhere))
+        return enough
+
+    def _miss(self, now: float) -> None:
+        """Note since when devices are missing, if they are; those with other federations come back by themselves.
+
+        With everyone asked who could be, a lack of devices is waited out; a running task is its own alarm.
+        """
+        if self.stepping or self.paused:
+            return
+        there = len(self.idle) + len(self.elsewhere) + self.kept
+        missing = not self.tasks and (not self.elsewhere if self.goal else there < self._enough())
+        self._waiting = min(self._waiting, now) if missing else inf
 
     def _check(self, now: float, out: list[Command], expired: bool = False) -> None:
         """Advance when the goal is met, or when nobody is left to wait for and there is a quorum."""
@@ -397,7 +455,7 @@ class Coordinator:
         if self.kept >= self.goal or (ended and self.kept >= min(self.plan.pace.quorum, self.goal)):
             self.stepping = True
             self.kept = self.goal = 0
-            self._waiting = self._ends = inf
+            self._waiting = self._ends = self._short = inf
             out.append(Advance(self.phase, self.version + 1))
         elif over:
             # Below the quorum: try again, at once only where the patience is over already.
@@ -419,21 +477,25 @@ class Coordinator:
         pace = self.plan.pace
         synchronous = pace.staleness == 0
         if synchronous and not self.goal and len(self.idle) + self.kept < self._enough():
-            self._waiting = min(self._waiting, now)
+            self._short = min(self._short, now)
+            self._miss(now)
             return
         if not self.goal:
             self.goal = min(len(self.idle), self.plan.most) + self.kept if self.plan.everyone else pace.goal
             self._ends = now + pace.period if pace.period else inf
         most = self.goal if self.plan.everyone else pace.concurrency
-        lacking = most - len(self.tasks) - (self.kept if synchronous else 0)
+        before = len(self.tasks)
+        lacking = most - before - (self.kept if synchronous else 0)
         if lacking >= len(self.idle):  # nothing is left to chance
             for device in self.idle.drain():
                 self._assign(device, now, out)
         else:
             for device in self._choose(lacking, now) if lacking > 0 else ():
                 self._assign(device, now, out)
-        # With everyone asked who could be, a lack of devices is waited out; a running task is its own alarm.
-        self._waiting = inf if self.tasks else min(self._waiting, now)
+        given = len(self.tasks) - before
+        since = now if given else min(self._short, now)  # whoever was given one has its turn again after the others
+        self._short = since if lacking > given else inf
+        self._miss(now)
 
     def _choose(self, count: int, now: float) -> list[str]:
         """Take out and return `count` of the free devices, by the pace's rule."""
@@ -446,6 +508,7 @@ class Coordinator:
         return self._deadlines.seconds(device, self.plan.pace)
 
     def _assign(self, device: str, now: float, out: list[Command]) -> None:
+        self.granted.discard(device)
         attempt = self._attempts.get(device, 0)
         self._attempts[device] = attempt + 1
         ticket = Ticket(self.phase, self.version, device, attempt)
@@ -494,7 +557,10 @@ class Coordinator:
             "since": dict(self._since),
             "attempts": self._attempts,
             "draws": self._draws,
+            "shared": self.shared,
+            "granted": sorted(self.granted),
             "waiting": self._waiting,
+            "short": self._short,
             "fewer": self._fewer,
             "ends": self._ends,
             "awake": self._awake,
@@ -520,12 +586,14 @@ class Coordinator:
         self._plan_deadlines()
         self._attempts = dict(state["attempts"])
         self._draws, self._numbers = state["draws"], ()
-        self._waiting, self._fewer = state["waiting"], state["fewer"]
+        self._waiting, self._short, self._fewer = state["waiting"], state["short"], state["fewer"]
         self._awake, self._ends, (self._made, self._lasted) = state["awake"], state["ends"], state["made"]
         self.sleepers.restore(state["sleepers"])
         self._deadlines.restore(state["deadlines"])
         self._limits.restore(state["limits"])
         self._attendance.restore(state["attendance"])
-        self.idle, self.out = Roster(), set()
+        self.idle, self.out, self.elsewhere = Roster(), set(), set()
+        self.granted = set(state["granted"])
+        self.idle.extend(self.granted)
         for device in state["present"]:
             self._release(device)

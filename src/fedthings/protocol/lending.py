@@ -8,6 +8,7 @@ follows from the states of the coordinators alone, so a restart lends as before 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from math import inf
 
 from fedthings.protocol.coordinator import Coordinator
@@ -81,21 +82,29 @@ class Lending:
     def waits(self, place: int, times: Sequence[float], names: Sequence[str]) -> list[Wait]:
         """Return for whom the devices work, or are kept, that the coordinator at `place` could do with."""
         waiting = self._coordinators[place]
-        if waiting.wanting == inf:
-            return []
         found = []
         for other, coordinator in enumerate(self._coordinators):
-            if other == place:
+            if other == place or waiting.wanting == inf:
                 continue
-            until = [coordinator.tasks[d][1] for d in waiting.elsewhere if self._work.get(d) == other]
-            kept = len(waiting.elsewhere & coordinator.granted)
-            shift = times[place] - times[other]
-            if until:
-                found.append(Wait(f"{names[other]}: {len(until)} devices at work there", max(until) + shift))
-            if kept:
-                end = max(wait.until for wait in coordinator.waits)
-                found.append(Wait(f"{names[other]}, which has waited longer: {kept} devices are kept for it", end + shift))
+            working = {device for device in waiting.elsewhere if self._work.get(device) == other}
+            kept = waiting.elsewhere & coordinator.granted
+            if working:
+                left = self._left(working, times)
+                found.append(Wait(f"{names[other]}: {len(working)} devices at work there", times[place] + left))
+            if kept and coordinator.wanting < inf:
+                left = self._left(coordinator.elsewhere, times)
+                what = f"{names[other]}, which has waited longer: {len(kept)} devices are kept for it"
+                found.append(Wait(what, times[place] + left))
         return found
+
+    def _left(self, devices: AbstractSet[str], times: Sequence[float]) -> float:
+        """Return for how many seconds the longest task of `devices` may still take."""
+        left = 0.0
+        for device in devices:
+            place = self._work.get(device)
+            if place is not None:
+                left = max(left, self._coordinators[place].tasks[device][1] - times[place])
+        return left
 
     def _order(self, times: Sequence[float]) -> list[int]:
         """Return the coordinators that want devices, the one that has waited longest first."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TextIO
@@ -38,6 +38,7 @@ from fedthings.messages import (
 from fedthings.protocol import events
 from fedthings.protocol.coordinator import Coordinator
 from fedthings.protocol.events import Command, Event, Ticket
+from fedthings.protocol.pace import Wait
 from fedthings.protocol.trace import traced
 from fedthings.server import gateways, reception
 from fedthings.server.bodies import Bodies
@@ -60,7 +61,7 @@ class Service:
     """`receive` an arrival, `wake` at `alarm`; `done` when the federation has ended.
 
     `directory` is the run directory; `allowed` says who may join, `gateways` who of them may speak for others; a
-    restart in the same directory goes on.
+    restart in the same directory goes on. `shared`: other federations are served beside it (`services`).
     Raises StoreError where the directory is another federation's or cannot be written.
     """
 
@@ -81,6 +82,7 @@ class Service:
         fsync: bool = False,
         trace: TextIO | None = None,
         chunk: int = CHUNK,
+        shared: bool = False,
     ) -> None:
         self.directory = run.prepare(directory, federation)
         self.transport, self.allowed, self.gateways, self.trace = transport, allowed, gateways, trace
@@ -88,7 +90,11 @@ class Service:
         self.store = Store(directory, fsync)
         self.boot = secrets.token_hex(8)
         self.engine = Engine(federation, rounds, init, test, stop, Models(directory / "models", fsync))
-        self.coordinator = Coordinator(plans(federation, rounds), federation.seed, federation.devices)
+        self.coordinator = Coordinator(plans(federation, rounds), federation.seed, federation.devices, shared)
+        # Where others share the fleet: who hears what was done, who is told then, and whom it waits for (`services`).
+        self.on_act: Callable[[Event, Sequence[Command]], None] = lambda event, commands: None
+        self.settle: Callable[[], None] = lambda: None
+        self.lent: Callable[[], Sequence[Wait]] = tuple
         self.bodies = Bodies(directory / "bodies", transport, chunk)
         self.spool = Spool(directory / "spool", fsync)
         self.inbound = Inbound(directory / "subtotals", fsync)
@@ -138,7 +144,7 @@ class Service:
                 self._take(arrival.sender, arrival.message, arrival.federation, now)
             except WireError as error:
                 self._refuse(arrival.sender, error)
-        self._flush()
+        self._end()
         if self.on_event is not None:
             self.on_event()
 
@@ -146,14 +152,13 @@ class Service:
         """Let the alarm ring."""
         if now >= self.spool.turns.alarm:
             reception.take_turns(self, now)
-            self._flush()
         if now >= self.coordinator.alarm:
             for ticket, deadline in list(self.coordinator.tasks.values()):
                 device = ticket.device
                 if deadline <= now and device in self.coordinator.present and device not in self.heard:
                     self.on(events.Left(device), now)  # its will was lost, with the broker or while we were down
             self.on(events.Woke(), now)
-            self._flush()
+        self._end()
 
     def announce(self) -> None:
         """Say who coordinates and what is going on; retained at the broker."""
@@ -166,6 +171,8 @@ class Service:
         if sender.startswith(OPERATOR):
             if not isinstance(message, Ask) or message.verb not in VERBS:
                 raise WireError("unexpected", f"an operator asks one of {', '.join(VERBS)}")
+            if federation not in ("", self.transport.federation):
+                raise WireError("another federation", f"{federation}; here is {self.transport.federation}")
             self._asked(sender, message.verb, now)
         elif sender in self.gateways or isinstance(message, Relay):
             gateways.take(self, sender, message, federation, now)
@@ -210,6 +217,7 @@ class Service:
         if isinstance(event, events.Arrived):
             size = self.engine.arrived(event.ticket)
             self._used(event.ticket.device)[1] += size
+        self.on_act(event, commands)
         for command in commands:
             self.engine.obey(command)
             self._obey(command)
@@ -324,6 +332,9 @@ class Service:
 
     def _replay(self, saved: Saved) -> None:
         """Take up a checkpoint, and go through the events after it once more."""
+        if saved.state["coordinator"]["shared"] != self.coordinator.shared:
+            remedy = "alone, with it as --out" if self.coordinator.shared else "with the others, from the directory above"
+            raise StoreError(f"{self.directory} was served in another way: serve it {remedy}")
         self.now = saved.now
         self.coordinator.restore(saved.state["coordinator"])
         self.engine.restore(saved.state["engine"])
@@ -373,10 +384,18 @@ class Service:
         """Send `message` once what is being done is durable."""
         self._outbox.append((to, message))
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send what is to be sent; who has work by now is not told to rest."""
         outbox, self._outbox = self._outbox, []
+        assigned = {to for to, message in outbox if isinstance(message, Assignment)}
         for to, message in outbox:
-            self.transport.send(*gateways.wrapped(self, to, message))
+            if not (isinstance(message, Pause) and to in assigned):
+                self.transport.send(*gateways.wrapped(self, to, message))
+
+    def _end(self) -> None:
+        """After an arrival or an alarm: the fleet is shared anew, and all that follows from it is sent."""
+        self.settle()
+        self.flush()
 
     def close(self) -> None:
         """Let go of the files."""
@@ -391,6 +410,8 @@ def _mark(*arrays: Array | None) -> str:
 
 def _event(kind: str, fields: list[Any]) -> Event:
     """Return the event that the journal holds."""
-    values = [Ticket(*field) if isinstance(field, list) else field for field in fields]
-    event: Event = getattr(events, kind)(*values)
+    made: type[Any] = getattr(events, kind)
+    if made in (events.Granted, events.Withdrawn):
+        return made(tuple(fields[0]))  # type: ignore[no-any-return]
+    event: Event = made(*(Ticket(*field) if isinstance(field, list) else field for field in fields))
     return event

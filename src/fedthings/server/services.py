@@ -1,0 +1,111 @@
+"""Services side by side: what arrives goes to the federation it is for, and the fleet is lent to one at a time.
+
+They share one clock and one transport; each has its own federation time, which stood still while it was not served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from fedthings.messages import Ask, Bye, Refusal, Status
+from fedthings.protocol.lending import Lending
+from fedthings.protocol.pace import Wait
+from fedthings.server.service import Service
+from fedthings.server.status import status
+from fedthings.transport.topics import OPERATOR
+from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport
+
+
+class Services:
+    """`receive` an arrival, `wake` at `alarm`, all in seconds of the process, which are `now` at the start.
+
+    `transport` is the whole of which each service has a lane.
+    """
+
+    def __init__(self, services: Sequence[Service], transport: Transport, now: float = 0.0) -> None:
+        self.services = tuple(services)
+        self.transport = transport
+        self.now = now
+        self._ahead = [service.now - now for service in self.services]
+        self._of = {service.transport.federation: service for service in self.services}
+        self._names = [service.engine.federation.name for service in self.services]
+        self._lending: Lending | None = None
+        if len(self.services) > 1:
+            self._lending = Lending([service.coordinator for service in self.services])
+            for place, service in enumerate(self.services):
+                service.on_act = partial(self._lending.note, place)
+                service.settle = self._settle
+                service.lent = partial(self._waits, place)
+            self._settle()  # a kill may have come between what two of them wrote down
+
+    @property
+    def alarm(self) -> float:
+        """When `wake` is due at the latest."""
+        return min(s.alarm - ahead for s, ahead in zip(self.services, self._ahead, strict=True))
+
+    @property
+    def times(self) -> list[float]:
+        """The federation time of each."""
+        return [self.now + ahead for ahead in self._ahead]
+
+    def receive(self, arrival: Arrival, now: float) -> None:
+        """Take one arrival."""
+        self.now = now
+        for place, service in enumerate(self.services):
+            if self._concerns(service, arrival):
+                service.receive(arrival, now + self._ahead[place])
+        if isinstance(arrival, Delivery) and not arrival.federation and isinstance(arrival.message, Ask):
+            self._asked(arrival.sender, arrival.message)
+
+    def wake(self, now: float) -> None:
+        """Let the alarms ring that are due."""
+        self.now = now
+        for service, time in zip(self.services, self.times, strict=True):
+            if time >= service.alarm:
+                service.wake(time)
+
+    def _concerns(self, service: Service, arrival: Arrival) -> bool:
+        """Return whether `arrival` is for `service`; what is nobody's is refused by the first."""
+        first = service is self.services[0]
+        match arrival:
+            case Linked():
+                return True
+            case Refused():
+                return first
+            case Delivery(federation="", message=Bye()):  # a will is written before the device knows any federation
+                return True
+            case Delivery(federation="", message=Ask()):
+                return len(self.services) == 1
+            case Delivery(federation=federation):
+                return service is self._of.get(federation) or (first and federation not in self._of)
+        return False
+
+    def _asked(self, operator: str, ask: Ask) -> None:
+        """Answer an operator who names none of several federations: with all of them, where that can be."""
+        if len(self.services) == 1:
+            return
+        if not operator.startswith(OPERATOR) or ask.verb not in ("status", "reload"):
+            detail = f"it serves several federations: name one with --federation, of {', '.join(self._names)}"
+            self.transport.send(operator, Refusal("unexpected", detail))
+            return
+        all_of_them = [status(service, time) for service, time in zip(self.services, self.times, strict=True)]
+        self.transport.send(operator, Status({"federations": all_of_them}))
+
+    # --------------------------------------------------------------- lending
+
+    def _settle(self) -> None:
+        """Tell each who may have which device, until all is settled."""
+        assert self._lending is not None
+        told = set()
+        while (due := self._lending.due(self.times)) is not None:
+            place, event = due
+            self.services[place].on(event, self.times[place])
+            told.add(place)
+        for place in told:
+            self.services[place].flush()
+
+    def _waits(self, place: int) -> list[Wait]:
+        assert self._lending is not None
+        return self._lending.waits(place, self.times, self._names)
+
