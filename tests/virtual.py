@@ -81,7 +81,7 @@ class Virtual:
 
     def join(self, name: str, every: float = 0.0) -> Agent:
         """Start a device's agent, or start it again with its directory."""
-        transport = self.hub.device(name)
+        transport = self.hub.device(name, NAME)
         directory = self.directory / "devices" / name
         self.agents[name] = Agent(name, self.fleet.shard(name), transport, directory, self.rules.get(name), every=every)
         return self.agents[name]

@@ -19,13 +19,22 @@ PASSWORD = "FEDTHINGS_PASSWORD"
 
 
 @click.command()
-@click.option("--broker", required=True, metavar="URL", help="mqtt://HOST:PORT or mqtts://HOST:PORT.")
+@click.option(
+    "--broker",
+    "brokers",
+    required=True,
+    multiple=True,
+    metavar="URL",
+    help="mqtt://HOST:PORT or mqtts://HOST:PORT; several: the others to fall back on, in turn.",
+)
 @click.option("--name", required=True, help="This device's name, as the coordinator knows it.")
 @click.option("--data", required=True, type=click.Path(), help="Its own rows: npz with X, y, split; or CSV.")
 @click.option(
     "--password-file",
+    "password_files",
+    multiple=True,
     type=click.Path(),
-    help=f"A file that holds the password.  [default: the environment's {PASSWORD}]",
+    help=f"A file that holds the password; or one for each broker.  [default: the environment's {PASSWORD}]",
 )
 @target
 @click.option("--classes", metavar="A,B,...", help="Names of text labels, in the federation's order.")
@@ -50,6 +59,20 @@ PASSWORD = "FEDTHINGS_PASSWORD"
     help="Longest wait in seconds before a lost link is tried again.",
 )
 @click.option(
+    "--next-after",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(0.1),
+    help="With several brokers: seconds without a link before the next is tried.",
+)
+@click.option(
+    "--go-back",
+    default=300.0,
+    show_default=True,
+    type=click.FloatRange(0.1),
+    help="With several brokers: how often in seconds the first is looked for, when linked to another.",
+)
+@click.option(
     "--wake",
     type=click.FloatRange(1, 86400 * 30),
     help="Sleep: link up every so many seconds only, well below the federation's pace.patience.",
@@ -64,12 +87,16 @@ PASSWORD = "FEDTHINGS_PASSWORD"
 @click.option("--rate", type=click.FloatRange(1000), metavar="BYTES", help="Most bytes a second of bodies, each way.")
 @click.option("--parent", type=int, hidden=True, help="End when this process dies.")
 @as_json
-@example("fedthings join --broker mqtt://hub.local:1883 --name kitchen --data kitchen.npz --password-file kitchen.key")
+@example(
+    "fedthings join --broker mqtt://hub.local:1883 --name kitchen --data kitchen.npz --password-file kitchen.key",
+    "fedthings join --broker mqtt://west.local --broker mqtt://hub.local --name kitchen --data kitchen.npz \\",
+    "    --password-file west.key --password-file hub.key",
+)
 def command(
-    broker: str,
+    brokers: tuple[str, ...],
     name: str,
     data: str,
-    password_file: str | None,
+    password_files: tuple[str, ...],
     target: str | None,
     classes: str | None,
     state: str | None,
@@ -80,16 +107,22 @@ def command(
     once: bool,
     root: str,
     reconnect: float,
+    next_after: float,
+    go_back: float,
     wake: float | None,
     awake: float,
     rate: float | None,
     parent: int | None,
     as_json: bool,
 ) -> int:
-    """Take part in a federation with this device's own data.
+    """Take part with this device's own data, in each federation that its rules allow, one task at a time.
 
     The data stays here: what is sent are reports. The newest model is kept for `fedthings predict`.
     """
+    if len(password_files) > 1 and len(password_files) != len(brokers):
+        raise click.UsageError(
+            f"there are {len(password_files)} password files for {len(brokers)} brokers: give one for all, or each its own"
+        )
     one_thread()
     from fedthings.lifeline import Ending, die_with
 
@@ -100,7 +133,9 @@ def command(
     from fedthings.device.join import join, with_password
     from fedthings.learn.fleet import Fleet
 
-    url = with_password(broker, name, secret(password_file))
+    words = [secret(file) for file in password_files or (None,)]
+    words *= len(brokers) // len(words)
+    urls = [with_password(broker, name, word) for broker, word in zip(brokers, words, strict=True)]
     rules = _rules(rules_file)
     if effort is not None:
         rules = replace(rules, effort=effort)
@@ -114,13 +149,15 @@ def command(
         did = join(
             name,
             shard,
-            url,
+            urls,
             directory,
             ending,
             rules=rules,
             once=once,
             root=root,
             patience=reconnect,
+            next_after=next_after,
+            go_back=go_back,
             every=wake or 0.0,
             awake=awake,
             rate=rate or inf,

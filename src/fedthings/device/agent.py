@@ -1,4 +1,4 @@
-"""The agent: one device's side of the conversation. It is told what arrives and what time it is.
+"""The agent: one device's side of the conversation with one federation. It is told what arrives and what time it is.
 
 It fetches the task and the model it is assigned (`bodies`), trains on its own rows, and sends the report until its
 receipt comes (`upload`). Hello puts everything right after any loss: the coordinator answers with what is to be done.
@@ -58,7 +58,7 @@ HASTE = 0.8
 class Agent:
     """`receive` an arrival, `wake` at `alarm`; `done` when the federation has ended.
 
-    `shard` holds the device's own rows, `directory` is where it keeps state and model (None: memory only).
+    `transport` bears the federation's id, `shard` holds the device's own rows, `directory` is where it keeps state and model (None: memory only).
     One that sleeps wakes `every` so many seconds (0: it stays linked); it is `resting` when its radio may go off.
     """
 
@@ -71,7 +71,7 @@ class Agent:
         rules: Rules | None = None,
         chunk: int = CHUNK,
         largest: int = LARGEST,
-        rate: float = inf,
+        rate: Rate | None = None,
         downloads: Downloads | None = None,
         on_news: Callable[[str], None] | None = None,
         every: float = 0.0,
@@ -81,10 +81,12 @@ class Agent:
         self.on_news = on_news or (lambda text: None)
         self.every = every
         self.rest: float | None = None  # until when it was told to stay away
-        self.pacing, self.rate = Pacing(chunk), Rate(rate)
+        self.pacing, self.rate = Pacing(chunk), rate or Rate()
         self.bodies = Bodies(transport, self.shelf, self.pacing, self.rate, largest, downloads)
         self.upload = Upload(transport, self.pacing, self.rate, chunk)
         self.done = False
+        self.heard = False  # whether the coordinator has said anything to it
+        self.until = -inf  # when the time for its task is over
         self.reports = 0
         self.me = secrets.token_hex(8)
         self._boot = ""  # of the coordinator
@@ -94,6 +96,11 @@ class Agent:
         self._told = ""
         self._seconds = 0.0  # that all of the local work took, when it was last done
         self._phase: tuple[bytes, Phase] | None = None  # digest of the task body, what it says
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has a task."""
+        return self._job is not None
 
     @property
     def alarm(self) -> float:
@@ -122,9 +129,11 @@ class Agent:
         message = delivery.message
         if isinstance(message, Announce):
             self._announced(message, delivery.federation, now)
-        elif delivery.federation != self.transport.federation:
             return
-        elif isinstance(message, Assignment):
+        if delivery.federation != self.transport.federation:
+            return
+        self.heard = True
+        if isinstance(message, Assignment):
             self._assigned(message, now)
         elif isinstance(message, Chunk):
             if self.bodies.add(message, now):
@@ -155,21 +164,15 @@ class Agent:
 
     def relink(self, transport: Transport) -> None:
         """Go on with another link, after a sleep: what is to be done follows from the Hello at `Linked`."""
-        transport.federation = self.transport.federation
         self.transport, self.rest = transport, None
         self.bodies.relink(transport)
         self.upload.relink(transport)
 
-    # -------------------------------------------------------------- finding it
+    # ----------------------------------------------------------------- presence
 
     def _announced(self, message: Announce, federation: str, now: float) -> None:
-        ours = self.transport.federation
-        if ours and federation != ours:
+        if federation != self.transport.federation:
             return
-        if not ours:
-            if self.rules.federations and message.name not in self.rules.federations:
-                return
-            self.transport.federation = federation
         self._federation = message.name
         if message.boot != self._boot or message.state == "finished":
             self._boot = message.boot
@@ -182,8 +185,6 @@ class Agent:
 
     def _again(self, now: float) -> None:
         """After the link was lost: what was under way is asked for and offered again."""
-        if not self.transport.federation:
-            return
         self.upload.broke()
         self.bodies.again(now)
         self._hail(now)
@@ -199,7 +200,7 @@ class Agent:
             self.shelf.settle(job.kept)
         if self._job is not None and self._job.ticket == job.ticket and (self.bodies.coming or self.upload.going):
             return  # it is being fetched, or sent, already
-        self._job = job
+        self._job, self.until = job, now + job.seconds
         self.upload.drop()
         self.bodies.keep_only([job.task, job.model])
         self._work(now)
