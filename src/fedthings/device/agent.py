@@ -185,6 +185,8 @@ class Agent:
 
     def _again(self, now: float) -> None:
         """After the link was lost: what was under way is asked for and offered again."""
+        if not self._boot:
+            return  # it is announced yet who coordinates
         self.upload.broke()
         self.bodies.again(now)
         self._hail(now)
