@@ -37,6 +37,7 @@ class Services:
                 service.on_act = partial(self._lending.note, place)
                 service.settle = self._settle
                 service.lent = partial(self._waits, place)
+                service.bodies.also = partial(self._has, place)
             self._settle()  # a kill may have come between what two of them wrote down
 
     @property
@@ -61,9 +62,9 @@ class Services:
     def wake(self, now: float) -> None:
         """Let the alarms ring that are due."""
         self.now = now
-        for service, time in zip(self.services, self.times, strict=True):
-            if time >= service.alarm:
-                service.wake(time)
+        for service, ahead in zip(self.services, self._ahead, strict=True):
+            if now >= service.alarm - ahead:
+                service.wake(max(now + ahead, service.alarm))  # a sum may be rounded down
 
     def _concerns(self, service: Service, arrival: Arrival) -> bool:
         """Return whether `arrival` is for `service`; what is nobody's is refused by the first."""
@@ -91,6 +92,10 @@ class Services:
             return
         all_of_them = [status(service, time) for service, time in zip(self.services, self.times, strict=True)]
         self.transport.send(operator, Status({"federations": all_of_them}))
+
+    def _has(self, place: int, digest: bytes) -> bool:
+        """Return whether a federation but that at `place` has this body at the broker: equal bodies have one topic."""
+        return any(digest in s.bodies.published for other, s in enumerate(self.services) if other != place)
 
     # --------------------------------------------------------------- lending
 
