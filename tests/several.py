@@ -93,7 +93,10 @@ class Several:
 
     def drain(self) -> None:
         """Let everyone read what is in the inbox, and see that no device has two tasks."""
-        for owner, inbox in ((self.services, self.whole.inbox), *((m, m.transport.inbox) for m in self.members.values())):
+        for owner, inbox in (
+            (self.services, self.whole.inbox),
+            *((m, m.transport.inbox) for m in self.members.values()),
+        ):
             while (arrival := inbox.get(0)) is not None:
                 owner.receive(arrival, self.now)
         tasks = [device for service in self.services.services for device in service.coordinator.tasks]

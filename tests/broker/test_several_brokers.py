@@ -39,7 +39,7 @@ def test_it_falls_back_on_the_second_and_comes_back_to_the_first(two, kind, tmp_
         said = until(end, Unlinked)
         assert f"after 0.5 seconds 127.0.0.1:{second.port} is tried" in said.reason  # type: ignore[union-attr]
         until(end, Linked)
-        assert 0.4 < time.monotonic() - lost
+        assert time.monotonic() - lost > 0.4
         assert end.broker.port == second.port
         assert end.send("coordinator", Hello("x"))
         until(other, Delivery, message=Hello)
@@ -123,6 +123,6 @@ def test_one_that_is_no_url_is_refused_at_the_start() -> None:
 
 
 def test_the_same_broker_twice_is_one() -> None:
-    with pytest.raises(TransportError, match="127.0.0.1:1") as told:
+    with pytest.raises(TransportError, match=r"127\.0\.0\.1:1") as told:
         MqttTransport([NOBODY, NOBODY], "a", **QUICK)
     assert "nor to that" not in str(told.value)

@@ -60,7 +60,7 @@ def two_federations() -> list[ft.Federation]:
 
 
 def test_two_federations_share_four_processes(broker, tmp_path):
-    """One coordinator, one broker, one agent a device: both models are the simulator's, and the coordinator is killed."""
+    """One coordinator, which is killed, one broker, one process a device: both models are the simulator's."""
     rounds, specs, fleet = 30, two_federations(), digits(4, 1)
     simulated = [ft.simulate(spec, fleet, rounds) for spec in specs]
     with Processes(specs, fleet, rounds, tmp_path, broker) as world:

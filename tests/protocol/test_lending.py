@@ -72,25 +72,27 @@ class Fleet:
                     self.begun.append((self.now, place))
                     self._on(place, Stepped(version))
 
-    def step(self) -> None:
-        """Let the next report arrive, or the next alarm ring."""
+    def step(self) -> bool:
+        """Let the next report arrive, or the next alarm ring; False when nothing can happen any more."""
         alarm = min(c.alarm for c in self.coordinators)
         if self.agenda and self.agenda[0][0] <= alarm:
             self.now, place, ticket = heapq.heappop(self.agenda)
             if self.working.get(ticket.device) == (place, ticket):
                 del self.working[ticket.device]
             self.on(place, Arrived(ticket))
-            return
-        assert alarm < inf, "nothing can happen any more"
+            return True
+        if alarm == inf:
+            return False
         self.now = alarm
         for place, coordinator in enumerate(self.coordinators):
             if coordinator.alarm <= alarm:
                 self.on(place, Woke())
+        return True
 
     def until(self, seconds: float) -> list[int]:
         """Go on for so long, and return how many versions each has made."""
-        while self.now < seconds and not all(c.done for c in self.coordinators):
-            self.step()
+        while self.now < seconds and self.step():
+            pass
         return [coordinator.version for coordinator in self.coordinators]
 
 
@@ -100,7 +102,7 @@ def plan(goal: int, versions: int = 1000, **pace) -> Plan:
 
 def test_two_that_need_every_device_take_turns():
     fleet = Fleet(plan(6), plan(6))
-    assert fleet.until(40.0) == [20, 20]
+    assert fleet.until(40.5) == [20, 20]
     assert [place for _, place in fleet.begun] == [0, 1] * 20
     assert not any(isinstance(event, Withdrawn) for _, event in fleet.told)
 
@@ -133,7 +135,7 @@ def test_nobody_starves(plans):
 def test_few_devices_that_two_need_are_not_held_by_halves():
     """A device comes free for each of two that need both: neither waits for the other for ever."""
     fleet = Fleet(plan(2), plan(2), devices=["a", "b"], seconds=lambda place, ticket: 1.0 + (ticket.device == "b"))
-    assert fleet.until(80.0) == [20, 20]
+    assert fleet.until(80.5) == [20, 20]
 
 
 def test_a_federation_that_lacks_devices_does_not_hold_those_there_are():
@@ -143,8 +145,9 @@ def test_a_federation_that_lacks_devices_does_not_hold_those_there_are():
         fleet.step()
     assert fleet.coordinators[0].version == 0 and fleet.coordinators[1].version >= 28
     assert "devices: " in fleet.coordinators[0].waits[0].reason and fleet.coordinators[0].waits[0].until == 30.0
-    fleet.until(33.0)
-    assert fleet.given[0] == 6
+    while not fleet.coordinators[0].tasks:
+        fleet.step()
+    assert fleet.given[0] == 6 and fleet.now < 32.0
     (reason, until), *_ = fleet.lending.waits(1, [fleet.now] * 2, ["big", "small"])
     assert reason == "big: 6 devices at work there" and until > fleet.now
 
@@ -191,7 +194,8 @@ def test_of_free_devices_the_coordinator_chooses_among_all():
     alone = Coordinator((plan(2),), 0)
     for device in DEVICES:
         alone.on(Joined(device), 0.0)
-    fleet.until(5.0)
+    while fleet.coordinators[0].version < 5:
+        fleet.step()
     while alone.version < fleet.coordinators[0].version:
         for ticket, _ in list(alone.tasks.values()):
             for command in alone.on(Arrived(ticket), 0.0):
@@ -201,15 +205,15 @@ def test_of_free_devices_the_coordinator_chooses_among_all():
 
 
 def test_a_restart_lends_as_before():
-    """At every step the coordinators are restored from their snapshots, and the lending made anew."""
+    """Again and again the coordinators are restored from their snapshots, and the lending made anew."""
 
     def run(restarts: bool) -> list:
         fleet = Fleet(
             plan(4), plan(1, concurrency=4, staleness=9), plan(6), seconds=lambda p, t: 0.5 + len(t.device) * 0.1 * p
         )
-        for _ in range(150):
+        for step in range(100):
             fleet.step()
-            if restarts:
+            if restarts and step % 7 == 0:  # a roster takes long to make
                 for place, coordinator in enumerate(fleet.coordinators):
                     again = Coordinator(coordinator.plans, coordinator.seed, coordinator.devices, shared=True)
                     again.restore(coordinator.snapshot())

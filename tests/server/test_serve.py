@@ -157,7 +157,8 @@ def test_stopped_by_ctrl_c_it_goes_on_and_can_be_cancelled(files, start):
     lines = [json.loads(line) for line in history.read_text().splitlines()]
     assert summary["reason"] == "cancelled" and summary["rounds"] > told["version"]
     assert [line["version"] for line in lines] == list(range(1, summary["rounds"] + 1))
-    assert (files / "state-a" / "two" / "model.safetensors").read_bytes() == (files / "run" / "model.safetensors").read_bytes()
+    kept = files / "state-a" / "two" / "model.safetensors"
+    assert kept.read_bytes() == (files / "run" / "model.safetensors").read_bytes()
 
 
 def test_a_device_that_is_removed_is_out(files, start):
@@ -250,7 +251,7 @@ def test_several_federations_are_served_and_asked_together(files, both, start):
         assert f"{name}: finished" in done("status", f"{run}/{name}")
     assert "light: finished" in done("status", run)
     predict = ["predict", "--state", str(files / "state-a"), "--data", str(files / "a.npz")]
-    assert "models of several federations: name one with --federation: heat, light" in done(*predict, code=2)
+    assert "models of several: name one with --federation, of heat, light" in done(*predict, code=2)
     assert "has no model of 'dark': it has heat, light" in done(*predict, "--federation", "dark", code=2)
     assert done(*predict, "--federation", "light").startswith("output_0")
 

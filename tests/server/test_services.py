@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 import fedthings as ft
 from fedthings.device.rules import Rules
@@ -83,9 +84,7 @@ def test_an_asynchronous_one_beside_a_synchronous_one(tmp_path, alone):
 
 def test_rules_of_owners_keep_devices_out_of_one(tmp_path):
     """One device is in both, one in each only; each federation has its own state and model on the shelf."""
-    specs = tuple(
-        ft.Federation(f.task, f.strategy, ft.Pace(goal=2, patience=60.0), devices=2, seed=f.seed, name=f.name) for f in TWO
-    )
+    specs = [structs.replace(spec, pace=ft.Pace(goal=2, patience=60.0), devices=2) for spec in TWO]
     fleet = digits(3, 0)
     a, b, c = fleet.names
     rules = {a: Rules(federations=("heat",)), c: Rules(federations=("light",))}

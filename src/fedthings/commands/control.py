@@ -46,9 +46,7 @@ def status(run: str | None, broker: str | None, root: str | None, federation: st
 def order(verb: str, done: str, help: str) -> click.Command:
     """Return the command that sends `verb` to a coordinator; `done` is what it says then."""
 
-    def command(
-        run: str | None, broker: str | None, root: str | None, federation: str | None, as_json: bool
-    ) -> None:
+    def command(run: str | None, broker: str | None, root: str | None, federation: str | None, as_json: bool) -> None:
         from fedthings.server.ask import ask
 
         facts = ask(verb, directory(run, broker), broker or "", root or "", federation or "")

@@ -121,7 +121,7 @@ def command(
     """
     if len(password_files) > 1 and len(password_files) != len(brokers):
         raise click.UsageError(
-            f"there are {len(password_files)} password files for {len(brokers)} brokers: give one for all, or each its own"
+            f"there are {len(password_files)} password files for {len(brokers)} brokers: give one for all or each"
         )
     one_thread()
     from fedthings.lifeline import Ending, die_with

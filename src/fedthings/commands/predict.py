@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 @click.option("--allow", metavar="PACKAGE.MODULE:FACTORY", help="Run this model, code that is installed here.")
 @as_json
 @example("fedthings predict --state ~/.fedthings/kitchen --data today.csv --out answers.csv")
-def command(
-    state: str, data: str, out: str | None, federation: str | None, allow: str | None, as_json: bool
-) -> None:
+def command(state: str, data: str, out: str | None, federation: str | None, allow: str | None, as_json: bool) -> None:
     """Predict with the model that this device holds.
 
     No connection is needed. Writes one line a sample with the model's outputs.
@@ -69,7 +67,7 @@ def held(state: str, federation: str = "") -> Path:
         if federation and federation not in models:
             raise SpecError(f"{state} has no model of {federation!r}: it has {', '.join(models) or 'none'}")
         if not federation and not path.is_file() and len(models) > 1:
-            raise SpecError(f"{state} has models of several federations: name one with --federation: {', '.join(models)}")
+            raise SpecError(f"{state} has models of several: name one with --federation, of {', '.join(models)}")
         if not path.is_file() and models:
             path = models[federation or next(iter(models))]
     if not path.is_file():

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("feds", metavar="FED...", nargs=-1, required=True, type=click.Path())
-@click.option("--rounds", default=["30"], show_default=True, multiple=True, metavar="[NAME:]N", help="Versions to make.")
+@click.option(
+    "--rounds", default=["30"], show_default=True, multiple=True, metavar="[NAME:]N", help="Versions to make."
+)
 @click.option("--out", type=click.Path(), help="Run directory.  [default: runs/NAME]")
 @click.option(
     "--broker",
@@ -93,7 +95,9 @@ def command(
     federations = [load(fed) for fed in feds]
     names = [federation.name for federation in federations]
     directory = Path(out) if out else Path("runs") / "-".join(names)
-    served = [_terms(f, {"rounds": rounds, "test": test, "init": init, "stop": stop}, names, target) for f in federations]
+    served = [
+        _terms(f, {"rounds": rounds, "test": test, "init": init, "stop": stop}, names, target) for f in federations
+    ]
     with (
         Ending() as ending,
         Progress(sum(terms.rounds for terms in served)) as progress,
@@ -177,12 +181,12 @@ def _shown(progress: Progress, terms: Terms, names: list[str]) -> Callable[[Line
         return progress.show
     from fedthings.progress import words
 
-    sent = [0, 0]
+    up = down = 0
 
     def show(line: Line) -> None:
-        sent[0] += line["bytes_up"]
-        sent[1] += line["bytes_down"]
-        progress.say(f"{terms.federation.name}: {words(line, terms.rounds, *sent)}")
+        nonlocal up, down
+        up, down = up + line["bytes_up"], down + line["bytes_down"]
+        progress.say(f"{terms.federation.name}: {words(line, terms.rounds, up, down)}")
 
     return show
 

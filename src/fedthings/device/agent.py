@@ -58,8 +58,9 @@ HASTE = 0.8
 class Agent:
     """`receive` an arrival, `wake` at `alarm`; `done` when the federation has ended.
 
-    `transport` bears the federation's id, `shard` holds the device's own rows, `directory` is where it keeps state and model (None: memory only).
-    One that sleeps wakes `every` so many seconds (0: it stays linked); it is `resting` when its radio may go off.
+    `transport` bears the federation's id, `shard` holds the device's own rows, `directory` is where it keeps state and
+    model (None: memory only). One that sleeps wakes `every` so many seconds (0: it stays linked); it is `resting` when
+    its radio may go off.
     """
 
     def __init__(

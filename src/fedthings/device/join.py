@@ -107,10 +107,10 @@ def join(
 ) -> Attended:
     """Take part as `name` with the rows of `shard` until told to end, or to the federation's end if `once`.
 
-    `urls` are those of the broker, and of others to fall back on (see `MqttTransport`), each with this device's password;
-    `directory` is where the device keeps its state and the newest models; `patience` is the longest wait, in seconds,
-    before a lost link is tried again; `rate` is the most bytes a second of models down and reports up. A device that sleeps wakes `every` so many seconds and is linked for
-    `awake` seconds at the most.
+    `urls` are those of the broker, and of others to fall back on, each with this device's password (`next_after` and
+    `go_back`: see `MqttTransport`); `directory` is where the device keeps its state and the newest models; `patience`
+    is the longest wait, in seconds, before a lost link is tried again; `rate` is the most bytes a second of models down
+    and reports up. A device that sleeps wakes `every` so many seconds and is linked for `awake` seconds at the most.
     Raises TransportError where the first link fails, and StoreError.
     """
     with ExitStack() as stack:
@@ -142,9 +142,7 @@ def join(
         _attend(membership, radio, downloads, ending, once, on_news)
         radio.bye = bool(membership.agents)
         up, down, *messages = radio.moved
-        return Attended(
-            membership.reports, len(membership.ended), up, down + downloads.bytes_received, *messages
-        )
+        return Attended(membership.reports, len(membership.ended), up, down + downloads.bytes_received, *messages)
 
 
 def _attend(

@@ -53,7 +53,7 @@ class Membership:
         self.ended: set[str] = set()
         self._rate, self._downloads = Rate(rate), downloads
         self._names: dict[str, str] = {}  # of the federations that it is in, by id
-        self._others: dict[str, Delivery] = {}  # announced, of a name that is taken: the last of each
+        self._others: dict[str, tuple[str, Delivery]] = {}  # whose name is taken: it, and the last announcement
         self._tasks: dict[str, tuple[Delivery, float]] = {}  # what waits for another's task, and since when
         self._reports = 0  # made for federations that have ended
 
@@ -114,8 +114,8 @@ class Membership:
         elif isinstance(message, Chunk):  # two federations may have the same body, under one topic
             for other, agent in self.agents.items():
                 agent.receive(delivery._replace(federation=other), now)
-        elif (agent := self.agents.get(federation)) is not None:
-            waiting = self._tasks.get(federation)
+        elif federation in self.agents:
+            agent, waiting = self.agents[federation], self._tasks.get(federation)
             if isinstance(message, Assignment) and any(other is not agent for other in self._at_work(now)):
                 self._tasks[federation] = delivery, now
                 return
@@ -139,7 +139,7 @@ class Membership:
             if message.name in self._names.values():
                 if federation not in self._others:
                     self.on_news(f"another federation is called {message.name}: it is joined when this one has ended")
-                self._others[federation] = delivery
+                self._others[federation] = message.name, delivery
                 return
             self._names[federation] = message.name
             self.agents[federation] = self._join(federation, message.name)
@@ -176,9 +176,10 @@ class Membership:
             self.ended.add(federation)
             self._tasks.pop(federation, None)
             name = self._names.pop(federation)
-            for other in [d for d in self._others.values() if isinstance(d.message, Announce) and d.message.name == name]:
-                del self._others[other.federation]
-                self._take(other, now)
+            for other, (named, announced) in list(self._others.items()):
+                if named == name:
+                    del self._others[other]
+                    self._take(announced, now)
         while self._tasks and not self._at_work(now):
             federation = next(iter(self._tasks))
             delivery, since = self._tasks.pop(federation)

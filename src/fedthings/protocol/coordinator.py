@@ -69,6 +69,7 @@ class Coordinator:
         self.idle = Roster()
         self.granted: set[str] = set()  # shared: those of them, idle
         self.elsewhere: set[str] = set()  # shared: present, and could be drawn if they were granted
+        self.asking = False  # shared: whether it is to be told what is granted, be it nothing more
         self.spent: set[str] = set()  # present, and not asked again before the next version
         self.out: set[str] = set()  # present, and sitting out by the pace's cap or separation
         self.reported: set[str] = set()  # whose report is kept toward the version being made
@@ -190,7 +191,8 @@ class Coordinator:
         self.elsewhere -= devices
         self.granted |= devices
         self.idle.extend(devices)
-        self._fill(now, out)
+        self.asking = False
+        self._fill(now, out, granted=True)
 
     def _withdrawn(self, event: Withdrawn, now: float, out: list[Command]) -> None:
         devices = self.granted.intersection(event.devices)
@@ -435,6 +437,18 @@ class Coordinator:
             enough = max(enough, len(self.idle) + len(self.elsewhere))
         return enough
 
+    def _lacking(self) -> int:
+        """Return how many devices more may work at once on the version being made."""
+        most = self.goal if self.plan.everyone else self.plan.pace.concurrency
+        return most - len(self.tasks) - (0 if self.plan.pace.staleness else self.kept)
+
+    def _ask(self, now: float) -> None:
+        """Note that devices of the shared fleet are wanted, if they are."""
+        if not self.goal or self._lacking() > 0:
+            self.asking = True
+            self._short = min(self._short, now)
+        self._miss(now)
+
     def _miss(self, now: float) -> None:
         """Note since when devices are missing, if they are; those with other federations come back by themselves.
 
@@ -442,8 +456,8 @@ class Coordinator:
         """
         if self.stepping or self.paused:
             return
-        there = len(self.idle) + len(self.elsewhere) + self.kept
-        missing = not self.tasks and (not self.elsewhere if self.goal else there < self._enough())
+        there = len(self.idle) + len(self.elsewhere) + (0 if self.goal else self.kept)
+        missing = not self.tasks and (not there if self.goal else there < self._enough())
         self._waiting = min(self._waiting, now) if missing else inf
 
     def _check(self, now: float, out: list[Command], expired: bool = False) -> None:
@@ -466,13 +480,17 @@ class Coordinator:
             else:
                 self._waiting = now
 
-    def _fill(self, now: float, out: list[Command]) -> None:
+    def _fill(self, now: float, out: list[Command], granted: bool = False) -> None:
         """Give work to free devices, as many as the pace lets work at once.
 
         A synchronous version starts when enough devices are free, so that a race of joins decides nothing;
         when the patience is over it starts with those there are, and later ones do not wait again.
+        A shared fleet is asked first, so that the choice is among all devices that are free.
         """
         if self.stepping or self.paused:
+            return
+        if self.shared and not granted:
+            self._ask(now)
             return
         pace = self.plan.pace
         synchronous = pace.staleness == 0
@@ -483,9 +501,7 @@ class Coordinator:
         if not self.goal:
             self.goal = min(len(self.idle), self.plan.most) + self.kept if self.plan.everyone else pace.goal
             self._ends = now + pace.period if pace.period else inf
-        most = self.goal if self.plan.everyone else pace.concurrency
-        before = len(self.tasks)
-        lacking = most - before - (self.kept if synchronous else 0)
+        before, lacking = len(self.tasks), self._lacking()
         if lacking >= len(self.idle):  # nothing is left to chance
             for device in self.idle.drain():
                 self._assign(device, now, out)
@@ -559,6 +575,7 @@ class Coordinator:
             "draws": self._draws,
             "shared": self.shared,
             "granted": sorted(self.granted),
+            "asking": self.asking,
             "waiting": self._waiting,
             "short": self._short,
             "fewer": self._fewer,
@@ -593,7 +610,7 @@ class Coordinator:
         self._limits.restore(state["limits"])
         self._attendance.restore(state["attendance"])
         self.idle, self.out, self.elsewhere = Roster(), set(), set()
-        self.granted = set(state["granted"])
+        self.granted, self.asking = set(state["granted"]), state["asking"]
         self.idle.extend(self.granted)
         for device in state["present"]:
             self._release(device)

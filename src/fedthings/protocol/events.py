@@ -93,18 +93,7 @@ class Cancelled(NamedTuple):
 
 
 Event: TypeAlias = (
-    Joined
-    | Left
-    | CheckedIn
-    | Declined
-    | Arrived
-    | Stepped
-    | Woke
-    | Granted
-    | Withdrawn
-    | Paused
-    | Resumed
-    | Cancelled
+    Joined | Left | CheckedIn | Declined | Arrived | Stepped | Woke | Granted | Withdrawn | Paused | Resumed | Cancelled
 )
 
 # -------------------------------------------------------------- commands

@@ -70,7 +70,7 @@ class Lending:
             found = self._free & waiting.elsewhere
             for other in ahead:
                 found = found - self._coordinators[other].granted
-            if found:
+            if found or waiting.asking:
                 return place, Granted(tuple(sorted(found)))
             for other, coordinator in enumerate(self._coordinators):
                 both = coordinator.granted & waiting.granted

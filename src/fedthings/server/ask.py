@@ -21,9 +21,7 @@ PATIENCE = 3.0
 """Seconds within which a coordinator that runs answers."""
 
 
-def ask(
-    verb: str, directory: Path | None, broker: str = "", root: str = "", federation: str = ""
-) -> dict[str, Any]:
+def ask(verb: str, directory: Path | None, broker: str = "", root: str = "", federation: str = "") -> dict[str, Any]:
     """Ask the coordinator `verb` and return its status; that of several federations is `{"federations": [...]}`.
 
     It is found by the URL `broker`, or by what it left in its run `directory`; `federation` names one of several.
@@ -107,12 +105,12 @@ def remembered(directory: Path, federation: str = "") -> dict[str, Any]:
         store.close()
     if saved is None:
         raise StoreError(f"{directory} has devices, but was never served: start `fedthings serve`")
-    federation = load(directory / FEDERATION)
+    spec = load(directory / FEDERATION)
     coordinator = saved.state["coordinator"]
     done = coordinator["flags"][2]
     return {
-        "federation": federation.name,
-        "phase": phases(federation)[coordinator["phase"]].kind,
+        "federation": spec.name,
+        "phase": phases(spec)[coordinator["phase"]].kind,
         "version": saved.state["engine"]["trained"],
         "rounds": saved.state["terms"]["rounds"],
         "state": "finished" if done else "not running",

@@ -161,9 +161,7 @@ class Server:
 
     # ------------------------------------------------------------------ running
 
-    def run(
-        self, ending: Ending, stay: bool = False, on_step: Callable[[], None] = lambda: None
-    ) -> list[Run] | None:
+    def run(self, ending: Ending, stay: bool = False, on_step: Callable[[], None] = lambda: None) -> list[Run] | None:
         """Serve to the end and return the runs; None where `ending` came first: a new start goes on from there.
 
         `stay`: go on after the end, for devices that come late, until `ending`. `on_step()` follows each arrival.

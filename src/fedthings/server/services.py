@@ -113,4 +113,3 @@ class Services:
     def _waits(self, place: int) -> list[Wait]:
         assert self._lending is not None
         return self._lending.waits(place, self.times, self._names)
-

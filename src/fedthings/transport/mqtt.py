@@ -37,8 +37,8 @@ class MqttTransport:
 
     `address` is "coordinator", a device's name or "operator/<client>". The constructor waits for the first
     link; `timeout` is in seconds; `inbox` takes the place of one of its own. With several URLs, the next broker is
-    tried after `next_after` seconds without a link, in turn, and the first is gone back to once it is there again: it is
-    looked for every `go_back` seconds.
+    tried after `next_after` seconds without a link, in turn; every `go_back` seconds it
+    is looked whether the first is there again.
     Raises TransportError, or SpecError for a URL or name that cannot be.
     """
 
