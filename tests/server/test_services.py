@@ -182,7 +182,8 @@ def test_each_wait_has_its_name_and_its_deadline(tmp_path):
         world.services.now = world.now
         for service, time in zip(world.services.services, world.services.times, strict=True):
             waits = [*service.coordinator.waits, *service.lent()]
-            assert service.done or any(wait.until < inf for wait in waits), waits
+            if service.coordinator.present and not service.done:  # for its first device it waits for ever
+                assert any(wait.until < inf for wait in waits), waits
             named |= {wait.reason.split(":")[1] for wait in service.lent()}
             json.dumps(status(service, time))
     assert any("devices at work there" in reason for reason in named)
