@@ -100,6 +100,11 @@ class Membership:
             agent.wake(now)
         self._go_on(now)
 
+    def unlink(self) -> None:
+        """Fetch nothing more over this link: the radio goes off."""
+        for agent in self.agents.values():
+            agent.unlink()
+
     def relink(self, transport: Transport) -> None:
         """Go on with another link, after a sleep."""
         self.transport = transport
