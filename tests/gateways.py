@@ -16,7 +16,7 @@ from fedthings.messages import Offer
 from fedthings.transport.memory import Hub, MemoryTransport
 from fedthings.transport.topics import COORDINATOR
 from fedthings.transport.transport import Arrival, Delivery
-from virtual import Virtual
+from virtual import NAME, Virtual
 
 
 class Tree(Virtual):
@@ -70,7 +70,7 @@ class Tree(Virtual):
 
     def join(self, name: str) -> Agent:
         home = self.homes[name]
-        transport = (self.hubs[home] if home else self.hub).device(name)
+        transport = (self.hubs[home] if home else self.hub).device(name, NAME)
         directory = self.directory / "devices" / name
         self.agents[name] = Agent(name, self.fleet.shard(name), transport, directory, self.rules.get(name))
         return self.agents[name]

@@ -108,7 +108,7 @@ class Virtual:
 
     def join(self, name: str, every: float = 0.0) -> Agent:
         """Start a device's agent, or start it again with its directory."""
-        transport = self.hub.device(name)
+        transport = self.hub.device(name, NAME)
         directory = self.directory / "devices" / name
         agent = self.kind(name, self.fleet.shard(name), transport, directory, self.rules.get(name), every=every)
         agent.takes = lambda ticket: self.outcome(ticket)[1]  # type: ignore[attr-defined]

@@ -86,8 +86,15 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
             )
         within("seed", self.seed, 0, 2**63 - 1)
         within("devices", self.devices, 0, 2**31)
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", self.name):
-            raise SpecError(f"name is {self.name!r}: use 1 to 32 letters, digits, - and _")
+        check_name(self.name)
+
+
+def check_name(name: str) -> None:
+    """Raise SpecError unless a federation can have this name, and a directory of it among files of ours."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name):
+        raise SpecError(f"name is {name!r}: use 1 to 32 letters, digits, - and _")
+    if name in ("lock", "passwords"):
+        raise SpecError(f"name is {name!r}: choose another, which no file of ours has")
 
 
 class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

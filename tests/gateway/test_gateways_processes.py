@@ -79,11 +79,11 @@ class Gated(Processes):
     def port_of(self, name: str) -> int:
         return json.loads((self.place(name) / "broker.json").read_text())["port"]
 
-    def join(self, name: str):
+    def join(self, name: str, *more: str):
         home = self.homes[name]
         self.ports = {**self.ports, name: self.port_of(home)}
         self.passwords[name] = self.words[home][name]
-        return super().join(name)
+        return super().join(name, *more)
 
     def log(self, name: str) -> str:
         return (self.directory / f"{name}.log").read_text()[-3000:]
@@ -172,6 +172,35 @@ def test_a_gateway_is_killed_and_its_devices_move(tmp_path):
         world.gate("west")  # it comes back with whatever it still held
         world.wait()
         world.passed()
+        assert_same(world, ft.simulate(spec, fleet, rounds), tmp_path / "simulated")
+
+
+def test_devices_fall_back_on_the_coordinator_and_come_back(tmp_path):
+    """Their gateway is killed with the reports that it holds: by themselves they go on at the coordinator's broker."""
+    spec, fleet, rounds = federation(4), digits(4, 1), 500
+    with Gated(spec, fleet, rounds, tmp_path, {"west": ""}) as world:
+        direct = dict(world.passwords)
+        world.serve()
+        world.gate("west")
+        for name in world.names:
+            url = f"mqtt://{name}:{direct[name]}@127.0.0.1:{world.port}"
+            world.join(name, "--broker", url, "--next-after", "0.5", "--go-back", "0.5")
+        world.until(5)
+        world.kill(world.gates["west"])
+        at = world.versions()
+        world.until(at + 20)
+        world.gate("west")
+        end = time.monotonic() + 60
+        while ask("status", world.out).get("gateways") != {"west": 4}:
+            assert world.served.poll() is None and time.monotonic() < end, world.log(world.names[0])
+            time.sleep(0.1)
+        world.until(world.versions() + 5)
+        world.kill(world.gates["west"])  # and once more, for good
+        world.wait()
+        for name in world.names:
+            said = world.log(name)
+            assert "was out of reach for" in said and f"now 127.0.0.1:{world.port}" in said
+            assert f"linked to 127.0.0.1:{world.port_of('west')}" in said
         assert_same(world, ft.simulate(spec, fleet, rounds), tmp_path / "simulated")
 
 

@@ -11,6 +11,7 @@ from fedthings.errors import SpecError
 from fedthings.learn.digits import digits
 from fedthings.protocol.events import Ticket
 from fedthings.simulation.world import Uneven
+from several import Several
 from virtual import Virtual
 
 
@@ -32,10 +33,11 @@ def test_what_the_owner_does_not_want_is_declined_before_the_model_is_fetched(tm
 
 def test_a_device_that_never_joins_is_never_asked(tmp_path):
     rules = {"device-1": Rules(federations=("another",))}
-    world = Virtual(federation(goal=3, patience=9.0), digits(4, 0), 2, tmp_path, rules=rules)
+    world = Several([federation(goal=3, patience=9.0)], digits(4, 0), 2, tmp_path, rules)
     world.run()
-    assert "device-1" not in world.service.coordinator.last
-    assert "device-1" not in world.service.coordinator.present
+    (service,) = world.services.services
+    assert service.coordinator.last.keys() == {"device-0", "device-2", "device-3"}
+    assert "device-1" not in service.coordinator.present
 
 
 def watched(monkeypatch) -> dict[tuple[str, str, int], float]:

@@ -13,16 +13,18 @@ from fedthings.units import quantity
 run = click.argument("run", required=False, type=click.Path())
 broker = click.option("--broker", metavar="URL", help="Instead of the run directory: mqtt://coordinator:PASSWORD@HOST.")
 root = click.option("--root", metavar="NAME", help="The first level of the topics.  [default: ft]")
+federation = click.option("--federation", metavar="NAME", help="Where several are served together: this one.")
 
 
 @click.command()
 @run
 @broker
 @root
+@federation
 @as_json
 @example("fedthings status runs/wisdm", "fedthings status --broker mqtt://coordinator:secret@hub.local")
-def status(run: str | None, broker: str | None, root: str | None, as_json: bool) -> None:
-    """Tell what a federation does and what it waits for.
+def status(run: str | None, broker: str | None, root: str | None, federation: str | None, as_json: bool) -> None:
+    """Tell what a federation does and what it waits for, or each of several.
 
     RUN is a run directory, or else the one in runs/ that was served last. Where no coordinator
     answers, it is what the directory's state tells.
@@ -32,22 +34,22 @@ def status(run: str | None, broker: str | None, root: str | None, as_json: bool)
 
     where = directory(run, broker)
     try:
-        facts = ask("status", where, broker or "", root or "")
+        facts = ask("status", where, broker or "", root or "", federation or "")
     except TransportError as error:
         if where is None:
             raise
         click.echo(f"{error}", err=True)
-        facts = remembered(where)
+        facts = remembered(where, federation or "")
     show_json(facts) if as_json else show(facts)
 
 
 def order(verb: str, done: str, help: str) -> click.Command:
     """Return the command that sends `verb` to a coordinator; `done` is what it says then."""
 
-    def command(run: str | None, broker: str | None, root: str | None, as_json: bool) -> None:
+    def command(run: str | None, broker: str | None, root: str | None, federation: str | None, as_json: bool) -> None:
         from fedthings.server.ask import ask
 
-        facts = ask(verb, directory(run, broker), broker or "", root or "")
+        facts = ask(verb, directory(run, broker), broker or "", root or "", federation or "")
         if as_json:
             show_json(facts)
             return
@@ -56,7 +58,7 @@ def order(verb: str, done: str, help: str) -> click.Command:
 
     command.__doc__ = f"{help}\n\nRUN is a run directory, or else the one in runs/ that was served last."
     shown = example(f"fedthings {verb} runs/wisdm")(command)
-    return click.command(verb)(run(broker(root(as_json(shown)))))
+    return click.command(verb)(run(broker(root(federation(as_json(shown))))))
 
 
 pause = order(
@@ -86,9 +88,12 @@ def directory(run: str | None, broker: str | None) -> Path | None:
 
 
 def show(facts: dict[str, Any]) -> None:
-    """Print a status as a page for people."""
-    for title, said in page(facts):
-        click.echo(f"{title:12}{said}")
+    """Print a status as a page for people; of several federations, a page each."""
+    for number, one in enumerate(facts.get("federations", [facts])):
+        if number:
+            click.echo()
+        for title, said in page(one):
+            click.echo(f"{title:12}{said}")
 
 
 def page(facts: dict[str, Any]) -> list[tuple[str, str]]:

@@ -47,7 +47,7 @@ from fedthings.threads import one_thread
 def command(
     broker: str,
     name: str,
-    password_file: str | None,
+    password_files: tuple[str, ...],
     out: str | None,
     root: str,
     count: int,
@@ -79,7 +79,7 @@ def command(
     from fedthings.gateway.process import Process, Settings
     from fedthings.lifeline import Ending
 
-    url = linked(broker, name, password_file)
+    (url,) = linked((broker,), name, password_files)
     directory = Path(out) if out else Path.home() / ".fedthings" / name
     directory.mkdir(parents=True, exist_ok=True)
     rules = Rules(federations=(federation,) if federation else (), allow=allow)

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--broker", required=True, metavar="URL", help="mqtt://HOST:PORT or mqtts://HOST:PORT.")
+@click.option(
+    "--broker",
+    "brokers",
+    required=True,
+    multiple=True,
+    metavar="URL",
+    help="mqtt://HOST:PORT or mqtts://HOST:PORT; several: the others to fall back on, in turn.",
+)
 @click.option("--name", required=True, help="This device's name, as the coordinator knows it.")
 @click.option("--data", required=True, type=click.Path(), help="Its own rows: npz with X, y, split; or CSV.")
 @link
@@ -34,6 +41,20 @@ if TYPE_CHECKING:
     "--allow", multiple=True, metavar="PACKAGE.MODULE:FACTORY", help="Run this model, code that is installed here."
 )
 @click.option(
+    "--next-after",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(0.1),
+    help="With several brokers: seconds without a link before the next is tried.",
+)
+@click.option(
+    "--go-back",
+    default=300.0,
+    show_default=True,
+    type=click.FloatRange(0.1),
+    help="With several brokers: how often in seconds the first is looked for, when linked to another.",
+)
+@click.option(
     "--wake",
     type=click.FloatRange(1, 86400 * 30),
     help="Sleep: link up every so many seconds only, well below the federation's pace.patience.",
@@ -48,12 +69,16 @@ if TYPE_CHECKING:
 @click.option("--rate", type=click.FloatRange(1000), metavar="BYTES", help="Most bytes a second of bodies, each way.")
 @click.option("--parent", type=int, hidden=True, help="End when this process dies.")
 @as_json
-@example("fedthings join --broker mqtt://hub.local:1883 --name kitchen --data kitchen.npz --password-file kitchen.key")
+@example(
+    "fedthings join --broker mqtt://hub.local:1883 --name kitchen --data kitchen.npz --password-file kitchen.key",
+    "fedthings join --broker mqtt://west.local --broker mqtt://hub.local --name kitchen --data kitchen.npz \\",
+    "    --password-file west.key --password-file hub.key",
+)
 def command(
-    broker: str,
+    brokers: tuple[str, ...],
     name: str,
     data: str,
-    password_file: str | None,
+    password_files: tuple[str, ...],
     target: str | None,
     classes: str | None,
     state: str | None,
@@ -64,13 +89,15 @@ def command(
     once: bool,
     root: str,
     reconnect: float,
+    next_after: float,
+    go_back: float,
     wake: float | None,
     awake: float,
     rate: float | None,
     parent: int | None,
     as_json: bool,
 ) -> int:
-    """Take part in a federation with this device's own data.
+    """Take part with this device's own data, in each federation that its rules allow, one task at a time.
 
     The data stays here: what is sent are reports. The newest model is kept for `fedthings predict`.
     """
@@ -84,7 +111,7 @@ def command(
     from fedthings.device.join import join
     from fedthings.learn.fleet import Fleet
 
-    url = linked(broker, name, password_file)
+    urls = linked(brokers, name, password_files)
     rules = _rules(rules_file)
     if effort is not None:
         rules = replace(rules, effort=effort)
@@ -98,13 +125,15 @@ def command(
         did = join(
             name,
             shard,
-            url,
+            urls,
             directory,
             ending,
             rules=rules,
             once=once,
             root=root,
             patience=reconnect,
+            next_after=next_after,
+            go_back=go_back,
             every=wake or 0.0,
             awake=awake,
             rate=rate or inf,

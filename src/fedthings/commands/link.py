@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ PASSWORD = "FEDTHINGS_PASSWORD"
 _OPTIONS = (
     click.option(
         "--password-file",
+        "password_files",
+        multiple=True,
         type=click.Path(),
-        help=f"A file that holds the password.  [default: the environment's {PASSWORD}]",
+        help=f"A file that holds the password; or one for each broker.  [default: the environment's {PASSWORD}]",
     ),
     click.option("--root", default="ft", show_default=True, help="The first level of the topics there."),
     click.option("--federation", metavar="NAME", help="Take part in this one only."),
@@ -31,17 +33,23 @@ _OPTIONS = (
 
 
 def link(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of a link upward to `command`: password_file, root, federation, once, reconnect."""
+    """Add the options of a link upward to `command`: password_files, root, federation, once, reconnect."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
-def linked(broker: str, name: str, password_file: str | None) -> str:
-    """Return the URL of `broker` with the password of `name`. Raises DataError, SpecError."""
+def linked(brokers: Sequence[str], name: str, password_files: Sequence[str]) -> list[str]:
+    """Return the URLs of `brokers` with the passwords of `name`. Raises DataError, SpecError, UsageError."""
     from fedthings.device.join import with_password
 
-    return with_password(broker, name, _secret(password_file))
+    if len(password_files) > 1 and len(password_files) != len(brokers):
+        raise click.UsageError(
+            f"there are {len(password_files)} password files for {len(brokers)} brokers: give one for all or each"
+        )
+    words = [_secret(file) for file in password_files or (None,)]
+    words *= len(brokers) // len(words)
+    return [with_password(broker, name, word) for broker, word in zip(brokers, words, strict=True)]
 
 
 def say(text: str) -> None:

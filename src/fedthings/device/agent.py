@@ -1,4 +1,4 @@
-"""The agent: one device's side of the conversation. It is told what arrives and what time it is.
+"""The agent: one device's side of the conversation with one federation. It is told what arrives and what time it is.
 
 It fetches the task and the model it is assigned (`bodies`), trains on its own rows, and sends the report until its
 receipt comes (`upload`). Hello puts everything right after any loss: the coordinator answers with what is to be done.
@@ -57,8 +57,9 @@ log = logging.getLogger("fedthings.device")
 class Agent:
     """`receive` an arrival, `wake` at `alarm`; `done` when the federation has ended.
 
-    `shard` holds the device's own rows, `directory` is where it keeps state and model (None: memory only).
-    One that sleeps wakes `every` so many seconds (0: it stays linked); it is `resting` when its radio may go off.
+    `transport` bears the federation's id, `shard` holds the device's own rows, `directory` is where it keeps state and
+    model (None: memory only). One that sleeps wakes `every` so many seconds (0: it stays linked); it is `resting` when
+    its radio may go off.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Agent:
         rules: Rules | None = None,
         chunk: int = CHUNK,
         largest: int = LARGEST,
-        rate: float = inf,
+        rate: Rate | None = None,
         downloads: Downloads | None = None,
         on_news: Callable[[str], None] | None = None,
         every: float = 0.0,
@@ -80,10 +81,11 @@ class Agent:
         self.on_news = on_news or (lambda text: None)
         self.every = every
         self.rest: float | None = None  # until when it was told to stay away
-        self.pacing, self.rate = Pacing(chunk), Rate(rate)
+        self.pacing, self.rate = Pacing(chunk), rate or Rate()
         self.bodies = Bodies(transport, self.shelf, self.pacing, self.rate, largest, downloads)
         self.upload = Upload(transport, self.pacing, self.rate, chunk)
         self.done = False
+        self.heard = False  # whether the coordinator has said anything to it
         self.reports = 0
         self.me = secrets.token_hex(8)
         self._boot = ""  # of the coordinator
@@ -96,6 +98,16 @@ class Agent:
         self._told = ""
         self._seconds = 0.0  # that all of the local work took, when it was last done
         self._phase: tuple[bytes, Phase] | None = None  # digest of the task body, what it says
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has a task."""
+        return self._job is not None
+
+    @property
+    def until(self) -> float:
+        """When the time for its task is over, in seconds; -inf where it has none."""
+        return -inf if self._job is None else self._heard + self._job.seconds
 
     @property
     def alarm(self) -> float:
@@ -124,9 +136,11 @@ class Agent:
         message = delivery.message
         if isinstance(message, Announce):
             self._announced(message, delivery.federation, now)
-        elif delivery.federation != self.transport.federation:
             return
-        elif isinstance(message, Assignment):
+        if delivery.federation != self.transport.federation:
+            return
+        self.heard = True
+        if isinstance(message, Assignment):
             self._assigned(message, now)
         elif isinstance(message, Chunk):
             if self.bodies.add(message, now):
@@ -163,21 +177,15 @@ class Agent:
 
     def relink(self, transport: Transport) -> None:
         """Go on with another link, after a sleep; at `Linked` it asks what to do, or goes on with what it was doing."""
-        transport.federation = self.transport.federation
         self.transport, self.rest, self._slept = transport, None, True
         self.bodies.relink(transport)
         self.upload.relink(transport)
 
-    # -------------------------------------------------------------- finding it
+    # ----------------------------------------------------------------- presence
 
     def _announced(self, message: Announce, federation: str, now: float) -> None:
-        ours = self.transport.federation
-        if ours and federation != ours:
+        if federation != self.transport.federation:
             return
-        if not ours:
-            if self.rules.federations and message.name not in self.rules.federations:
-                return
-            self.transport.federation = federation
         self.federation = message.name
         greeted, self._slept = self._slept and self._hailed, False  # by the hello that this link began with
         if message.boot != self._boot or (message.state == "finished" and not greeted):
@@ -196,11 +204,11 @@ class Agent:
         After a sleep a device that knows what to do does not ask: each message keeps the radio on.
         """
         self._hailed = False
-        if not self.transport.federation:
-            return
+        if not self._boot:
+            return  # it is announced yet who coordinates
         self.upload.broke()
         self.bodies.again(now)
-        if self._slept and self._job is not None and now < self._heard + self._job.seconds:
+        if self._slept and self._job is not None and now < self.until:
             self.upload.offer(now)
         else:
             self._hail(now)

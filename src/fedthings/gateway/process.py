@@ -21,7 +21,7 @@ from fedthings.messages import Announce, Ask
 from fedthings.server import devices
 from fedthings.server.broker import KINDS, Broker, Kind
 from fedthings.server.place import Place
-from fedthings.server.serve import LINGER
+from fedthings.server.serving import LINGER
 from fedthings.transport.mqtt import BACKOFF, MqttTransport
 from fedthings.transport.topics import COORDINATOR, ROOT
 from fedthings.transport.transport import Arrival, Delivery, Inbox, Linked, Unlinked

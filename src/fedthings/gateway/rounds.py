@@ -56,7 +56,7 @@ class Rounds(Service):
         self._act(begun(phase.edge, ticket))
         self.bodies.keep_only(self.coordinator.phase, [self.coordinator.version])
         self._checkpoint()
-        self._flush()
+        self.flush()
 
     def end(self, reason: str, last: tuple[Phase, Ticket, Payload] | None, now: float) -> None:
         """End for `reason`: the devices hear that it is over, and of the last model."""
@@ -70,4 +70,4 @@ class Rounds(Service):
         self.reason = reason
         self._checkpoint()
         self.announce()
-        self._flush()
+        self.flush()

@@ -76,6 +76,18 @@ class Woke(NamedTuple):
     """The alarm rang."""
 
 
+class Granted(NamedTuple):
+    """These devices, which several federations share, may be given work here (`lending`)."""
+
+    devices: tuple[str, ...]
+
+
+class Withdrawn(NamedTuple):
+    """These devices work for another federation now, or are kept for one that has waited longer."""
+
+    devices: tuple[str, ...]
+
+
 class Paused(NamedTuple):
     """The operator wants no new work given out."""
 
@@ -89,7 +101,19 @@ class Cancelled(NamedTuple):
 
 
 Event: TypeAlias = (
-    Joined | Left | CheckedIn | Declined | Arrived | Stepped | Begun | Woke | Paused | Resumed | Cancelled
+    Joined
+    | Left
+    | CheckedIn
+    | Declined
+    | Arrived
+    | Stepped
+    | Begun
+    | Woke
+    | Granted
+    | Withdrawn
+    | Paused
+    | Resumed
+    | Cancelled
 )
 
 # -------------------------------------------------------------- commands

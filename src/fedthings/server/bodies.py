@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -35,6 +35,7 @@ class Bodies:
         self._sources: dict[Body, Source] = {}
         self.published: dict[bytes, int] = {}  # digest -> chunks
         self.files: dict[str, Path] = {}  # large bodies by their SHA-256, for HTTP
+        self.also: Callable[[bytes], bool] = lambda digest: False  # whether another federation has it at the broker too
         self.http = self.token = ""  # where they can be had so
         directory.mkdir(parents=True, exist_ok=True)
 
@@ -117,5 +118,5 @@ class Bodies:
 
     def _clear(self, digest: bytes) -> None:
         count = self.published.pop(digest, 0)
-        if count:
+        if count and not self.also(digest):
             self._transport.clear_blob(digest, count)

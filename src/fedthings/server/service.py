@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TextIO
@@ -39,6 +39,7 @@ from fedthings.messages import (
 from fedthings.protocol import events
 from fedthings.protocol.coordinator import Coordinator
 from fedthings.protocol.events import Command, Event, Ticket
+from fedthings.protocol.pace import Wait
 from fedthings.protocol.trace import traced
 from fedthings.server import gateways, reception
 from fedthings.server.bodies import Bodies
@@ -67,7 +68,8 @@ class Service:
     """`receive` an arrival, `wake` at `alarm`; `done` when the federation has ended.
 
     `directory` is the run directory; `allowed` says who may join, `gateways` who of them may speak for others; a
-    restart in the same directory goes on. `edge` are the engine and the coordinator of an edge.
+    restart in the same directory goes on. `edge` are the engine and the coordinator of an edge. `shared`: other
+    federations are served beside it (`services`).
     Raises StoreError where the directory is another federation's or cannot be written.
     """
 
@@ -88,6 +90,7 @@ class Service:
         trace: TextIO | None = None,
         chunk: int = CHUNK,
         edge: tuple[Engine, Coordinator] | None = None,
+        shared: bool = False,
     ) -> None:
         self.directory = run.prepare(directory, federation)
         self.transport, self.allowed, self.gateways, self.trace = transport, allowed, gateways, trace
@@ -96,8 +99,12 @@ class Service:
         self.boot = secrets.token_hex(8)
         self.engine, self.coordinator = edge or (
             Engine(federation, rounds, init, test, stop, Models(directory / "models", fsync)),
-            Coordinator(plans(federation, rounds), federation.seed, federation.devices),
+            Coordinator(plans(federation, rounds), federation.seed, federation.devices, shared=shared),
         )
+        # Where others share the fleet: who hears what was done, who is told then, and whom it waits for (`services`).
+        self.on_act: Callable[[Event, Sequence[Command]], None] = lambda event, commands: None
+        self.settle: Callable[[], None] = lambda: None
+        self.lent: Callable[[], Sequence[Wait]] = tuple
         self.bodies = Bodies(directory / "bodies", transport, chunk)
         self.turns = Turns()
         self.spool = Spool(directory / "spool", self.turns, fsync, JOURNALED)
@@ -151,21 +158,22 @@ class Service:
                 self._take(arrival.sender, arrival.message, arrival.federation, now)
             except WireError as error:
                 self._refuse(arrival.sender, error)
+        self.settle()
         if not more:
-            self._flush()
+            self.flush()
 
     def wake(self, now: float) -> None:
         """Let the alarm ring."""
         if now >= self.turns.alarm:
             reception.take_turns(self, now)
-            self._flush()
         if now >= self.coordinator.alarm:
             for ticket, deadline in list(self.coordinator.tasks.values()):
                 device = ticket.device
                 if deadline <= now and device in self.coordinator.present and device not in self.heard:
                     self.on(events.Left(device), now)  # its will was lost, with the broker or while we were down
             self.on(events.Woke(), now)
-            self._flush()
+        self.settle()
+        self.flush()
 
     def announce(self) -> None:
         """Say who coordinates and what is going on; retained at the broker."""
@@ -181,6 +189,8 @@ class Service:
         if sender.startswith(OPERATOR):
             if not isinstance(message, Ask) or message.verb not in VERBS:
                 raise WireError("unexpected", f"an operator asks one of {', '.join(VERBS)}")
+            if federation not in ("", self.transport.federation):
+                raise WireError("another federation", f"{federation}; here is {self.transport.federation}")
             self._asked(sender, message.verb, now)
         elif sender in self.gateways or isinstance(message, Relay):
             gateways.take(self, sender, message, federation, now)
@@ -225,6 +235,7 @@ class Service:
         if isinstance(event, events.Arrived):
             size = self.engine.arrived(event.ticket)
             self._used(event.ticket.device)[1] += size
+        self.on_act(event, commands)
         for command in commands:
             self.engine.obey(command)
             self._obey(command)
@@ -343,6 +354,9 @@ class Service:
 
     def _replay(self, saved: Saved) -> None:
         """Take up a checkpoint, and go through the events after it once more."""
+        if saved.state["coordinator"]["shared"] != self.coordinator.shared:
+            how = "alone, with it as --out" if self.coordinator.shared else "with the others, from the directory above"
+            raise StoreError(f"{self.directory} was served in another way: serve it {how}")
         self.now = saved.now
         self.coordinator.restore(saved.state["coordinator"])
         self.engine.restore(saved.state["engine"])
@@ -401,7 +415,7 @@ class Service:
         sleeps = device in self.coordinator.sleepers.seen and device not in self.routes
         (self._outbox.follow if sleeps else self._outbox.put)(device, message)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Make durable what has happened, and say what follows from it."""
         self.store.commit()
         if self.trace is not None and self._traced:
@@ -423,6 +437,8 @@ def _mark(*arrays: Array | None) -> str:
 
 def _event(kind: str, fields: list[Any]) -> Event:
     """Return the event that the journal holds."""
-    values = [Ticket(*field) if isinstance(field, list) else field for field in fields]
-    event: Event = getattr(events, kind)(*values)
+    made: type[Any] = getattr(events, kind)
+    if made in (events.Granted, events.Withdrawn):
+        return made(tuple(fields[0]))  # type: ignore[no-any-return]
+    event: Event = made(*(Ticket(*field) if isinstance(field, list) else field for field in fields))
     return event

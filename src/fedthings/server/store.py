@@ -172,6 +172,16 @@ class Store:
                 raise StoreError(f"the device {name} is there already: remove it first") from None
             raise
 
+    def know(self, passwords: Mapping[str, str]) -> None:
+        """Count what these devices cost here; the list is kept elsewhere, with these hashes of passwords."""
+        with self._writing():
+            known = set(self._connection.execute(sa.select(DEVICES.c.name)).scalars())
+            for name in passwords.keys() - known:
+                device = {"name": name, "password": passwords[name], "added": time.time()}
+                self._connection.execute(DEVICES.insert(), device)
+            for name in known - passwords.keys():
+                self._connection.execute(DEVICES.delete().where(DEVICES.c.name == name))
+
     def remove_device(self, name: str) -> bool:
         """Take `name` off the list; return whether it was on it."""
         with self._writing():
