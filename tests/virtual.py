@@ -173,8 +173,8 @@ class Virtual:
         for agent in self.agents.values():
             while (arrival := agent.transport.inbox.get(0)) is not None:
                 agent.receive(arrival, self.now)
-        for name, agent in self.agents.items():
-            if agent.every and agent.resting:  # it sleeps as soon as it rests, and then misses all
+        for name, agent in self.agents.items() if self.changes is not None else ():
+            if agent.resting:  # a sleeper sleeps as soon as it rests, and then misses all
                 self.hub.sleep(name)
         for ticket, deadline in self.service.coordinator.tasks.values():
             if ticket not in self.given:
