@@ -103,7 +103,13 @@ def down(data: Path) -> None:
         versions = str(run.summary["rounds"]) if reached else f"more than {MOST}"
         lines.append([name, f"{each:,.0f}", versions, f"{spent / 1e6:,.1f}", said])
         print(*lines[-1], file=sys.stderr, flush=True)
-    header = ["down, MNIST 2NN", "bytes a model", f"versions to {GOAL:.0%}", "MB up to there", "times less than float32"]
+    header = [
+        "down, MNIST 2NN",
+        "bytes a model",
+        f"versions to {GOAL:.0%}",
+        "MB up to there",
+        "times less than float32",
+    ]
     table(header, lines)
 
 

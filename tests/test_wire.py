@@ -66,9 +66,7 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
         numbers,
         numbers,
     ),
-    m.Assignment: st.builds(
-        m.Assignment, tickets, offers, offers, floats, st.none() | tickets, st.none() | offers
-    ),
+    m.Assignment: st.builds(m.Assignment, tickets, offers, offers, floats, st.none() | tickets, st.none() | offers),
     m.Pause: st.builds(m.Pause, texts),
     m.Receipt: receipts,
     m.Farewell: st.builds(

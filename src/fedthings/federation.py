@@ -228,8 +228,8 @@ def received(phase: Phase, arrays: Payload) -> Payload:
 
 
 def _down(phase: Phase, spec: Down) -> Stage:
-    build = delta.build if isinstance(spec, delta.Delta) else quantize.build
-    return build(spec, (Field("x", phase.task.model.layout.dim),))  # type: ignore[operator]
+    given = (Field("x", phase.task.model.layout.dim),)
+    return delta.build(spec, given) if isinstance(spec, delta.Delta) else quantize.build(spec, given)
 
 
 def differs(phase: Phase) -> bool:

@@ -1,4 +1,4 @@
-"""A model told by what differs: from a base that is not held, that is damaged, or wrongly told. Nobody trains on that."""
+"""A model told by what differs from one that is not held, or damaged, or wrongly told: nobody trains on that."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ def nothing(world: Virtual) -> None:
 
 
 @pytest.mark.parametrize("what", [fresh, damaged, older, nothing])
-def test_a_base_that_is_not_held(what: Callable[[Virtual], None], tmp_path: Path, fetched: dict[str, list[str]]) -> None:
+def test_a_base_that_is_not_held(
+    what: Callable[[Virtual], None], tmp_path: Path, fetched: dict[str, list[str]]
+) -> None:
     world = Virtual(federation(), fleet(), ROUNDS, tmp_path)
     until(world, 3)
     assert fetched[WHO] == ["whole", "delta", "delta"]

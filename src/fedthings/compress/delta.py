@@ -21,6 +21,7 @@ from fedthings.vector import Key, Payload
 
 SCALE = "delta.scale"
 
+
 class Delta(Struct, frozen=True, tag="delta", forbid_unknown_fields=True):
     """Send a model in `bits` 2 to 8 a number, and to a device that holds one of the `back` last what differs from it.
 

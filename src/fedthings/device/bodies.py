@@ -76,7 +76,7 @@ class Bodies:
         return unpack_file(body, kind) if isinstance(body, Path) else unpack_body(body, kind)
 
     def way(self, said: Assignment | Farewell) -> Offer | None:
-        """Return the offer by which the model of `said` is fetched: of what differs from the one held, or of all of it."""
+        """Return the offer by which the model of `said` is fetched: what differs from the one held, or all of it."""
         held, delta = self._shelf.held, said.delta
         if delta is None or held is None or held.ticket != said.kept or delta.digest in self._useless:
             return said.model
