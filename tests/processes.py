@@ -49,6 +49,7 @@ class Processes:
         self.passwords = devices.add(self.out, fleet.names)
         self.served: subprocess.Popen[bytes] | None = None
         self.joined: dict[str, subprocess.Popen[bytes]] = {}
+        self.allow = ""  # a model that is Python code, which the devices' owners let in
         self.ports: Mapping[str, int] = {}  # where devices find the broker that do not reach it directly
 
     def __enter__(self) -> Processes:
@@ -101,6 +102,7 @@ class Processes:
         command = [*PYTHON, "join", "--broker", f"mqtt://127.0.0.1:{port}", "--name", name, "--once"]
         command += ["--reconnect", "0.3", *more]
         command += ["--data", str(self.files[name]), "--state", str(self.directory / "state" / name)]
+        command += ["--allow", self.allow] if self.allow else []
         log = (self.directory / f"{name}.log").open("ab")
         environment = {**ENVIRONMENT, "FEDTHINGS_PASSWORD": self.passwords[name]}
         self.joined[name] = subprocess.Popen(command, stdout=log, stderr=log, env=environment)

@@ -269,8 +269,8 @@ def received(phase: Phase, arrays: Payload) -> Payload:
 
 
 def _down(phase: Phase, spec: Down) -> Stage:
-    schema = (Field("x", phase.task.model.layout.dim),)
-    return delta.build(spec, schema) if isinstance(spec, delta.Delta) else quantize.build(spec, schema)
+    given = (Field("x", phase.task.model.layout.dim),)
+    return delta.build(spec, given) if isinstance(spec, delta.Delta) else quantize.build(spec, given)
 
 
 def differs(phase: Phase) -> bool:

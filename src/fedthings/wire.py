@@ -63,7 +63,7 @@ def pack(message: Envelope, federation: str) -> bytes:
 
 
 def pack_body(body: Body) -> bytes:
-    """Return a body (task, model, report or what else) as bytes; equal bodies give equal bytes. Raises WireError."""
+    """Return a body (any message of `Body`) as bytes; equal bodies give equal bytes. Raises WireError."""
     return _pack(body, {})
 
 

@@ -1,4 +1,4 @@
-"""A model told by what differs: from a base that is not held, is damaged, or wrongly told. Nobody trains on that."""
+"""A model told by what differs from one that is not held, or damaged, or wrongly told: nobody trains on that."""
 
 from __future__ import annotations
 
