@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import fedthings as ft
+from fedthings.commands.control import page
 from fedthings.device.join import with_password
 from fedthings.federation import dumps
 from fedthings.learn.digits import digits
@@ -149,6 +150,8 @@ def test_edges_make_rounds_of_their_own_and_the_model_is_the_simulators(killed, 
         world.start()
         if killed:
             world.until(5)
+            facts = ask("status", world.place("west"))
+            assert facts["edge"] and facts["waiting"] and dict(page(facts))["devices"].startswith("4 present")
             world.kill(world.gates["west"])
             world.gate("west")
         world.wait()

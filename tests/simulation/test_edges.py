@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from msgspec.structs import replace
 
 import fedthings as ft
+from fedthings.cli import fedthings
 from fedthings.federation import below, dumps, learner, load, phases
 from fedthings.learn.digits import digits
 from fedthings.simulation.world import Uneven
@@ -120,6 +123,20 @@ def test_a_run_that_was_left_goes_on(tmp_path):
         ft.simulate(fed, fleet(), 6, world=world, out=tmp_path / "run", on_version=stop)
     run = ft.simulate(fed, fleet(), 6, world=world, out=tmp_path / "run")
     assert np.array_equal(run.row, want.row)
+
+
+def test_the_command_line_divides_a_file_among_edges(tmp_path):
+    fed, data = federation(ft.Edge(2)), digits(12, 0)
+    (tmp_path / "fed.toml").write_text(dumps(fed))
+    shards = [data.shard(name) for name in data.names]
+    device = np.repeat(np.arange(12), [len(shard.X) for shard in shards])
+    X, y = (np.concatenate([getattr(shard, part) for shard in shards]) for part in ("X", "y"))
+    np.savez(tmp_path / "fleet.npz", X=X, y=y, device=device)
+    words = ["simulate", str(tmp_path / "fed.toml"), "--fleet", str(tmp_path / "fleet.npz"), "--rounds", "2", "--json"]
+    result = CliRunner().invoke(fedthings, [*words, "--edges", "3"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout.splitlines()[-1])["rounds"] == 2
+    assert "has no edges" in str(CliRunner().invoke(fedthings, words).exception)
 
 
 def test_it_travels_in_toml(tmp_path):

@@ -169,19 +169,20 @@ class Process:
             on_news=self.on_news,
         )
 
-    def _chosen(self, arrival: Arrival | None) -> Gateway | Edge:
+    def _chosen(self, arrival: Arrival) -> Gateway | Edge:
         """Return what goes between: an edge where those who take part are edges, which their announcement says."""
-        message = arrival.message if isinstance(arrival, Delivery) else None
-        if isinstance(message, Announce) and message.edges and not self.up.federation and isinstance(arrival, Delivery):
-            settings = self.settings
-            names = () if settings.rules is None else settings.rules.federations
-            if not names or message.name in names:
+        settings = self.settings
+        names = () if settings.rules is None else settings.rules.federations
+        match arrival:
+            case Delivery(message=Announce(edges=True, name=name)) if not self.up.federation:
+                if names and name not in names:
+                    return self.gateway
                 return Edge(
                     self.name,
                     self.up,
                     self.down,
                     self.directory / arrival.federation,
-                    devices=settings.devices or len(self.names),
+                    devices=settings.devices or len(self.names.keys() - set(settings.gateways)),
                     allowed=lambda name: self._open or name in self.names,
                     gateways=frozenset(settings.gateways),
                     rules=settings.rules,

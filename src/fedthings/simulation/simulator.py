@@ -106,7 +106,9 @@ def _participants(federation: Federation, fleet: Fleet) -> Collection[str]:
     if federation.edge is None:
         return fleet.names
     if not fleet.edges:
-        raise SpecError("edge is set, and the fleet has no edges: say which device is under which, fleet.under(...)")
+        raise SpecError(
+            "edge is set, and the fleet has no edges: say which device is under which by fleet.under(...) or --edges"
+        )
     most = max(map(len, fleet.edges.values()))
     if federation.edge.most < most and not federation.edge.goal:
         raise SpecError(f"an edge of the fleet has {most} devices: set edge.goal, the most that work at once")
