@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from fedthings.device.agent import Agent
 from fedthings.learn.digits import digits
-from fedthings.messages import Announce, Assignment, Hello, Pause, Receipt, Refusal, Want
+from fedthings.messages import Announce, Assignment, Decline, Hello, Pause, Receipt, Refusal, Want
 from fedthings.protocol.events import Ticket
 from fedthings.server.outbox import Outbox
 from fedthings.transport.chunks import Source
@@ -75,6 +76,16 @@ def test_a_receipt_says_when_to_come_back_or_is_asked(seconds: float | None) -> 
     assert sleeper.hears(Receipt(TICKET, False, "late", seconds)) == ([Hello] if seconds is None else [])
     assert sleeper.agent.resting == (seconds is not None)
     assert sleeper.agent.rest == (None if seconds is None else 60.0 + seconds)
+
+
+def test_what_it_has_declined_says_when_to_come_back_too() -> None:
+    sleeper = Sleeper()
+    sleeper.says()
+    large = Assignment(TICKET, replace(TASK, size=1 << 40), MODEL, 100.0, None)
+    assert sleeper.hears(large) == [Decline]
+    assert not sleeper.agent.resting
+    assert sleeper.hears(Receipt(TICKET, False, "does not fit", 120.0)) == []
+    assert sleeper.agent.resting and sleeper.agent.rest == 120.0
 
 
 def test_after_the_end_one_hello_is_enough() -> None:

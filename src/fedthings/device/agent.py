@@ -330,10 +330,10 @@ class Agent:
             self._job = None
             self.bodies.stop()
             self.upload.drop()
-            if receipt.seconds is not None:
-                self.rest = now + receipt.seconds
-            elif not self._hailed:  # it was not needed any more: what is?
+            if receipt.seconds is None and not self._hailed:  # it was not needed any more: what is?
                 self._hail(now)
+        if receipt.seconds is not None and self._job is None:  # also of what it has declined
+            self.rest = now + receipt.seconds
         if receipt.reason not in ("", "late", "cancelled", "does not fit"):  # of these the owner knows
             self._tell(f"report left out: {receipt.reason}")
 
