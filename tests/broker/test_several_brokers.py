@@ -34,8 +34,8 @@ def test_it_falls_back_on_the_second_and_comes_back_to_the_first(two, kind, tmp_
     other = MqttTransport(second.url(), "coordinator", "fed")
     try:
         assert end.inbox.get(2) == Linked() and end.broker.port == first.port
-        first.stop()
         lost = time.monotonic()
+        first.stop()
         said = until(end, Unlinked)
         assert f"after 0.5 seconds 127.0.0.1:{second.port} is tried" in said.reason  # type: ignore[union-attr]
         until(end, Linked)

@@ -84,12 +84,13 @@ def _device(gateway: Gateway, device: str, message: Envelope, via: str) -> None:
             gateway.take_turns()
             gateway.relay(device, message)
         return
-    if via:
-        gateway.routes[device] = via
-        gateway.hold.turns.drop(device)  # what it sends is that gateway's concern now
-        gateway.take_turns()
-    else:
-        gateway.routes.pop(device, None)
+    if gateway.routes.get(device, "") != via and _is_there(gateway, device, message):
+        if via:
+            gateway.routes[device] = via
+            gateway.hold.turns.drop(device)  # what it sends is that gateway's concern now
+            gateway.take_turns()
+        else:
+            del gateway.routes[device]
     match message:
         case Hello():
             _hello(gateway, device, message)
@@ -108,6 +109,14 @@ def _device(gateway: Gateway, device: str, message: Envelope, via: str) -> None:
             wanted(gateway, device, message)
         case _:
             raise WireError("unexpected", f"a device does not send {type(message).__name__}")
+
+
+def _is_there(gateway: Gateway, device: str, message: Envelope) -> bool:
+    """Return whether a device is where `message` came from: one that was long on its way may be from where it was."""
+    match message:
+        case Offer(ticket=ticket) | Decline(ticket=ticket):
+            return device in gateway.assigned and gateway.assigned[device][0].ticket == ticket
+    return isinstance(message, Hello)
 
 
 def _hello(gateway: Gateway, device: str, message: Hello) -> None:

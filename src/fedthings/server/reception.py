@@ -43,12 +43,13 @@ def take(service: Service, sender: str, message: Envelope, federation: str, now:
             take_turns(service, now)
         return
     service.heard.add(sender)
-    if via:
-        service.routes[sender] = via
-        service.turns.drop(sender)  # what it sends is the gateway's concern now
-        take_turns(service, now)
-    else:
-        service.routes.pop(sender, None)
+    if service.routes.get(sender, "") != via and _is_there(service, message):
+        if via:
+            service.routes[sender] = via
+            service.turns.drop(sender)  # what it sends is the gateway's concern now
+            take_turns(service, now)
+        else:
+            del service.routes[sender]
     match message:
         case Hello():
             _hello(service, sender, message, now)
@@ -64,6 +65,14 @@ def take(service: Service, sender: str, message: Envelope, federation: str, now:
             wanted(service, sender, message)
         case _:
             raise WireError("unexpected", f"a device does not send {type(message).__name__}")
+
+
+def _is_there(service: Service, message: Envelope) -> bool:
+    """Return whether a device is where `message` came from: one that was long on its way may be from where it was."""
+    match message:
+        case Offer(ticket=ticket) | Decline(ticket=ticket):
+            return ticket is not None and service.coordinator.open(ticket)
+    return isinstance(message, Hello)
 
 
 def _hello(service: Service, sender: str, hello: Hello, now: float) -> None:
