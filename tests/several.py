@@ -50,7 +50,7 @@ class Several:
 
     def serve(self) -> None:
         """Start the services, or start them again in the same directories."""
-        self.whole, several = self.hub.coordinator(""), len(self.federations) > 1
+        self.whole, shared = self.hub.coordinator(""), len(self.federations) > 1
         self.services = Services(
             [
                 Service(

@@ -95,7 +95,7 @@ def test_what_it_took_to_fetch_is_not_left(tmp_path, monkeypatch):
     steady = Uneven(median=100.0, spread=0.0)
     world = Virtual(federation(ft.fedprox(0.1), goal=4, patience=60.0), digits(4, 0), 1, tmp_path, steady)
     agent = world.agents["device-0"]
-    while not agent._incoming:
+    while not agent.bodies.coming:
         assert world.step()
     while agent.shelf.pending is None:
         late = next(entry for entry in world.mail if entry[0] == "device-0")
