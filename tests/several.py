@@ -54,7 +54,7 @@ class Several:
         self.services = Services(
             [
                 Service(
-                    spec, self.rounds, self.directory / spec.name, Lane(self.whole, f"{spec.name}-1"), shared=several
+                    spec, self.rounds, self.directory / spec.name, Lane(self.whole, f"{spec.name}-1"), shared=shared
                 )
                 for spec in self.federations
             ],
