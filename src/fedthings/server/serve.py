@@ -183,6 +183,10 @@ class Server:
                 self._look(arrival, now)
                 self.service.receive(arrival, now, more=left > 0)
             self.service.wake(now)
+            if self.broker is not None and not self.broker.alive:
+                self.on_news("the broker has died: starting it again")
+                self.broker = self._restarted()
+                self._watch(self.broker)
         self.on_step()
 
     def _part(self, ending: Ending, stay: bool) -> None:
@@ -201,7 +205,7 @@ class Server:
     # ----------------------------------------------------------------- arrivals
 
     def _look(self, arrival: Arrival, now: float) -> None:
-        """See to what is the process's own concern: the link, the broker, the list of devices."""
+        """See to what is the process's own concern: the link, the list of devices."""
         if isinstance(arrival, Unlinked):
             self.on_news(f"no link to the broker: {arrival.reason}; waiting for it to come back")
             self._linked_again = True
@@ -210,10 +214,6 @@ class Server:
             self._linked_again = False
         elif isinstance(arrival, Delivery) and arrival.message == Ask("reload"):
             self._reload(now)
-        if self.broker is not None and not self.broker.alive:
-            self.on_news("the broker has died: starting it again")
-            self.broker = self._restarted()
-            self._watch(self.broker)
 
     def _reload(self, now: float) -> None:
         """Read the list of devices again; one that was taken off it is gone."""
