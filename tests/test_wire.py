@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import re
 from pathlib import Path
@@ -369,3 +370,17 @@ def test_a_body_in_a_file_is_the_same_and_is_not_read(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(WireError):
             wire.unpack_file(path, m.Model)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="tells by Linux's list of what is mapped")
+def test_a_file_is_let_go_of_with_its_rows_and_not_by_the_collector(tmp_path: Path) -> None:
+    path = tmp_path / "body"
+    path.write_bytes(wire.pack_body(m.Model(1, 2, {"x": np.arange(5000, dtype="f4")})))
+    gc.disable()
+    try:
+        found = wire.unpack_file(path, m.Model)
+        assert str(path) in Path("/proc/self/maps").read_text()
+        del found
+        assert str(path) not in Path("/proc/self/maps").read_text()
+    finally:
+        gc.enable()

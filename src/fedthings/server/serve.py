@@ -192,6 +192,8 @@ class Server:
                 self._look(arrival, now)
                 self.services.receive(arrival, now, more=left > 0)
             self.services.wake(now)
+            if self.broker is not None and not self.broker.alive:
+                self.broker.restart(self.on_news)
         self.on_step()
 
     def _see(self, served: Sequence[Serving], stay: bool) -> None:
@@ -202,7 +204,7 @@ class Server:
     # ----------------------------------------------------------------- arrivals
 
     def _look(self, arrival: Arrival, now: float) -> None:
-        """See to what is the process's own concern: the link, the broker, the list of devices."""
+        """See to what is the process's own concern: the link, the list of devices."""
         if isinstance(arrival, Unlinked):
             self.on_news(f"no link to the broker: {arrival.reason}; waiting for it to come back")
             self._linked_again = True
@@ -211,8 +213,6 @@ class Server:
             self._linked_again = False
         elif isinstance(arrival, Delivery) and arrival.message == Ask("reload"):
             self._reload(now)
-        if self.broker is not None and not self.broker.alive:
-            self.broker.restart(self.on_news)
 
     def _reload(self, now: float) -> None:
         """Read the list of devices again; one that was taken off it is gone."""

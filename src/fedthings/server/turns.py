@@ -62,6 +62,8 @@ class Turns:
 
     def next(self, now: float) -> Iterator[str]:
         """Yield whose turn it is while there is room; the caller notes what it asks for."""
+        if not self._waiting:
+            return
         if now >= self.alarm:
             for device, (_, heard) in list(self._under_way.items()):
                 if heard + SILENT <= now:
