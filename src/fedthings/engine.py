@@ -133,16 +133,15 @@ class Engine:
 
     def packed(self, version: int, base: Ticket | None = None) -> bytes:
         """Return the body that goes down as `version`: to whoever holds the model of the ticket `base`, if any."""
-        body = pack_body(self.body(version))
         if not differs(self.spec):
-            return body
+            return pack_body(self.body(version))
         key = self._pair(version, base)
         if key not in self._packed:
             held = b"" if base is None else pack_body(Model(base.phase, key[2], self._arrays(key[2])))
+            body = pack_body(delta.change(pack_body(self.body(version)), held))
             if len(self._packed) == PACKED:
                 del self._packed[next(iter(self._packed))]
-            self._packed[key] = pack_body(delta.change(body, held))
-            self._sizes[key] = len(self._packed[key])
+            self._packed[key], self._sizes[key] = body, len(body)
         return self._packed[key]
 
     def model_bytes(self, ticket: Ticket, kept: Ticket | None = None) -> int:
