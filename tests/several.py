@@ -50,10 +50,10 @@ class Several:
 
     def serve(self) -> None:
         """Start the services, or start them again in the same directories."""
-        self.whole = self.hub.coordinator("")
+        self.whole, several = self.hub.coordinator(""), len(self.federations) > 1
         self.services = Services(
             [
-                Service(spec, self.rounds, self.directory / spec.name, Lane(self.whole, f"{spec.name}-1"), shared=True)
+                Service(spec, self.rounds, self.directory / spec.name, Lane(self.whole, f"{spec.name}-1"), shared=several)
                 for spec in self.federations
             ],
             self.whole,
