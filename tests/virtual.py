@@ -123,8 +123,8 @@ class Virtual:
         for owner in (self.service, *self.agents.values()):
             while (arrival := owner.transport.inbox.get(0)) is not None:
                 owner.receive(arrival, self.now)
-        for name, agent in self.agents.items():
-            if agent.every and agent.resting:  # it sleeps as soon as it rests, and then misses all
+        for name, agent in self.agents.items() if self.changes is not None else ():
+            if agent.resting:  # a sleeper sleeps as soon as it rests, and then misses all
                 self.hub.sleep(name)
         for ticket, _ in self.service.coordinator.tasks.values():
             if ticket not in self.given:
