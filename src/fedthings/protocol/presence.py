@@ -27,12 +27,12 @@ class Presence:
         self._tasks = tasks
         self._forecasts = forecasts
         self._pace = Pace()
-        self._limited = False  # whether devices may have to sit out
+        self.limited = False  # whether devices may have to sit out
 
     def enter(self, pace: Pace, version: int) -> None:
         """Begin a phase at `pace`: what its devices have given before counts no more."""
-        before, self._pace = self._limited, pace
-        self._limited = bool(pace.cap or pace.separation)
+        before, self._pace = self.limited, pace
+        self.limited = bool(pace.cap or pace.separation)
         if before:
             self.limits.clear()
             self.out.clear()
@@ -57,8 +57,7 @@ class Presence:
 
     def kept(self, device: str, version: int) -> None:
         """Note that a report of `device` counts toward `version`."""
-        if self._limited:
-            self.limits.kept(device, version, self._pace)
+        self.limits.kept(device, version, self._pace)
 
     def release(self, device: str, version: int) -> None:
         """Let `device` be drawn, if it is there and free; who has reported waits for the next version."""
@@ -66,7 +65,7 @@ class Presence:
             return
         if device in self.reported:
             self.spent.add(device)
-        elif self._limited and self.sits_out(device, version):
+        elif self.limited and self.sits_out(device, version):
             self.out.add(device)
         else:
             self.idle.add(device)
@@ -76,7 +75,7 @@ class Presence:
         free = {device for device in self.spent if device not in self._tasks and device not in self.reported}
         free &= self.present
         self.spent = self.spent & self.reported & self.present
-        if self._limited:
+        if self.limited:
             out = {device for device in free if self.sits_out(device, version)}
             self.out |= out
             free -= out
