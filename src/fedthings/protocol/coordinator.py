@@ -220,7 +220,8 @@ class Coordinator:
         else:
             self.kept += 1
             self.last[ticket.device] = ticket
-            self._devices.kept(ticket.device, self.version + self.stepping + 1)
+            if self._devices.limited:
+                self._devices.kept(ticket.device, self.version + self.stepping + 1)
             out.append(Keep(ticket, lag))
         if staleness:
             self._devices.spent.discard(ticket.device)
@@ -403,18 +404,18 @@ class Coordinator:
         if self.shared and not granted:
             self._ask(now)
             return
-        pace = self.plan.pace
+        pace, idle = self.plan.pace, self._devices.idle
         synchronous = pace.staleness == 0
-        if synchronous and not self.goal and len(self._devices.idle) + self.kept < self._enough():
+        if synchronous and not self.goal and len(idle) + self.kept < self._enough():
             self._short = min(self._short, now)
             self._miss(now)
             return
         if not self.goal:
-            self.goal = min(len(self._devices.idle), self.plan.most) + self.kept if self.plan.everyone else pace.goal
+            self.goal = min(len(idle), self.plan.most) + self.kept if self.plan.everyone else pace.goal
             self._ends = now + pace.period if pace.period else inf
         before, lacking = len(self.tasks), self._lacking()
-        if lacking >= len(self._devices.idle):  # nothing is left to chance
-            for device in self._devices.idle.drain():
+        if lacking >= len(idle):  # nothing is left to chance
+            for device in idle.drain():
                 self._assign(device, now, out)
         else:
             for device in self._choose(lacking, now) if lacking > 0 else ():

@@ -34,12 +34,12 @@ class Presence:
         self._forecasts = forecasts
         self._shared = shared
         self._pace = Pace()
-        self._limited = False  # whether devices may have to sit out
+        self.limited = False  # whether devices may have to sit out
 
     def enter(self, pace: Pace, version: int) -> None:
         """Begin a phase at `pace`: what its devices have given before counts no more."""
-        before, self._pace = self._limited, pace
-        self._limited = bool(pace.cap or pace.separation)
+        before, self._pace = self.limited, pace
+        self.limited = bool(pace.cap or pace.separation)
         if before:
             self.limits.clear()
             self.out.clear()
@@ -66,8 +66,7 @@ class Presence:
 
     def kept(self, device: str, version: int) -> None:
         """Note that a report of `device` counts toward `version`."""
-        if self._limited:
-            self.limits.kept(device, version, self._pace)
+        self.limits.kept(device, version, self._pace)
 
     def release(self, device: str, version: int) -> None:
         """Let `device` be drawn, if it is there and free; who has reported waits for the next version."""
@@ -75,7 +74,7 @@ class Presence:
             return
         if device in self.reported:
             self.spent.add(device)
-        elif self._limited and self.sits_out(device, version):
+        elif self.limited and self.sits_out(device, version):
             self.out.add(device)
         elif self._shared:
             self.elsewhere.update({device} - self.granted)
@@ -87,7 +86,7 @@ class Presence:
         free = {device for device in self.spent if device not in self._tasks and device not in self.reported}
         free &= self.present
         self.spent = self.spent & self.reported & self.present
-        if self._limited:
+        if self.limited:
             out = {device for device in free if self.sits_out(device, version)}
             self.out |= out
             free -= out
