@@ -39,7 +39,7 @@ def grown(directory: Path, spec: ft.Federation, under=STACKED, chunk: int = 512,
     return tree
 
 
-@pytest.mark.parametrize("down", [None, ft.int8()], ids=["float32", "int8"])
+@pytest.mark.parametrize("down", [None, ft.int8(), ft.delta(8, 64)], ids=["float32", "int8", "delta"])
 def test_bodies_in_files_and_in_many_chunks(down, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SPOOLED", 0)
     spec = federation(down=down)
