@@ -53,7 +53,9 @@ class Several:
         self.whole, several = self.hub.coordinator(""), len(self.federations) > 1
         self.services = Services(
             [
-                Service(spec, self.rounds, self.directory / spec.name, Lane(self.whole, f"{spec.name}-1"), shared=several)
+                Service(
+                    spec, self.rounds, self.directory / spec.name, Lane(self.whole, f"{spec.name}-1"), shared=several
+                )
                 for spec in self.federations
             ],
             self.whole,
