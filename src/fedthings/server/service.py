@@ -354,11 +354,11 @@ class Service:
 
     def _replay(self, saved: Saved) -> None:
         """Take up a checkpoint, and go through the events after it once more."""
+        self.now = saved.now
+        self.coordinator.restore(saved.state["coordinator"])
         if saved.state["coordinator"]["shared"] != self.coordinator.shared:
             how = "alone, with it as --out" if self.coordinator.shared else "with the others, from the directory above"
             raise StoreError(f"{self.directory} was served in another way: serve it {how}")
-        self.now = saved.now
-        self.coordinator.restore(saved.state["coordinator"])
         self.engine.restore(saved.state["engine"])
         self.reason, self.failure = saved.state["reason"], saved.state["failure"]
         self._replaying = True
