@@ -189,7 +189,7 @@ def test_a_devices_disk_is_full(tmp_path: Path) -> None:
         assert world.joined["device-0"].wait(30) == 5
         log = (tmp_path / "device-0.log").read_text()
         assert "Traceback" not in log
-        assert f"the device's directory {state} cannot be used: No space left on device; make room" in log
+        assert f"the device's directory {state / 'bad'} cannot be used: No space left on device; make room" in log
         ballast.unlink()
         world.join("device-0")
         world.wait(60)
