@@ -78,7 +78,7 @@ class Coordinator:
         self._attempts: dict[str, int] = {}  # of the version being made
         self._draws = 0
         self._numbers: tuple[int, ...] = ()  # the random numbers of the block that `_draws` is in
-        self._reached = False  # whether a target ended the training
+        self._reached = ""  # what ended the training before its last version
         self._waiting = inf  # since when devices are waited for
         self._fewer = 0  # devices that had to do, once too few came within the patience
         self._handlers: dict[type, Callable[[Any, float, list[Command]], None]] = {
@@ -265,7 +265,7 @@ class Coordinator:
             self._waiting = now
             self._renew()
             if self.plan.optional and not self.idle:
-                self._finish("target" if self._reached else "done", out)
+                self._finish(self._reached or "done", out)
                 return
             self._fewer = len(self.idle)
             self._fill(now, out)
@@ -283,14 +283,14 @@ class Coordinator:
         self._draws = 0
         self._numbers = ()
         self._reached = self._reached or event.stop
-        last = event.stop or self.version >= self.plan.versions
+        last = bool(event.stop) or self.version >= self.plan.versions
         if last or not self.plan.pace.staleness:  # nothing older will be folded: free the stragglers
             self._drop("late", out)
         self._drop_stale(out)
         if last:
             self.kept = 0
             if self.phase + 1 == len(self.plans):
-                self._finish("target" if self._reached else "done", out)
+                self._finish(self._reached or "done", out)
                 return
             self.phase, self.version = self.phase + 1, 0
             before = self._limited

@@ -35,6 +35,7 @@ from fedthings.messages import (
     Status,
     Subtotal,
 )
+from fedthings.privacy.central import Source
 from fedthings.protocol import events
 from fedthings.protocol.coordinator import Coordinator
 from fedthings.protocol.events import Command, Event, Ticket
@@ -60,7 +61,8 @@ class Service:
     """`receive` an arrival, `wake` at `alarm`; `done` when the federation has ended.
 
     `directory` is the run directory; `allowed` says who may join, `gateways` who of them may speak for others; a
-    restart in the same directory goes on.
+    restart in the same directory goes on. Under a privacy claim every write is on the disk before it counts, since two
+    releases with the same noise would tell their difference; `noise` "keyed" is that of the simulator, for tests.
     Raises StoreError where the directory is another federation's or cannot be written.
     """
 
@@ -81,13 +83,15 @@ class Service:
         fsync: bool = False,
         trace: TextIO | None = None,
         chunk: int = CHUNK,
+        noise: Source = "secure",
     ) -> None:
         self.directory = run.prepare(directory, federation)
+        fsync = fsync or federation.privacy is not None
         self.transport, self.allowed, self.gateways, self.trace = transport, allowed, gateways, trace
         self.on_version, self.on_event, self.fsync = on_version, on_event, fsync
         self.store = Store(directory, fsync)
         self.boot = secrets.token_hex(8)
-        self.engine = Engine(federation, rounds, init, test, stop, Models(directory / "models", fsync))
+        self.engine = Engine(federation, rounds, init, test, stop, Models(directory / "models", fsync), noise)
         self.coordinator = Coordinator(plans(federation, rounds), federation.seed, federation.devices)
         self.bodies = Bodies(directory / "bodies", transport, chunk)
         self.spool = Spool(directory / "spool", fsync)
@@ -285,6 +289,7 @@ class Service:
         }
         usage = {device: Usage(*numbers) for device, numbers in self._usage.items()}
         self.store.checkpoint(self.now, state, self._fresh, usage)
+        run.account(self.directory, self.engine)
         run.append(self.directory, self._fresh)
         self._fresh, self._usage = [], {}
         for ticket in self._folded:
