@@ -80,6 +80,8 @@ def _log_normal(x: float) -> float:
 
 STEP = 1e-3
 """Of a privacy loss distribution; what it rounds makes epsilon larger, here by 0.04 %."""
+LARGE = 100.0
+"""An epsilon above which the distributions are large too, and the divergences have to do."""
 Method = Literal["pld", "rdp"]
 """Privacy loss distributions (Koskela et al. 2020), or Renyi divergences (Mironov 2017)."""
 
@@ -91,13 +93,16 @@ def amplified(multiplier: float, share: float, versions: int, delta_: float, met
     Raises SpecError where dp-accounting is not installed.
     """
     found = dp_accounting()
-    event = found.PoissonSampledDpEvent(share, found.GaussianDpEvent(multiplier))
-    return _epsilon(found.SelfComposedDpEvent(event, versions), delta_, method)
+    event = found.SelfComposedDpEvent(found.PoissonSampledDpEvent(share, found.GaussianDpEvent(multiplier)), versions)
+    bound = _epsilon(event, delta_)
+    if method == "rdp" or bound > LARGE:
+        return bound
+    return min(bound, _epsilon(event, delta_, max(STEP, STEP * bound / 4)))
 
 
 def tree(multiplier: float, versions: int, delta_: float) -> float:
     """Return epsilon by Renyi divergences of a binary tree in which a device takes part once; see `amplified`."""
-    return _epsilon(dp_accounting().SingleEpochTreeAggregationDpEvent(multiplier, versions), delta_, "rdp")
+    return _epsilon(dp_accounting().SingleEpochTreeAggregationDpEvent(multiplier, versions), delta_)
 
 
 def multiplier(epsilon_: float, delta_: float, share: float, versions: int) -> float:
@@ -116,13 +121,14 @@ def multiplier(epsilon_: float, delta_: float, share: float, versions: int) -> f
     return high
 
 
-def _epsilon(event: Any, delta_: float, method: Method) -> float:
+def _epsilon(event: Any, delta_: float, step: float = 0.0) -> float:
+    """Return epsilon of `event` by Renyi divergences, or by privacy loss distributions in steps of `step`."""
     found = dp_accounting()
     # Both know what a device adds to a sum: zero-out for the Gaussian is the same as to add or to remove.
     relation = found.NeighboringRelation
     one = relation.REPLACE_SPECIAL if isinstance(event, found.SingleEpochTreeAggregationDpEvent) else None
     one = one or relation.ADD_OR_REMOVE_ONE
-    accountant = found.pld.PLDAccountant(one, STEP) if method == "pld" else found.rdp.RdpAccountant(None, one)
+    accountant = found.pld.PLDAccountant(one, step) if step else found.rdp.RdpAccountant(None, one)
     value = float(accountant.compose(event).get_epsilon(delta_))
     return inf if isnan(value) else value
 

@@ -129,7 +129,7 @@ def fitted(buffers: int, participation: Participation) -> Toeplitz:
 
 def _poles(logits: Row) -> tuple[Row, Row]:
     shares = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
-    falling: Row = np.cumprod(shares)
+    falling = np.cumprod(shares, dtype=np.float64)
     return falling[0::2], falling[1::2]
 
 

@@ -181,37 +181,37 @@ def claimed(
         share=goal / devices if sampled else 0.0,
         dim=dim,
         unit=(privacy.multiplier or 1.0) * _bound(clip) / deviation,
-        count_unit=clip.count_noise * goal / deviation if isinstance(clip, AdaptiveClip) else 0.0,
+        count_unit=0.0,
         deviation=deviation,
         rounding=rounding,
         source=source,
     )
-    if not privacy.multiplier:
-        return _scaled(claim)
-    return replace(claim, versions=_affordable(claim))
+    counts = clip.budget if isinstance(clip, AdaptiveClip) else 0.0
+    if privacy.multiplier:
+        claim = replace(claim, count_unit=_count_unit(_steps(claim) / sqrt(1 - counts), counts))
+        return replace(claim, versions=_affordable(claim))
+    steps = _allowed(claim)
+    most = steps * sqrt(1 - counts) - sqrt(dim)
+    if most <= 0:
+        raise SpecError(
+            f"privacy.epsilon is {privacy.epsilon:g}: noise for {dim:,} parameters cannot be made that strong; raise "
+            "it, or lower rounds"
+        )
+    return replace(claim, unit=(_bound(clip) + rounding) / most, count_unit=_count_unit(steps, counts))
 
 
-def _scaled(claim: Claim) -> Claim:
-    """Return `claim` with the unit whose noise costs the budget after all versions."""
+def _count_unit(steps: float, share: float) -> float:
+    """Return the unit in which a count is that `share` of a report's squared `steps`; 0 where nothing is counted."""
+    return 0.5 / max(sqrt(share) * steps - 1, 1.0) if share else 0.0
+
+
+def _allowed(claim: Claim) -> float:
+    """Return how many steps a report may move a sum for all versions to cost what is left."""
     epsilon, delta = claim.privacy.left
     if claim.share:
-        steps = claim.deviation / accountant.multiplier(epsilon, delta, claim.share, claim.planned)
-    else:
-        most = accountant.mu(epsilon, delta) * claim.deviation - float(_feedback(claim, np.array(claim.planned)))
-        steps = most / sqrt(mechanism.squares(claim.privacy.mechanism, claim.participation)[-1])
-    if claim.count_unit:
-        steps = sqrt(max(0.0, steps**2 - (0.5 / claim.count_unit + 1) ** 2))
-    steps -= sqrt(claim.dim)
-    if steps <= 0:
-        raise SpecError(
-            f"privacy.epsilon is {claim.privacy.epsilon:g}: "
-            + (
-                "the count of adaptive clipping alone costs more; raise stages.adaptive_clip.count_noise or pace.goal"
-                if claim.count_unit
-                else f"noise for {claim.dim:,} parameters cannot be made that strong; raise it, or lower rounds"
-            )
-        )
-    return replace(claim, unit=(_bound(claim.clip) + claim.rounding) / steps)
+        return claim.deviation / accountant.multiplier(epsilon, delta, claim.share, claim.planned)
+    most = accountant.mu(epsilon, delta) * claim.deviation - float(_feedback(claim, np.array(claim.planned)))
+    return float(most / sqrt(mechanism.squares(claim.privacy.mechanism, claim.participation)[-1]))
 
 
 def _affordable(claim: Claim) -> int:

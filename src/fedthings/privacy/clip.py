@@ -31,20 +31,20 @@ class AdaptiveClip(Struct, frozen=True, tag="adaptive_clip", forbid_unknown_fiel
     """Clip to a bound that follows the `quantile` of the reports' norms (Andrew et al. 2021, alg. 1).
 
     It begins at `initial`, and each version multiplies it by exp(-rate (share below - quantile)). The count of those
-    below gets noise of deviation `count_noise` times the goal, which is part of the budget.
+    below gets noise too: it takes the share `budget` of what a report may move, squared (ibid., theorem 1).
     """
 
     quantile: float = 0.5
     initial: float = 0.1
     rate: float = 0.2
-    count_noise: float = 0.05
+    budget: float = 0.05
 
     def __post_init__(self) -> None:
         if not 0 < self.quantile < 1:
             raise SpecError(f"stages.adaptive_clip.quantile is {self.quantile}: it must be above 0 and below 1")
         within("stages.adaptive_clip.initial", self.initial, 1e-9, 1e9)
         within("stages.adaptive_clip.rate", self.rate, 1e-6, 10)
-        positive("stages.adaptive_clip.count_noise", self.count_noise)
+        within("stages.adaptive_clip.budget", self.budget, 1e-3, 0.9)
 
     def follow(self, bound: float, below: float) -> float:
         """Return the next bound, where the share `below` of the reports was below `bound`."""

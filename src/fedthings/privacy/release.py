@@ -23,7 +23,8 @@ class Releases:
     """
 
     def __init__(self, claim: Claim, key: bytes) -> None:
-        self.claim, self._key = claim, key
+        self.claim = decode(msgspec.to_builtins(claim), Claim)  # 8 for 8.0 is 8.0 at once, not only when it is restored
+        self._key = key
         self.lines: list[dict[str, Any]] = []
         self.written = 0  # lines that this process has put on the disk
         self.bound = claim.clip.initial if isinstance(claim.clip, AdaptiveClip) else claim.clip.bound
