@@ -21,6 +21,7 @@ from fedthings.run import read
 from fedthings.server.models import Models
 from fedthings.server.store import Store
 from fedthings.vector import Key, keyed
+from gateways import Tree
 from virtual import Virtual
 
 TASK = ft.Task(model=ft.mlp(64, 16, 10), loss="cross_entropy", recipe=ft.Recipe(lr=0.3, batch=16))
@@ -317,3 +318,32 @@ def test_killed_while_it_releases_a_restart_releases_the_same(mechanism, stages,
 
 def _models(directory: Path) -> list[Path]:
     return [file for file in (directory / "models").iterdir() if file.stem.isdigit()]
+
+
+@pytest.mark.parametrize("stages", [(ft.clip(0.5), ft.int8()), (ft.adaptive_clip(),)])
+def test_gateways_bound_what_they_sum_and_the_model_is_the_same(stages, tmp_path: Path) -> None:
+    spec, fleet = federation(stages=stages), digits(10, 0)
+    want = ft.simulate(spec, fleet, 4)
+    under = {"top": "", "west": "top", "south": ""}
+    tree = Tree(spec, fleet, 4, tmp_path, under, noise="keyed")
+    served = tree.run()
+    assert np.array_equal(served.row, want.row)
+    assert served.ledger == want.ledger
+    assert sum(gateway.merged for gateway in tree.gateways.values()) > 0
+
+
+def test_a_count_beyond_one_half_counts_as_one_half() -> None:
+    partial = Engine(federation(stages=(ft.adaptive_clip(),)), 4).partial
+    rows = {"x": np.zeros((1, TASK.model.layout.dim), np.float32), "below": np.full((1, 1), 30.0, np.float32)}
+    assert partial.keep(rows, np.ones(1, np.int64), {}, [0]).tolist() == [""]
+    assert partial.sums.limbs["below"][0] * 2.0 ** -partial.fields[1].scale == 0.5
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS[:3])
+def test_asynchronous_training_makes_the_same_claim(mechanism, tmp_path: Path) -> None:
+    """Late reports count for less, so never for more; a device stands in no version twice."""
+    pace = ft.Pace(goal=3, concurrency=6, staleness=2, separation=1)
+    spec = federation(ft.central_dp(8, 1e-5, mechanism), strategy=ft.fedbuff(), pace=pace)
+    run = ft.simulate(spec, digits(10, 0), 6)
+    assert run.summary["privacy"]["epsilon"] == pytest.approx(8, rel=1e-6)
+    assert np.array_equal(Virtual(spec, digits(10, 0), 6, tmp_path, noise="keyed").run().row, run.row)
