@@ -10,7 +10,6 @@ from fedthings.errors import SpecError
 from fedthings.learn.task import Task
 from fedthings.privacy.central import CentralDp
 from fedthings.privacy.clip import AdaptiveClip, Clip
-from fedthings.privacy.mechanism import Independent
 from fedthings.protocol.pace import Pace
 from fedthings.protocol.selection import Uniform
 from fedthings.strategy import Strategy
@@ -57,7 +56,7 @@ def check(privacy: CentralDp, task: Task, strategy: Strategy, pace: Pace, stages
             "stages.adaptive_clip stands beside pace.staleness: late reports were clipped to another bound; use "
             "ft.clip(...)"
         )
-    if isinstance(privacy.mechanism, Independent) and privacy.mechanism.amplified:
+    if privacy.sampled:
         _sampled(pace, devices)
 
 

@@ -56,7 +56,7 @@ class CentralDp(Struct, frozen=True, forbid_unknown_fields=True):
                 "is spent already, so nothing more may be learned from these devices; raise the budget only if their "
                 "owners agree"
             )
-        if self.multiplier and not self._sampled:
+        if self.multiplier and not self.sampled:
             first = accountant.epsilon(1 / self.multiplier, self.left[1])
             if first > self.left[0]:
                 raise SpecError(
@@ -65,7 +65,8 @@ class CentralDp(Struct, frozen=True, forbid_unknown_fields=True):
                 )
 
     @property
-    def _sampled(self) -> bool:
+    def sampled(self) -> bool:
+        """Whether the claim rests on random samples of the fleet."""
         return isinstance(self.mechanism, Independent) and self.mechanism.amplified
 
     @property
@@ -168,7 +169,7 @@ def claimed(
     is in steps.
     """
     apart = separation + 1
-    sampled = privacy._sampled
+    sampled = privacy.sampled
     times = rounds if sampled else min(cap or rounds, ceil(rounds / apart))
     claim = Claim(
         privacy=privacy,
