@@ -84,8 +84,9 @@ def drawn() -> None:
     lines = [["fresh, AES-256 and discrete", f"{_milliseconds(lambda: noise.draw(noise.known(1), dim)):.0f}"]]
     for name in ("BLT", "tree"):
         spec = MECHANISMS[name]
-        state = mechanism.begin(spec, setting, dim)
-        took = _milliseconds(lambda spec=spec, state=state: mechanism.go_on(spec, state, 512, fresh))
+        fit = mechanism.fitted(spec, setting)
+        state = mechanism.begin(spec, fit, setting, dim)
+        took = _milliseconds(lambda spec=spec, fit=fit, state=state: mechanism.go_on(spec, fit, state, 512, fresh))
         lines.append([f"{name}, added to that", f"{took:.0f}"])
     rng = np.random.default_rng(0)
     lines.append(

@@ -44,14 +44,14 @@ def test_no_pattern_of_participation_moves_more_than_the_sensitivity(apart, time
 def test_no_pattern_moves_the_nodes_of_a_tree_more(apart, times):
     n = 13
     nodes = [(t - (t & -t), t) for t in range(1, n + 1)]
-    found = mechanism.squares(Tree(), Participation(n, apart, times))
+    found = mechanism.squares(Tree(), None, Participation(n, apart, times))
     for size in range(1, times + 1):
         for when in combinations(range(n), size):
             if all(later - first >= apart for first, later in pairwise(when)):
                 for made in range(1, n + 1):
                     counts = [sum(low <= one < high for one in when) for low, high in nodes[:made]]
                     assert np.square(counts).sum() <= found[made - 1] + 1e-9
-    assert mechanism.squares(Tree(), Participation(1000, 1000, 1))[-1] == 10
+    assert mechanism.squares(Tree(), None, Participation(1000, 1000, 1))[-1] == 10
 
 
 def test_the_published_setting_and_the_others_are_better_than_independent_noise():
@@ -85,13 +85,14 @@ def test_the_fit_is_a_sound_matrix_and_comes_out_alike():
 def test_the_noise_of_200_runs_has_the_error_that_is_computed(spec):
     """200 numbers are 200 runs; their prefix sums over 1,000 versions, against the formula."""
     setting, runs = Participation(1000, 100, 10), 200
-    state, key = mechanism.begin(spec, setting, runs), noise.known(5)
+    fit = mechanism.fitted(spec, setting)
+    state, key = mechanism.begin(spec, fit, setting, runs), noise.known(5)
     prefix, square = np.zeros(runs), 0.0
     for version in range(1, 1001):
         this, key = noise.ratchet(key)
-        prefix += mechanism.go_on(spec, state, version, noise.draw(this, runs)) / noise.SIGMA
+        prefix += mechanism.go_on(spec, fit, state, version, noise.draw(this, runs)) / noise.SIGMA
         square += float(np.square(prefix).mean())
-    want = mechanism.prefix_error(spec, setting) / np.sqrt(mechanism.squares(spec, setting)[-1])
+    want = mechanism.prefix_error(spec, setting) / np.sqrt(mechanism.squares(spec, fit, setting)[-1])
     assert np.sqrt(square / 1000) == pytest.approx(want, rel=0.06)
 
 

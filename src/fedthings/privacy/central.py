@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from fedthings.errors import SpecError
 from fedthings.privacy import accountant, mechanism
-from fedthings.privacy.blt import Blt, Participation
+from fedthings.privacy.blt import Blt, Participation, Row, Toeplitz
 from fedthings.privacy.clip import AdaptiveClip, Clip
 from fedthings.privacy.mechanism import Independent, Mechanism
 
@@ -80,7 +80,8 @@ class Claim(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     Sums of reports are rounded to multiples of `unit`, the count of adaptive clipping to those of `count_unit`, and
     get whole-numbered noise of `deviation` such steps. `rounding` is by how much fixed point may have lengthened a
-    report, `share` the sampling rate that is assumed (0: none), `versions` how many the budget allows.
+    report, `share` the sampling rate that is assumed (0: none), `versions` how many the budget allows, `theta` and
+    `omega` what BLT was fitted to.
     """
 
     privacy: CentralDp
@@ -97,11 +98,23 @@ class Claim(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     deviation: float
     rounding: float
     source: Source
+    theta: tuple[float, ...] = ()
+    omega: tuple[float, ...] = ()
 
     @property
     def participation(self) -> Participation:
         """How often a device can have taken part."""
         return Participation(self.planned, self.apart, self.times)
+
+    @property
+    def fit(self) -> Toeplitz | None:
+        """The parameters of the mechanism, where it has any."""
+        return Toeplitz(np.array(self.theta), np.array(self.omega)) if self.theta else None
+
+    @property
+    def squares(self) -> Row:
+        """`(planned,)` the squared sensitivity of the first 1, 2, ... versions, for reports of norm 1."""
+        return mechanism.squares(self.privacy.mechanism, self.fit, self.participation)
 
     @property
     def multiplier(self) -> float:
@@ -115,8 +128,7 @@ class Claim(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def mus(self) -> np.ndarray:
         """Return `(planned,)` the sensitivity after 1, 2, ... versions, in deviations of the noise; no sampling."""
-        squares = mechanism.squares(self.privacy.mechanism, self.participation)
-        moved = np.sqrt(squares) * _steps(self) + _feedback(self, np.arange(1, self.planned + 1))
+        moved = np.sqrt(self.squares) * _steps(self) + _feedback(self, np.arange(1, self.planned + 1))
         return np.asarray(moved / self.deviation)
 
     def epsilon(self, version: int) -> float:
@@ -187,6 +199,9 @@ def claimed(
         rounding=rounding,
         source=source,
     )
+    fit = mechanism.fitted(privacy.mechanism, claim.participation)
+    if fit is not None:
+        claim = replace(claim, theta=tuple(fit.theta.tolist()), omega=tuple(fit.omega.tolist()))
     counts = clip.budget if isinstance(clip, AdaptiveClip) else 0.0
     if privacy.multiplier:
         claim = replace(claim, count_unit=_count_unit(_steps(claim) / sqrt(1 - counts), counts))
@@ -212,7 +227,7 @@ def _allowed(claim: Claim) -> float:
     if claim.share:
         return claim.deviation / accountant.multiplier(epsilon, delta, claim.share, claim.planned)
     most = accountant.mu(epsilon, delta) * claim.deviation - float(_feedback(claim, np.array(claim.planned)))
-    return float(most / sqrt(mechanism.squares(claim.privacy.mechanism, claim.participation)[-1]))
+    return float(most / sqrt(claim.squares[-1]))
 
 
 def _affordable(claim: Claim) -> int:

@@ -78,8 +78,8 @@ def rests_on(claim: Claim) -> list[str]:
         "secret. What leaves them, to devices or in the run's results, is covered, but not who took part and when",
         "names: a device counts as one under each name that it has",
         {
-            "secure": "noise: drawn with AES-256 from a key of the system's cryptographic generator; the next version's "
-            "key lies in the run's state, which is as secret as the reports",
+            "secure": "noise: drawn with AES-256 from a key of the system's cryptographic generator; that of the next "
+            "version lies in the run's state, which is as secret as the reports",
             "keyed": "noise: drawn from the federation's seed, which is what a simulation does: who knows the seed can "
             "take the noise away, so nothing that was learned from real people may be released with it",
         }[claim.source],

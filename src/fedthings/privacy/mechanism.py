@@ -12,7 +12,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from fedthings.privacy import blt
-from fedthings.privacy.blt import Blt, Participation, Row
+from fedthings.privacy.blt import Blt, Participation, Row, Toeplitz
 
 Noise: TypeAlias = NDArray[np.int64]
 State: TypeAlias = dict[str, Any]
@@ -34,12 +34,16 @@ class Tree(Struct, frozen=True, tag_field="kind", tag="tree", forbid_unknown_fie
 Mechanism: TypeAlias = Blt | Tree | Independent
 
 
-def squares(spec: Mechanism, participation: Participation) -> Row:
+def fitted(spec: Mechanism, participation: Participation) -> Toeplitz | None:
+    """Return the parameters that suit `participation`, of a mechanism that has any."""
+    return blt.fitted(spec.buffers, participation) if isinstance(spec, Blt) else None
+
+
+def squares(spec: Mechanism, fit: Toeplitz | None, participation: Participation) -> Row:
     """Return `(n,)` the squared sensitivity of the first 1 to n versions, for reports of norm 1."""
     n, apart, times = participation
-    if isinstance(spec, Blt):
-        theta, omega = blt.fitted(spec.buffers, participation)
-        return blt.squares(blt.column(theta, omega, n), participation)
+    if fit is not None:
+        return blt.squares(blt.column(fit.theta, fit.omega, n), participation)
     versions = np.arange(1, n + 1)
     often = np.minimum(times, -(-versions // apart)).astype(float)
     if isinstance(spec, Independent):
@@ -50,20 +54,19 @@ def squares(spec: Mechanism, participation: Participation) -> Row:
     return np.asarray(often * np.where(widths <= versions[:, None], inside, 0).sum(-1))
 
 
-def begin(spec: Mechanism, participation: Participation, dim: int) -> State:
+def begin(spec: Mechanism, fit: Toeplitz | None, participation: Participation, dim: int) -> State:
     """Return what the stream remembers before the first version."""
-    if isinstance(spec, Blt):
-        theta, omega = blt.fitted(spec.buffers, participation)
-        return {"theta": theta, "omega": omega, "buffers": np.zeros((len(theta), dim))}
+    if fit is not None:
+        return {"buffers": np.zeros((len(fit.theta), dim))}
     if isinstance(spec, Tree):
         return {"nodes": np.zeros((participation.versions.bit_length(), dim), np.int64)}
     return {}
 
 
-def go_on(spec: Mechanism, state: State, version: int, fresh: Noise) -> Noise:
+def go_on(spec: Mechanism, fit: Toeplitz | None, state: State, version: int, fresh: Noise) -> Noise:
     """Return the noise `(dim,)` of `version`, from 1 on, made of what is `fresh`; `state` changes in place."""
-    if isinstance(spec, Blt):
-        return blt.stream(blt.Toeplitz(state["theta"], state["omega"]), state["buffers"], fresh)
+    if fit is not None:
+        return blt.stream(fit, state["buffers"], fresh)
     if isinstance(spec, Tree):
         # The prefix sum of t versions is that of a node for each bit of t; one more version merges the lowest ones.
         level = (version & -version).bit_length() - 1
@@ -78,8 +81,9 @@ def go_on(spec: Mechanism, state: State, version: int, fresh: Noise) -> Noise:
 def prefix_error(spec: Mechanism, participation: Participation) -> float:
     """Return the root mean square error of the prefix sums, at noise multiplier 1 of the whole mechanism."""
     n = participation.versions
-    if isinstance(spec, Blt):
-        return blt.error(blt.fitted(spec.buffers, participation), participation)
+    fit = fitted(spec, participation)
+    if fit is not None:
+        return blt.error(fit, participation)
     versions = np.arange(1, n + 1)
     nodes = versions if isinstance(spec, Independent) else np.bitwise_count(versions)
-    return float(np.sqrt(squares(spec, participation)[-1] * np.mean(nodes)))
+    return float(np.sqrt(squares(spec, None, participation)[-1] * np.mean(nodes)))

@@ -28,7 +28,7 @@ class Releases:
         self.lines: list[dict[str, Any]] = []
         self.written = 0  # lines that this process has put on the disk
         self.bound = claim.clip.initial if isinstance(claim.clip, AdaptiveClip) else claim.clip.bound
-        self._state = mechanism.begin(claim.privacy.mechanism, claim.participation, claim.size)
+        self._state = mechanism.begin(claim.privacy.mechanism, claim.fit, claim.participation, claim.size)
 
     @property
     def spent(self) -> bool:
@@ -42,7 +42,7 @@ class Releases:
         """
         claim, version = self.claim, len(self.lines) + 1
         this, self._key = noise.ratchet(self._key)
-        drawn = mechanism.go_on(claim.privacy.mechanism, self._state, version, noise.draw(this, claim.size))
+        drawn = _drawn(claim, self._state, version, noise.draw(this, claim.size))
         self.lines.append({"version": version, "time": now, "reports": reports, "bound": self.bound})
         scale = self.bound if isinstance(claim.clip, AdaptiveClip) else 1.0
         mean = _noisy(total["x"], claim.unit, drawn[: claim.dim])
@@ -68,6 +68,10 @@ class Releases:
         self._key, self.bound = state["key"], state["bound"]
         self.lines = [dict(zip(("version", "time", "reports", "bound"), line, strict=True)) for line in state["lines"]]
         self._state = {name: np.array(row) for name, row in state["state"].items()}
+
+
+def _drawn(claim: Claim, state: mechanism.State, version: int, fresh: mechanism.Noise) -> mechanism.Noise:
+    return mechanism.go_on(claim.privacy.mechanism, claim.fit, state, version, fresh)
 
 
 def _noisy(total: Row, unit: float, drawn: mechanism.Noise) -> Row:
