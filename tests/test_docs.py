@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 
 import fedthings as ft
@@ -109,11 +110,22 @@ def test_the_federation_and_the_rules_in_running_are_accepted(tmp_path: Path) ->
     federation = ft.load(tmp_path / "house.toml")
     (tmp_path / "again.toml").write_text(ft.dumps(federation))
     assert ft.load(tmp_path / "again.toml") == federation
-    assert set(tomllib.loads(text)) == set(federation.__struct_fields__) - {"edge"}  # it shows every one
+    assert set(tomllib.loads(text)) | {"privacy", "edge"} == set(federation.__struct_fields__)  # it shows every other
     (edge,) = fenced(ROOT / "docs" / "gateways.md", "toml")
     assert decode(tomllib.loads(edge)["edge"], ft.Edge) == ft.Edge(rounds=5)
     assert set(tomllib.loads(edge)["edge"]) == set(ft.Edge.__struct_fields__)
     assert set(tomllib.loads(rules)) == set(decode(tomllib.loads(rules), Rules).__struct_fields__)
+
+
+def test_the_federation_in_privacy_is_that_of_its_toml() -> None:
+    (text,) = fenced(ROOT / "docs" / "privacy.md", "toml")
+    (code,) = fenced(ROOT / "docs" / "privacy.md", "python")
+    task = ft.Task(model=ft.mlp(4, 2), loss="cross_entropy")
+    told: dict[str, ft.Federation] = {}
+    exec(code, {"ft": ft, "task": task}, told)
+    data = {"task": msgspec.to_builtins(task), **tomllib.loads(text), "devices": 1000}
+    assert decode(data, ft.Federation) == told["federation"]
+    assert set(tomllib.loads(text)["privacy"]) == set(ft.central_dp.__struct_fields__)
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "examples").glob("*.py")))

@@ -63,7 +63,12 @@ if TYPE_CHECKING:
     from fedthings.learn.synthetic import clusters, synthetic
     from fedthings.learn.task import Recipe, Task
     from fedthings.learn.with_torch import with_torch
+    from fedthings.privacy.blt import Blt as blt
+    from fedthings.privacy.central import CentralDp as central_dp
+    from fedthings.privacy.clip import AdaptiveClip as adaptive_clip
     from fedthings.privacy.clip import Clip as clip
+    from fedthings.privacy.mechanism import Independent as independent
+    from fedthings.privacy.mechanism import Tree as tree
     from fedthings.protocol.pace import Edge, Pace
     from fedthings.protocol.selection import Forecast as forecast
     from fedthings.protocol.selection import Uniform as uniform
@@ -113,8 +118,11 @@ __all__ = [
     "WireError",
     "adagrad",
     "adam",
+    "adaptive_clip",
     "always",
     "avg_pool",
+    "blt",
+    "central_dp",
     "clip",
     "clusters",
     "compare",
@@ -141,6 +149,7 @@ __all__ = [
     "forecast",
     "hinge",
     "impute",
+    "independent",
     "int4",
     "int8",
     "layer_norm",
@@ -171,6 +180,7 @@ __all__ = [
     "tanh",
     "top_k",
     "trace",
+    "tree",
     "uniform",
     "with_torch",
     "yogi",
@@ -205,6 +215,11 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "partition": ("learn.partition", None),
     "clip": ("privacy.clip", "Clip"),
     "delta": ("compress.delta", "Delta"),
+    "adaptive_clip": ("privacy.clip", "AdaptiveClip"),
+    "central_dp": ("privacy.central", "CentralDp"),
+    "blt": ("privacy.blt", "Blt"),
+    "tree": ("privacy.mechanism", "Tree"),
+    "independent": ("privacy.mechanism", "Independent"),
     "eden": ("compress.rotate", "Eden"),
     "top_k": ("compress.sparsify", "TopK"),
     "random_mask": ("compress.sparsify", "RandomMask"),

@@ -21,7 +21,7 @@ COMMANDS = {
     "Train": ("demo", "simulate", "serve", "join", "gateway"),
     "Before": ("check",),
     "A running federation": ("status", "pause", "resume", "cancel", "devices"),
-    "Results": ("runs", "models", "export", "predict"),
+    "Results": ("runs", "models", "export", "predict", "privacy"),
 }
 """The commands in the order of `--help`; each is `fedthings.commands.NAME:command`, or as in `HOMES`."""
 

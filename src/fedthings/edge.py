@@ -102,7 +102,7 @@ class EdgeEngine(Engine):
             self._weight = min(1, sum(weights.values()))
             self._total = total or {name: rows[0] for name, rows in zeros(self.partial.schema).items()}
         self._measure(tally)
-        return Made([], False, held=not self._left)
+        return Made([], held=not self._left)
 
     def report(self) -> Fit:
         """Return the edge's report, arrays `(dim,)`: "x" is its model less the one received."""

@@ -6,12 +6,13 @@ The service and the simulator give it the same calls, so the same reports make t
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
+from math import sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fedthings import history
-from fedthings.aggregate import step
+from fedthings.aggregate import fold, step
 from fedthings.compress import delta
 from fedthings.errors import SpecError, StoreError, nearest
 from fedthings.federation import (
@@ -22,6 +23,7 @@ from fedthings.federation import (
     follow,
     phases,
     received,
+    schema,
     sent,
 )
 from fedthings.history import Line, Tally
@@ -30,6 +32,10 @@ from fedthings.learn.local import evaluator
 from fedthings.learn.metrics import usual, values
 from fedthings.messages import Model, Report, Subtotal
 from fedthings.partial import Partial, expect, template
+from fedthings.privacy import noise
+from fedthings.privacy.central import Source, claimed
+from fedthings.privacy.release import Releases
+from fedthings.private import clipping
 from fedthings.protocol.events import Assign, Command, Discard, Ticket
 from fedthings.spelling import decode
 from fedthings.subtotal import merge, most_bytes, verify
@@ -43,13 +49,13 @@ BEST = -1
 
 
 class Made(NamedTuple):
-    """What an advance gives: the lines of history that are complete now, and whether the target is met.
+    """What an advance gives: the lines of history that are complete now, and why the training ends (events.Stepped).
 
     `held`: an edge has made all of its rounds; the next version begins with the next task from above.
     """
 
     lines: list[Line]
-    stop: bool
+    stop: str = ""
     held: bool = False
 
 
@@ -57,8 +63,8 @@ class Engine:
     """Versions of one model, and the sums from which the next is made.
 
     `rows` is where models are kept by version (a service keeps them on disk); `init` `(dim,)` is a warm
-    start; `test` `(X, y)` is evaluated here at each version; `stop` maps metrics to targets.
-    Raises SpecError for a warm start or a target that does not fit.
+    start; `test` `(X, y)` is evaluated here at each version; `stop` maps metrics to targets; `noise` says where the
+    key of private noise comes from. Raises SpecError for a warm start, a target or a budget that does not fit.
     """
 
     def __init__(
@@ -69,13 +75,14 @@ class Engine:
         test: tuple[Array, Array] | None = None,
         stop: Mapping[str, float] | None = None,
         rows: MutableMapping[int, Vector] | None = None,
+        noise: Source = "keyed",
     ) -> None:
         self.federation = federation
         self.phases = list(phases(federation))
         self.phase = self.version = 0
         self.rows = rows if rows is not None else {}
         self.test = test
-        self.stop = _targets(stop or {}, federation)
+        self.stop = _targets(stop or {}, federation, test is not None)
         self.best: dict[str, Any] | None = None
         self.pending: Line | None = None  # the newest version's line, not yet measured
         model = federation.task.model
@@ -87,6 +94,7 @@ class Engine:
             self.rows[0] = model.init(federation.seed) if init is None else init.astype(np.float32)
         self.trained = 0  # the newest trained version; `version` counts within the phase
         self.state = step.init(federation.strategy.step, self.rows[0])
+        self.releases = _releases(federation, self.spec, rounds, noise)
         self._begin(Tally())
 
     # ------------------------------------------------------------- answers
@@ -117,7 +125,7 @@ class Engine:
 
     def _arrays(self, made: int) -> Payload:
         """Return the arrays in which the trained version `made` goes down."""
-        return sent(self.spec, self.rows[made], made)
+        return sent(self.spec, self.rows[made], made, self.releases.bound if self.releases else 0.0)
 
     def base(self, version: int, kept: Ticket | None) -> Ticket | None:
         """Return `kept`, the last ticket of a device that was kept, where less goes down to it as `version` for that.
@@ -219,13 +227,14 @@ class Engine:
         """Make the next version of the running phase from what was kept, at `now` seconds."""
         spec, (sums, tally) = self.spec, self.partial.take()
         self.partial.tally = tally
-        weights = dict(sums.weights)
-        total = self.partial.settled(sums, self.version)
+        weights, releases = dict(sums.weights), self.releases
+        noise = None if releases is None else lambda total: releases.noised(total, now, tally.updates)
+        total = self.partial.settled(sums, self.version, noise)
         self.version += 1
         if spec.kind == "normalise":
             return self._normalised(total)
         if spec.kind == "evaluate":
-            return Made(self._complete(closing=True), False)
+            return Made(self._complete(closing=True))
         row = self.rows[self.trained]
         if total:
             bases = {lag: self.rows[self.trained - lag] for lag in weights}
@@ -260,7 +269,7 @@ class Engine:
         for index in range(self.phase + 1, len(self.phases)):
             self.phases[index] = follow(self.spec, statistics, self.phases[index])
         self.tally.updates = 0  # what the phase cost and lost stands in the first version's line
-        return Made([], False)
+        return Made([])
 
     def _made(self, row: Vector, now: float) -> Made:
         version = self.trained = self.version
@@ -277,7 +286,9 @@ class Engine:
             del self.rows[old]
         self._sizes = {key: count for key, count in self._sizes.items() if key[0] >= oldest}
         stop = any(history.reached(self.stop, complete, test) for complete in lines)
-        return Made(lines, stop or (test is not None and history.reached(self.stop, self.pending, test)))
+        if stop or (test is not None and history.reached(self.stop, self.pending, test)):
+            return Made(lines, "target")
+        return Made(lines, "privacy budget" if self.releases is not None and self.releases.spent else "")
 
     def _complete(self, closing: bool = False) -> list[Line]:
         if self.pending is None:
@@ -318,6 +329,7 @@ class Engine:
             "best": self.best,
             "pending": self.pending,
             "tally": self.tally.snapshot(),
+            "releases": None if self.releases is None else self.releases.snapshot(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -326,6 +338,8 @@ class Engine:
         self.phases = [decode(spec, Phase) for spec in state["phases"]]
         self.state = {name: np.array(row) for name, row in state["state"].items()}
         self.best, self.pending = state["best"], state["pending"]
+        if self.releases is not None:
+            self.releases.restore(state["releases"])
         tally = Tally()
         tally.restore(state["tally"])
         dim = self.spec.task.model.layout.dim
@@ -334,9 +348,36 @@ class Engine:
         self._begin(tally)
 
 
-def _targets(stop: Mapping[str, float], federation: Federation) -> dict[str, float]:
+def _releases(federation: Federation, spec: Phase, rounds: int, source: Source) -> Releases | None:
+    """Return what adds noise to the sums of the phase `spec`; None where nothing is claimed."""
+    clip = clipping(federation.stages)
+    if federation.privacy is None or clip is None:
+        return None
+    x, pace = fold.announced(schema(spec), spec.reports)[0], federation.pace
+    claim = claimed(
+        federation.privacy,
+        clip,
+        goal=pace.goal,
+        separation=pace.separation,
+        cap=pace.cap,
+        devices=federation.devices,
+        rounds=rounds,
+        dim=x.dim,
+        rounding=sqrt(x.dim) * 2.0 ** -(x.scale + 1),
+        deviation=noise.SIGMA,
+        source=source,
+    )
+    return Releases(claim, noise.fresh() if source == "secure" else noise.known(federation.seed))
+
+
+def _targets(stop: Mapping[str, float], federation: Federation, tested: bool) -> dict[str, float]:
     names = [metric.name for metric in usual(federation.task)]
     for name in stop:
         if name not in names:
             raise SpecError(f"stop names the metric {name!r}: {nearest(name, names)}")
+    if stop and federation.privacy is not None and not tested:
+        raise SpecError(
+            f"stop names {', '.join(stop)}, and under a privacy claim devices report no metrics: give a central test "
+            "set, or leave stop out"
+        )
     return dict(stop)

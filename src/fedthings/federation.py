@@ -8,6 +8,7 @@ import tomllib
 import traceback
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -15,18 +16,20 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
+from fedthings import private
 from fedthings.aggregate import fold, step
 from fedthings.compress import delta, low_rank, quantize, rotate, sign, sparsify
 from fedthings.errors import DataError, FedthingsError, SpecError, WireError
 from fedthings.learn import own, own_learner
 from fedthings.learn.data import Shard, check
 from fedthings.learn.effort import HASTE
-from fedthings.learn.learner import Learner
+from fedthings.learn.learner import Fit, Learner, alone
 from fedthings.learn.local import evaluator, trainer
 from fedthings.learn.metrics import MANY, nothing
 from fedthings.learn.normalise import standardised, statistician, statistics_schema
 from fedthings.learn.task import Task, within
 from fedthings.privacy import clip
+from fedthings.privacy.central import CentralDp
 from fedthings.protocol.pace import Edge, Pace, Plan
 from fedthings.spelling import decode, sound
 from fedthings.stage import Field, Schema, Stage, chain
@@ -34,11 +37,19 @@ from fedthings.strategy import Strategy
 from fedthings.vector import Array, Key, Payload, Vector
 
 StageSpec: TypeAlias = (
-    clip.Clip | quantize.Quantize | rotate.Eden | sparsify.TopK | sparsify.RandomMask | sign.Sign | low_rank.LowRank
+    clip.Clip
+    | clip.AdaptiveClip
+    | quantize.Quantize
+    | rotate.Eden
+    | sparsify.TopK
+    | sparsify.RandomMask
+    | sign.Sign
+    | low_rank.LowRank
 )
 Down: TypeAlias = quantize.Quantize | delta.Delta
 STAGES: dict[type, Callable[[Any, Schema], Stage]] = {
     clip.Clip: clip.build,
+    clip.AdaptiveClip: clip.adaptive,
     quantize.Quantize: quantize.build,
     rotate.Eden: rotate.build,
     sparsify.TopK: sparsify.top_k,
@@ -53,13 +64,15 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
 
     `pace` is when, `strategy` is how, `stages` protect or compress a report on its way, and `down` the model on its.
     `devices`: how many must be there before the first version (0: as many as work at once). With `edge` the
-    participants are edges, which `pace`, `stages`, `down` and `devices` then speak of.
+    participants are edges, which `pace`, `stages`, `down` and `devices` then speak of. `privacy` is what is claimed of
+    the models: with it, devices report no metrics, and no closing evaluation is made.
     """
 
     task: Task
     strategy: Strategy = Strategy()
     pace: Pace = Pace()
     stages: tuple[StageSpec, ...] = ()
+    privacy: CentralDp | None = None
     down: Down | None = None
     seed: int = 0
     name: str = "federation"
@@ -76,8 +89,18 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
             )
         for index, spec in enumerate(self.stages):
             sound(f"stages[{index}]", spec)
+        if self.privacy is not None:
+            sound("privacy", self.privacy)
+            if self.edge is not None:
+                raise SpecError(
+                    "edge is set beside privacy: an edge's report is that of many devices, and no bound on it bounds "
+                    "what one of them says; leave one of them out"
+                )
+            private.check(self.privacy, self.task, self.strategy, self.pace, self.stages, self.devices)
+        else:
+            private.refused_alone(self.stages)
         if self.stages and not isinstance(self.task.model, own.Own):
-            stage(phases(self)[-2])  # do they go together?
+            stage(next(phase for phase in phases(self) if phase.kind == "train"))  # do they go together?
         slack = self.pace.slack
         if self.strategy.partial and 0 < slack < 1 / HASTE:
             raise SpecError(
@@ -101,13 +124,15 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a device must know to work in one phase; it travels as the task body.
 
     A phase is a run of versions with one payload schema. "normalise" and "evaluate" have one version.
-    `reports`: the most that one version can have; it sets the scale of exact sums, which gateways make too.
+    `reports`: the most that one version can have; it sets the scale of exact sums, which gateways make too. Devices
+    are told the claim, and report nothing that it does not cover.
     """
 
     kind: Literal["normalise", "train", "evaluate"]
     task: Task
     strategy: Strategy
     stages: tuple[StageSpec, ...]
+    privacy: CentralDp | None = None
     down: Down | None = None
     seed: int
     reports: int = 1 << 20
@@ -120,7 +145,7 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def phases(federation: Federation) -> tuple[Phase, ...]:
-    """Return the phases in order: normalise where the task asks for it, train, and the closing evaluation.
+    """Return the phases in order: normalise where the task asks for it, train, the closing evaluation where it may be.
 
     Raises SpecError where a model that is Python code cannot be had here.
     """
@@ -136,6 +161,7 @@ def phases(federation: Federation) -> tuple[Phase, ...]:
             task=federation.task,
             strategy=federation.strategy,
             stages=stages,
+            privacy=federation.privacy,
             down=federation.down,
             seed=federation.seed,
             reports=most,
@@ -143,7 +169,8 @@ def phases(federation: Federation) -> tuple[Phase, ...]:
         )
 
     first = (phase("normalise"),) if federation.task.normalise == "fleet" else ()
-    return (*first, phase("train"), phase("evaluate"))
+    last = (phase("evaluate"),) if federation.privacy is None else ()  # what devices measure is not covered
+    return (*first, phase("train"), *last)
 
 
 CLOSING = 1000
@@ -192,25 +219,49 @@ def schema(phase: Phase) -> Schema:
         return statistics_schema(phase.task.model)
     if phase.kind == "evaluate":
         return ()
-    return (Field("x", phase.task.model.layout.dim, heaviest=fold.HEAVY if phase.edge else fold.WEIGHT),)
+    x = Field("x", phase.task.model.layout.dim, heaviest=fold.HEAVY if phase.edge else fold.WEIGHT)
+    return (x, clip.BELOW) if private.adaptive(phase.stages) else (x,)
+
+
+def bound(phase: Phase) -> float:
+    """Return the norm that no decoded report of `phase` may have more than; inf where nothing is claimed."""
+    if phase.privacy is None:
+        return inf
+    found = private.clipping(phase.stages)
+    return found.bound if isinstance(found, clip.Clip) else 1.0  # adaptive clipping sends units of the bound
 
 
 def learner(phase: Phase, engine: str = "auto", threads: int = 1) -> Learner:
     """Return what a device does in `phase`, with `engine` for its local steps on `threads`."""
     if phase.kind == "normalise":
         return statistician(phase.task)
+    mu, weight, silent = phase.strategy.mu, phase.strategy.weight, phase.privacy is not None
     if isinstance(phase.task.model, own.Own):
         if phase.kind == "evaluate":
             return own_learner.evaluator(phase.task)
-        return own_learner.trainer(phase.task, mu=phase.strategy.mu, weight=phase.strategy.weight)
-    if phase.kind == "evaluate":
+        trains = own_learner.trainer(phase.task, mu=mu, weight=weight, silent=silent)
+    elif phase.kind == "evaluate":
         return evaluator(phase.task, engine, threads)
-    return trainer(phase.task, mu=phase.strategy.mu, weight=phase.strategy.weight, engine=engine, threads=threads)
+    else:
+        trains = trainer(phase.task, mu=mu, weight=weight, engine=engine, threads=threads, silent=silent)
+    return _told_the_bound(trains) if private.adaptive(phase.stages) else trains
+
+
+def _told_the_bound(trains: Learner) -> Learner:
+    """Return the learner whose reports bring adaptive clipping the bound that came with the model."""
+    name = clip.BELOW.name
+
+    def many(models: Payload, states: Any, shards: Any, keys: Any, efforts: Any) -> tuple[Fit, list[Any]]:
+        fit, after = trains.many(models, states, shards, keys, efforts)
+        told = np.broadcast_to(models[name], (len(shards), 1))
+        return fit._replace(report={**fit.report, name: told}), after
+
+    return Learner(trains.init, alone(many), many)
 
 
 def measures(phase: Phase) -> dict[str, Array]:
     """Return the metrics of a report of `phase`, each `(m,)`, with nothing measured."""
-    if phase.kind == "normalise":
+    if phase.kind == "normalise" or phase.privacy is not None:
         return {}
     if isinstance(phase.task.model, own.Own):
         own.verify(phase.task)  # what it measures is known then
@@ -246,12 +297,16 @@ def _build(spec: StageSpec, task: Task, given: Schema) -> Stage:
     return STAGES[type(spec)](spec, given)
 
 
-def sent(phase: Phase, row: Vector, version: int) -> Payload:
-    """Return the arrays in which the model `row` `(dim,)` goes down as `version`: float32, or as `down` says."""
+def sent(phase: Phase, row: Vector, version: int, bound: float = 0.0) -> Payload:
+    """Return the arrays in which the model `row` `(dim,)` goes down as `version`: float32, or as `down` says.
+
+    With it goes the `bound` of adaptive clipping, where that is a stage.
+    """
+    told = {clip.BELOW.name: np.array([bound], np.float32)} if private.adaptive(phase.stages) else {}
     if phase.down is None:
-        return {"x": row}
+        return {"x": row, **told}
     encoded, _ = _down(phase, phase.down).encode({"x": row[None]}, [None], [Key(phase.seed, "", version, 0)])
-    return {name: rows[0] for name, rows in encoded.items()}
+    return {**{name: rows[0] for name, rows in encoded.items()}, **told}
 
 
 def received(phase: Phase, arrays: Payload) -> Payload:
@@ -265,7 +320,7 @@ def received(phase: Phase, arrays: Payload) -> Payload:
     if phase.down is None:
         return arrays
     decoded = _down(phase, phase.down).decode({name: arrays[name][None] for name in due})
-    return {"x": decoded["x"][0]}
+    return {name: decoded[name][0] for name in ("x", *(name for name in due if name == clip.BELOW.name))}
 
 
 def _down(phase: Phase, spec: Down) -> Stage:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from fedthings.aggregate import fold
 from fedthings.aggregate.step import Constant, share
 from fedthings.errors import WireError
-from fedthings.federation import Phase, measures, schema, stage
+from fedthings.federation import Phase, bound, measures, schema, stage
 from fedthings.history import Tally
 from fedthings.learn.metrics import impossible
 from fedthings.messages import Report
+from fedthings.privacy import clip
 from fedthings.protocol.events import Ticket
 from fedthings.stage import zeros
 from fedthings.vector import Array, Key, Payload
@@ -31,6 +32,7 @@ class Partial:
         stale = spec.strategy.staleness
         self.stale = None if spec.kind != "train" or isinstance(stale, Constant) else stale
         self.whole = 1 if self.stale is None else fold.WHOLE
+        self.private, self.bound = spec.privacy is not None, bound(spec)
         self.sums = fold.init(self.fields)
         self.tally = tally or Tally()
 
@@ -39,23 +41,34 @@ class Partial:
 
         Return for each why it was left out, "" where it was not `(n,)`.
         """
-        rows, lag = self.stage.decode(arrays), np.asarray(lags)
+        rows, lag = self._bounded(self.stage.decode(arrays)), np.asarray(lags)
         reasons = np.full(len(weights), "", dtype=object)
         if metrics:
             reasons[impossible(metrics)] = "impossible metrics"
-        if self.stale is not None:  # the sums have room for a share or a weight
+        if self.stale is not None or self.private:  # the sums have room for a share or a weight
             reasons[weights != 1] = "weight out of range"
         some = reasons == ""
         if not some.all():
             rows, lag = {name: row[some] for name, row in rows.items()}, lag[some]
         reasons[some] = fold.keep(self.sums, self.fields, rows, weights[some], lag, self.threads, self._shares(lag))
         good = reasons == ""
+        if self.private:  # what only a value decides may not show: such a report counts as one of zeros
+            self.tally.updates += len(reasons)
+            return reasons
         if not good.all():
             self.tally.dropped.update(reasons[~good].tolist())
             metrics = {name: stats[good] for name, stats in metrics.items()}
         self.tally.updates += int(good.sum())
         self.tally.keep(metrics)
         return reasons
+
+    def _bounded(self, rows: Payload) -> Payload:
+        """Return decoded `rows` within what is claimed of them, whatever compression or a device has made of them."""
+        if not self.private:
+            return rows
+        name = clip.BELOW.name
+        below = {name: np.clip(rows[name], -0.5, 0.5)} if name in rows else {}
+        return {**rows, "x": clip.bounded(rows["x"], self.bound), **below}
 
     def _shares(self, lag: Array) -> Array | None:
         """Return what reports that lag so many versions count for; None where all count alike."""
@@ -75,12 +88,17 @@ class Partial:
         self.sums, self.tally = fold.init(self.fields), Tally()
         return taken
 
-    def settled(self, sums: fold.Sums, version: int) -> Payload:
-        """Return what `sums`, taken from here, come to for the model after `version`; {} where no report is in them."""
-        if not sums.count:
+    def settled(self, sums: fold.Sums, version: int, noise: Callable[[Payload], Payload] | None = None) -> Payload:
+        """Return what `sums`, taken from here, come to for the model after `version`; {} where no report is in them.
+
+        Where `noise` is added to a sum first, that of no report comes to noise.
+        """
+        count = sums.count if noise is None else max(1, self.tally.updates)
+        if not count:
             return {}
-        count = sums.count
-        total = fold.done(sums, self.fields, self.whole)
+        total: Payload = fold.done(sums, self.fields, self.whole, over=0 if noise is None else 1)
+        if noise is not None:
+            total = noise(total)
         return self.stage.settle(total, count, Key(self.seed, "", version, 0))
 
     def merge(self, sums: fold.Sums, tally: Tally) -> None:

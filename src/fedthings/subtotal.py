@@ -56,8 +56,8 @@ def merge(partial: Partial, subtotal: Subtotal, lag: int) -> None:
     summed = subtotal.reasons.count("")
     limbs = {f.name: np.split(partial.stale_by(lag, subtotal.arrays[f.name]), fold.limbs(f)) for f in partial.fields}
     tally = Tally()
-    tally.updates = summed
-    tally.dropped = Counter(reason for reason in subtotal.reasons if reason)
+    tally.updates = len(subtotal.tickets) if partial.private else summed
+    tally.dropped = Counter() if partial.private else Counter(reason for reason in subtotal.reasons if reason)
     tally.sums = dict(subtotal.metrics)
     tally.values = {name: row.tolist() for name, row in subtotal.values.items()}
     weights, counts = ({lag: int(subtotal.weight[0])}, {lag: summed}) if summed else ({}, {})

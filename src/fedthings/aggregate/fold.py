@@ -187,15 +187,15 @@ def merge(sums: Sums, other: Sums) -> None:
         sums.counts[lag] = sums.counts.get(lag, 0) + count
 
 
-def done(sums: Sums, schema: Schema, whole: int = 1) -> dict[str, NDArray[np.float64]]:
+def done(sums: Sums, schema: Schema, whole: int = 1, over: int = 0) -> dict[str, NDArray[np.float64]]:
     """Return each array's mean ("weight") or sum ("one") as float64 `(dim,)`; uses up `sums`.
 
-    `whole` is `WHOLE` where reports were kept with their shares.
+    `whole` is `WHOLE` where reports were kept with their shares; a mean is `over` the total weight, where it is 0.
     """
     out = {}
     for f in schema:
         limbs = sums.limbs.pop(f.name)
-        divisor = sums.weight if f.per == "weight" else 1
+        divisor = (over or sums.weight) if f.per == "weight" else 1
         out[f.name] = _real(limbs, 2.0**-f.scale, divisor * whole)
     return out
 

@@ -205,6 +205,8 @@ def show_summary(summary: dict[str, Any], out: str | None) -> None:
         _say(f"test {name}", text(value))
     if best := summary.get("best"):
         _say("best", f"version {best['version']}")
+    if privacy := summary.get("privacy"):
+        _say("privacy", f"epsilon {privacy['epsilon']:.3f} at delta {privacy['delta']:g}, {privacy['noise']} noise")
     number = summary["devices"]
     _say("versions", f"{summary['rounds']} with {number:,} device{'s' * (number != 1)}")
     total = summary["total"]

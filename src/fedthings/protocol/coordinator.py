@@ -73,7 +73,7 @@ class Coordinator:
         self._awake: list[str] = []  # sleepers that are told to rest, or to work, once the version is made
         self._attempts: dict[str, int] = {}  # of the version being made
         self._first = 0  # of an edge's attempts at it
-        self._reached = False  # whether a target ended the training
+        self._reached = ""  # what ended the training before its last version
         self._waiting = inf  # since when devices are waited for that are not there
         self._short = inf  # since when more could be given work, or since one was
         self._fewer = 0  # devices that had to do, once too few came within the patience
@@ -254,7 +254,7 @@ class Coordinator:
             self._devices.renew(self.version)
             self._fewer = self._devices.free
             if self.plan.optional and not self._fewer:
-                self._finish("target" if self._reached else "done", out)
+                self._finish(self._reached or "done", out)
                 return
             self._fill(now, out)
         elif self.plan.pace.staleness:
@@ -269,14 +269,14 @@ class Coordinator:
         self._attempts.clear()
         self._devices.reported.clear()
         self._reached = self._reached or event.stop
-        last = event.stop or self.version >= self.plan.versions
+        last = bool(event.stop) or self.version >= self.plan.versions
         if last or not self.plan.pace.staleness:  # nothing older will be folded: free the stragglers
             self._drop("late", out)
         self._drop_stale(out)
         if last:
             self.kept = 0
             if self.phase + 1 == len(self.plans):
-                self._finish("target" if self._reached else "done", out)
+                self._finish(self._reached or "done", out)
                 return
             self.phase, self.version = self.phase + 1, 0
             self._enter()

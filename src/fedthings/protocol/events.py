@@ -58,10 +58,13 @@ class Arrived(NamedTuple):
 
 
 class Stepped(NamedTuple):
-    """The engine has made `version` of the running phase; `stop` when a target is met."""
+    """The engine has made `version` of the running phase; `stop` says why it is the last one of the training.
+
+    It is "target" when a target is met, "privacy budget" when no more may be learned, and "" when it goes on.
+    """
 
     version: int
-    stop: bool = False
+    stop: str = ""
 
 
 class Begun(NamedTuple):
@@ -164,7 +167,7 @@ class Advance(NamedTuple):
 
 
 class Finish(NamedTuple):
-    """The federation is over; `reason` is one of "done", "target", "cancelled"."""
+    """The federation is over; `reason` is one of "done", "target", "privacy budget", "cancelled"."""
 
     reason: str
 

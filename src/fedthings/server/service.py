@@ -36,6 +36,7 @@ from fedthings.messages import (
     Status,
     Subtotal,
 )
+from fedthings.privacy.central import Source
 from fedthings.protocol import events
 from fedthings.protocol.coordinator import Coordinator
 from fedthings.protocol.events import Command, Event, Ticket
@@ -69,7 +70,9 @@ class Service:
 
     `directory` is the run directory; `allowed` says who may join, `gateways` who of them may speak for others; a
     restart in the same directory goes on. `edge` are the engine and the coordinator of an edge. `shared`: other
-    federations are served beside it (`services`).
+    federations are served beside it (`services`). Under a privacy claim every write is on the disk before it counts,
+    since two releases with the same noise would tell their difference; `noise` "keyed" is that of the simulator, for
+    tests.
     Raises StoreError where the directory is another federation's or cannot be written.
     """
 
@@ -91,14 +94,16 @@ class Service:
         chunk: int = CHUNK,
         edge: tuple[Engine, Coordinator] | None = None,
         shared: bool = False,
+        noise: Source = "secure",
     ) -> None:
         self.directory = run.prepare(directory, federation)
+        fsync = fsync or federation.privacy is not None
         self.transport, self.allowed, self.gateways, self.trace = transport, allowed, gateways, trace
         self.on_version, self.fsync = on_version, fsync
         self.store = Store(directory, fsync)
         self.boot = secrets.token_hex(8)
         self.engine, self.coordinator = edge or (
-            Engine(federation, rounds, init, test, stop, Models(directory / "models", fsync)),
+            Engine(federation, rounds, init, test, stop, Models(directory / "models", fsync), noise),
             Coordinator(plans(federation, rounds), federation.seed, federation.devices, shared=shared),
         )
         # Where others share the fleet: who hears what was done, who is told then, and whom it waits for (`services`).
@@ -315,6 +320,7 @@ class Service:
         }
         usage = {device: Usage(*numbers) for device, numbers in self._usage.items()}
         self.store.checkpoint(self.now, state, self._fresh, usage)
+        run.account(self.directory, self.engine)
         run.append(self.directory, self._fresh)
         self._fresh, self._usage = [], {}
         for ticket in self._folded:

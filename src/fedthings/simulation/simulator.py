@@ -192,6 +192,7 @@ class Simulator:
                 said = len(self.history)
                 if out is not None:
                     run.append(out, lines)
+                    run.account(out, self.engine)
                 for line in lines if on_version else ():
                     on_version(line)  # type: ignore[misc]
                 if interrupted and not self.coordinator.done:
