@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fedthings.compress.low_rank import LowRank as low_rank
     from fedthings.compress.quantize import int4, int8
     from fedthings.compress.rotate import Eden as eden
+    from fedthings.compress.rotation import Rotate as rotate
     from fedthings.compress.sign import Sign as sign
     from fedthings.compress.sparsify import RandomMask as random_mask
     from fedthings.compress.sparsify import TopK as top_k
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from fedthings.learn.task import Recipe, Task
     from fedthings.learn.with_torch import with_torch
     from fedthings.privacy.clip import Clip as clip
+    from fedthings.privacy.shares import TwoServers as two_servers
     from fedthings.protocol.pace import Pace
     from fedthings.protocol.selection import Forecast as forecast
     from fedthings.protocol.selection import Uniform as uniform
@@ -156,6 +158,7 @@ __all__ = [
     "polynomial",
     "random_mask",
     "relu",
+    "rotate",
     "sequential",
     "sgd",
     "sigmoid",
@@ -168,6 +171,7 @@ __all__ = [
     "tanh",
     "top_k",
     "trace",
+    "two_servers",
     "uniform",
     "with_torch",
     "yogi",
@@ -202,6 +206,8 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "partition": ("learn.partition", None),
     "clip": ("privacy.clip", "Clip"),
     "eden": ("compress.rotate", "Eden"),
+    "rotate": ("compress.rotation", "Rotate"),
+    "two_servers": ("privacy.shares", "TwoServers"),
     "top_k": ("compress.sparsify", "TopK"),
     "random_mask": ("compress.sparsify", "RandomMask"),
     "sign": ("compress.sign", "Sign"),

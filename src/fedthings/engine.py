@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedthings import history
-from fedthings.aggregate import fold, step
+from fedthings.aggregate import fold, ring, step
 from fedthings.errors import SpecError, StoreError, nearest
 from fedthings.federation import (
     Federation,
@@ -79,6 +79,7 @@ class Engine:
         if 0 not in self.rows:
             self.rows[0] = model.init(federation.seed) if init is None else init.astype(np.float32)
         self.trained = 0  # the newest trained version; `version` counts within the phase
+        self._closed: tuple[fold.Sums, Tally] | None = None  # the set that is fixed, while the helper is asked
         self.state = step.init(federation.strategy.step, self.rows[0])
         self._begin(Tally())
 
@@ -164,12 +165,36 @@ class Engine:
         """Fold n reports; see `Partial.keep`."""
         return self.partial.keep(arrays, weights, metrics, lags)
 
-    def advance(self, now: float) -> Made:
-        """Make the next version of the running phase from what was kept, at `now` seconds."""
-        spec, (sums, tally) = self.spec, self.partial.take()
-        self.partial.tally = tally
-        count, weights = sums.count, dict(sums.weights)
-        total: Payload = fold.done(sums, self.partial.fields, self.partial.whole) if count else {}
+    def close(self) -> None:
+        """Fix the set of the next version: what is kept from now on is for the one after."""
+        self._closed = self.partial.take()
+
+    def leave_out(self, arrays: Payload, lag: int, reason: str) -> None:
+        """Take one report of secure mode `(...)` out of the set that is fixed."""
+        assert self._closed is not None
+        sums, tally = self._closed
+        ring.leave_out(sums, arrays, lag)
+        tally.updates -= 1
+        tally.dropped[reason] += 1
+
+    def advance(self, now: float, share: Payload | None = None, lost: str = "") -> Made:
+        """Make the next version of the running phase at `now` seconds, from the set that is fixed or all that was kept.
+
+        `share` is the helper's of the sums in secure mode; with `lost`, a reason, the reports of the set are left out.
+        """
+        spec, (sums, tally) = self.spec, self._closed or self.partial.take()
+        self._closed, fresh, self.partial.tally = None, self.partial.tally, tally
+        if share is not None:
+            ring.add(sums, share)
+        total, count, weights = self.partial.done(sums, tally, lost)
+        made = self._advanced(spec, total, count, weights, now)
+        if self.partial.tally is not tally:  # a line is complete with it
+            self.partial.tally = fresh
+        else:
+            tally.merge(fresh)
+        return made
+
+    def _advanced(self, spec: Phase, total: Payload, count: int, weights: Mapping[int, int], now: float) -> Made:
         if count:
             key = Key(spec.seed, "", self.version, 0)
             total = self.partial.stage.settle(total, count, key)
@@ -193,6 +218,8 @@ class Engine:
 
     def finish(self) -> list[Line]:
         """Return the line that is still incomplete, where no closing evaluation came."""
+        if self._closed is not None:  # the helper was still asked
+            self.partial.tally.merge(self._closed[1])
         return self._complete()
 
     # --------------------------------------------------------------- parts

@@ -15,8 +15,9 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from fedthings.aggregate import fold
-from fedthings.compress import low_rank, quantize, rotate, sign, sparsify
+from fedthings.aggregate import fold, ring
+from fedthings.aggregate.step import Constant, Mixing
+from fedthings.compress import low_rank, quantize, rotate, rotation, sign, sparsify
 from fedthings.errors import DataError, FedthingsError, SpecError, WireError
 from fedthings.learn import own, own_learner
 from fedthings.learn.data import Shard, check
@@ -26,6 +27,7 @@ from fedthings.learn.metrics import MANY, nothing
 from fedthings.learn.normalise import standardised, statistician, statistics_schema
 from fedthings.learn.task import Task, within
 from fedthings.privacy import clip
+from fedthings.privacy.shares import TwoServers
 from fedthings.protocol.pace import Pace, Plan
 from fedthings.spelling import decode, sound
 from fedthings.stage import Field, Schema, Stage, chain
@@ -33,10 +35,18 @@ from fedthings.strategy import Strategy
 from fedthings.vector import Array, Key, Payload, Vector
 
 StageSpec: TypeAlias = (
-    clip.Clip | quantize.Quantize | rotate.Eden | sparsify.TopK | sparsify.RandomMask | sign.Sign | low_rank.LowRank
+    clip.Clip
+    | rotation.Rotate
+    | quantize.Quantize
+    | rotate.Eden
+    | sparsify.TopK
+    | sparsify.RandomMask
+    | sign.Sign
+    | low_rank.LowRank
 )
 STAGES: dict[type, Callable[[Any, Schema], Stage]] = {
     clip.Clip: clip.build,
+    rotation.Rotate: rotation.build,
     quantize.Quantize: quantize.build,
     rotate.Eden: rotate.build,
     sparsify.TopK: sparsify.top_k,
@@ -50,7 +60,8 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything a coordinator and its devices must agree on; it travels in TOML.
 
     `pace` is when, `strategy` is how, `stages` protect or compress a report on its way, and `down` the model on its.
-    `devices`: how many must be there before the first version (0: as many as work at once).
+    `devices`: how many must be there before the first version (0: as many as work at once). `secure` hides each
+    report from the coordinator.
     """
 
     task: Task
@@ -61,6 +72,7 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
     name: str = "federation"
     devices: int = 0
+    secure: TwoServers | None = None
 
     def __post_init__(self) -> None:
         for name in ("task", "strategy", "pace"):
@@ -69,6 +81,9 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
             sound(f"stages[{index}]", spec)
         if self.stages and not isinstance(self.task.model, own.Own):
             stage(phases(self)[-2])  # do they go together?
+        if self.secure is not None:
+            sound("secure", self.secure)
+            _can_be_hidden(self, self.secure)
         within("seed", self.seed, 0, 2**63 - 1)
         within("devices", self.devices, 0, 2**31)
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", self.name):
@@ -89,6 +104,7 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     down: quantize.Quantize | None = None
     seed: int
     reports: int = 1 << 20
+    secure: TwoServers | None = None
 
 
 def phases(federation: Federation) -> tuple[Phase, ...]:
@@ -111,6 +127,7 @@ def phases(federation: Federation) -> tuple[Phase, ...]:
             down=federation.down,
             seed=federation.seed,
             reports=most,
+            secure=federation.secure,
         )
 
     first = (phase("normalise"),) if federation.task.normalise == "fleet" else ()
@@ -125,8 +142,9 @@ def plans(federation: Federation, rounds: int) -> tuple[Plan, ...]:
     """Return the phases as the coordinator sees them; `rounds` versions are trained."""
     if rounds < 1:
         raise SpecError(f"rounds is {rounds}: it must be at least 1")
-    pace = federation.pace
-    count = pace.concurrency
+    pace, count = federation.pace, federation.pace.concurrency
+    if federation.secure is not None:  # fewer could not be summed
+        pace = msgspec.structs.replace(pace, quorum=max(pace.quorum, federation.secure.min_batch))
     whole = Pace(goal=count, concurrency=count, patience=pace.patience, quorum=min(pace.quorum, count))
     kinds = {
         "normalise": Plan(whole, 1, everyone=True),
@@ -202,6 +220,75 @@ def _build(spec: StageSpec, task: Task, given: Schema) -> Stage:
     if isinstance(spec, low_rank.LowRank):
         return low_rank.build(spec, given, task.model.layout)
     return STAGES[type(spec)](spec, given)
+
+
+# ----------------------------------------------------------------------- secure mode
+
+
+def rings(phase: Phase) -> ring.Ring | None:
+    """Return how reports of `phase` lie in the rings of the secure mode; None where nothing is hidden.
+
+    Raises SpecError where so many reports have no room there.
+    """
+    spec, fields = phase.secure, schema(phase)
+    if spec is None:
+        return None
+    dim = sum(f.dim for f in fields if f.dtype == "f4")
+    wide = fold.announced(tuple(f for f in fields if f.dtype == "f8"), phase.reports)
+    most = ring.room(spec.bits, phase.reports + 1)  # one may come too many while the helper is asked
+    if dim and most < ring.COARSEST:
+        raise SpecError(
+            f"secure.bits is {spec.bits}, which has no room for {phase.reports} reports of {ring.COARSEST} steps "
+            f"each: {'set it to 32, or ' if spec.bits == 16 else ''}lower pace.concurrency"
+        )
+    heaviest = spec.heaviest if phase.strategy.weight == "samples" else 1
+    unit = _reach(phase, dim) * heaviest / most if dim else 0.0
+    metrics = tuple((name, len(sums)) for name, sums in sorted(measures(phase).items()))
+    return ring.Ring(spec.bits, dim, most, unit, heaviest, wide, metrics)
+
+
+def _reach(phase: Phase, dim: int) -> float:
+    """Return what no number of an update goes beyond after the stages."""
+    bound = next(spec.bound for spec in phase.stages if isinstance(spec, clip.Clip))
+    turned = any(isinstance(spec, rotation.Rotate) for spec in phase.stages)
+    return rotation.largest(bound, dim) if turned else bound
+
+
+def _can_be_hidden(federation: Federation, spec: TwoServers) -> None:
+    """Raise SpecError, with the reason, where reports of `federation` cannot be summed unseen."""
+    pace, strategy = federation.pace, federation.strategy
+    kinds = [type(stage) for stage in federation.stages]
+    for kind in kinds:
+        if kind not in (clip.Clip, rotation.Rotate):
+            raise SpecError(
+                f"stages has {kind.__name__} beside secure: what it sends is undone report by report, and none can be "
+                "seen; leave it out, and set secure.bits to 16 for half of the bytes"
+            )
+    if kinds not in ([clip.Clip], [clip.Clip, rotation.Rotate]):
+        raise SpecError(
+            "secure needs a bound on every number, so that sums cannot wrap unseen: set stages to (ft.clip(...),), or "
+            "to (ft.clip(...), ft.rotate()) for secure.bits of 16"
+        )
+    if pace.goal < spec.min_batch:
+        raise SpecError(
+            f"secure.min_batch is {spec.min_batch}, above pace.goal {pace.goal}: no version could ever be summed"
+        )
+    if not isinstance(strategy.staleness, Constant):
+        raise SpecError(
+            "strategy.staleness is set beside secure: in a sum where most reports count k times, what is left modulo k "
+            "is of the few that do not; let all count alike, as in ft.fedavg()"
+        )
+    if isinstance(strategy.step, Mixing) and pace.staleness:
+        raise SpecError(
+            f"pace.staleness is {pace.staleness} with mixing beside secure: what the reports of each version weigh is "
+            "hidden; set it to 0"
+        )
+    if not isinstance(federation.task.model, own.Own):
+        for phase in phases(federation):
+            rings(phase)
+
+
+# ---------------------------------------------------------------------- models down
 
 
 def sent(phase: Phase, row: Vector, version: int) -> Payload:

@@ -64,6 +64,23 @@ class Stepped(NamedTuple):
     stop: bool = False
 
 
+class Settled(NamedTuple):
+    """The helper's share of the sum is here, whole and on the disk, with this SHA-256."""
+
+    digest: bytes
+
+
+class Excluded(NamedTuple):
+    """The helper takes the report of `ticket` into no sum."""
+
+    ticket: Ticket
+    reason: str
+
+
+class Overdue(NamedTuple):
+    """The helper has had its time."""
+
+
 class Woke(NamedTuple):
     """The alarm rang."""
 
@@ -81,6 +98,9 @@ class Cancelled(NamedTuple):
 
 
 Event: TypeAlias = Joined | Left | CheckedIn | Declined | Arrived | Stepped | Woke | Paused | Resumed | Cancelled
+"""What a coordinator takes."""
+Answered: TypeAlias = Settled | Excluded | Overdue
+"""What a settlement takes, beside the commands of the coordinator."""
 
 # -------------------------------------------------------------- commands
 
@@ -135,4 +155,25 @@ class Finish(NamedTuple):
     reason: str
 
 
+class Ask(NamedTuple):
+    """Ask the helper for its share of the set that is fixed now."""
+
+
+class Exclude(NamedTuple):
+    """Take this report out of the set that is fixed."""
+
+    ticket: Ticket
+    lag: int
+    reason: str
+
+
+class Settle(NamedTuple):
+    """Make the version from the set that is fixed; without any of its reports where there is a `reason`."""
+
+    reason: str
+
+
 Command: TypeAlias = Assign | Rest | Keep | Discard | Advance | Finish
+"""What a coordinator gives."""
+Settling: TypeAlias = Ask | Exclude | Settle
+"""What a settlement gives."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import sha256
+from math import inf
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,7 +21,7 @@ from fedthings import run
 from fedthings.engine import Engine
 from fedthings.errors import SpecError, StoreError, WireError
 from fedthings.federation import Federation, plans
-from fedthings.history import Line
+from fedthings.history import Line, Tally
 from fedthings.messages import (
     Announce,
     Ask,
@@ -37,11 +38,13 @@ from fedthings.messages import (
 )
 from fedthings.protocol import events
 from fedthings.protocol.coordinator import Coordinator
-from fedthings.protocol.events import Command, Event, Ticket
+from fedthings.protocol.events import Answered, Command, Event, Settling, Ticket
+from fedthings.protocol.settlement import Settlement
 from fedthings.protocol.trace import traced
 from fedthings.server import gateways, reception
 from fedthings.server.bodies import Bodies
 from fedthings.server.gateways import Inbound
+from fedthings.server.leader import Leader
 from fedthings.server.models import Models
 from fedthings.server.spool import Spool
 from fedthings.server.status import status
@@ -61,7 +64,8 @@ class Service:
 
     `directory` is the run directory; `allowed` says who may join, `gateways` who of them may speak for others; a
     restart in the same directory goes on.
-    Raises StoreError where the directory is another federation's or cannot be written.
+    Raises StoreError where the directory is another federation's or cannot be written, SpecError for gateways beside
+    secure mode.
     """
 
     def __init__(
@@ -82,6 +86,11 @@ class Service:
         trace: TextIO | None = None,
         chunk: int = CHUNK,
     ) -> None:
+        if gateways and federation.secure is not None:
+            raise SpecError(
+                f"the gateway {min(gateways)} cannot sum reports of secure mode: the helper opens a seed for the hash "
+                "of one share, and a sum has none; let the devices join the coordinator"
+            )
         self.directory = run.prepare(directory, federation)
         self.transport, self.allowed, self.gateways, self.trace = transport, allowed, gateways, trace
         self.on_version, self.on_event, self.fsync = on_version, on_event, fsync
@@ -92,6 +101,9 @@ class Service:
         self.bodies = Bodies(directory / "bodies", transport, chunk)
         self.spool = Spool(directory / "spool", fsync)
         self.inbound = Inbound(directory / "subtotals", fsync)
+        secure = federation.secure
+        self.leader = None if secure is None else Leader(secure, directory, fsync)
+        self.settlement = Settlement() if secure is None else Settlement(secure.name, secure.min_batch, secure.patience)
         self.terms = {"rounds": rounds, "stop": dict(stop or {}), "init": _mark(init), "test": _mark(*(test or ()))}
         self.reason = ""
         self.failure = ""  # why the federation cannot be done
@@ -120,7 +132,8 @@ class Service:
     @property
     def alarm(self) -> float:
         """When `wake` is due at the latest, in seconds of federation time."""
-        return min(self.coordinator.alarm, self.spool.turns.alarm)
+        asks = inf if self.leader is None else self.leader.alarm
+        return min(self.coordinator.alarm, self.spool.turns.alarm, self.settlement.alarm, asks)
 
     # ------------------------------------------------------------- arrivals
 
@@ -147,6 +160,12 @@ class Service:
         if now >= self.spool.turns.alarm:
             reception.take_turns(self, now)
             self._flush()
+        if now >= self.settlement.alarm:
+            self.on(events.Overdue(), now)
+            self._flush()
+        if self.leader is not None and now >= self.leader.alarm:
+            self.leader.wake(self, now)
+            self._flush()
         if now >= self.coordinator.alarm:
             for ticket, deadline in list(self.coordinator.tasks.values()):
                 device = ticket.device
@@ -167,6 +186,8 @@ class Service:
             if not isinstance(message, Ask) or message.verb not in VERBS:
                 raise WireError("unexpected", f"an operator asks one of {', '.join(VERBS)}")
             self._asked(sender, message.verb, now)
+        elif self.leader is not None and sender == self.leader.spec.name:
+            self.leader.take(self, message, federation, now)
         elif sender in self.gateways or isinstance(message, Relay):
             gateways.take(self, sender, message, federation, now)
         else:
@@ -182,7 +203,7 @@ class Service:
 
     # --------------------------------------------------------------- events
 
-    def on(self, event: Event, now: float) -> None:
+    def on(self, event: Event | Answered, now: float) -> None:
         """Journal `event`, then act on it."""
         self.now = now
         self.store.journal(now, [type(event).__name__, *event])
@@ -202,7 +223,12 @@ class Service:
             self._act(events.Arrived(ticket))
         self._merging = False
 
-    def _act(self, event: Event) -> None:
+    def _act(self, event: Event | Answered) -> None:
+        if isinstance(event, Answered):
+            if isinstance(event, events.Settled) and self.leader is not None:
+                self.leader.answer = event.digest
+            self._settle(self.settlement.on(event, self.now))
+            return
         commands = self.coordinator.on(event, self.now)
         self.engine.enter(self.coordinator.phase)
         if self.trace is not None and not self._replaying:
@@ -230,28 +256,52 @@ class Service:
                 self.spool.remove(ticket)
                 self.send(ticket.device, Receipt(ticket, False, reason))
             case events.Advance():
-                self._advance()
+                self.engine.close()
+                self._settle(self.settlement.on(command, self.now))
             case events.Finish(reason=reason):
                 self.reason = reason
+                self.settlement.on(command, self.now)
                 self._add(self.engine.finish())
+
+    def _settle(self, commands: Sequence[Settling]) -> None:
+        """Do what the settlement says."""
+        for command in commands:
+            match command:
+                case events.Ask() if self.leader is not None:
+                    self.leader.ask(self)
+                case events.Exclude(ticket=ticket, lag=lag, reason=reason):
+                    self.engine.leave_out(self.spool.read(ticket).arrays, lag, reason)
+                case events.Settle(reason=reason):
+                    self._advance(reason)
 
     def _keep(self, ticket: Ticket, lag: int) -> None:
         self._used(ticket.device)[0] += 1
         if self._merging:
             return  # the sum it is in has been added; its gateway has the receipt
         report = self.reports.pop(ticket, None) or self.spool.read(ticket)
+        self.send(ticket.device, Receipt(ticket, True, self._fold(ticket, lag, report)))
+
+    def _fold(self, ticket: Ticket, lag: int, report: Report) -> str:
+        """Add `report` to the sums, and return why it is left out of them, "" where it is not."""
         reasons = self.engine.keep(
             {name: row[None] for name, row in report.arrays.items()},
             np.asarray(report.weight),
             {name: stats[None] for name, stats in report.metrics.items()},
             [lag],
         )
+        if self.leader is not None:
+            self.leader.keep(ticket, report.arrays)
+        self.settlement.on(events.Keep(ticket, lag), self.now)
         self._folded.append(ticket)
-        self.send(ticket.device, Receipt(ticket, True, reasons[0]))
+        return str(reasons[0])
 
-    def _advance(self) -> None:
+    def _advance(self, lost: str) -> None:
+        share = None
+        if self.leader is not None:
+            share = self.leader.share(self) if self.leader.answer and not lost else None
+            self.leader.over()
         try:
-            made = self.engine.advance(self.now)
+            made = self.engine.advance(self.now, share, lost)
         except SpecError as error:  # it would come again with every restart: the federation ends here
             self.failure = str(error)
             self._act(events.Cancelled())
@@ -274,7 +324,12 @@ class Service:
     # -------------------------------------------------------------- durable
 
     def _checkpoint(self) -> None:
-        """Write the state down; only then are the reports that made it thrown away."""
+        """Write the state down; only then are the reports that made it thrown away.
+
+        Those that came while the helper was asked are for the next version, and stay.
+        """
+        phase = self.coordinator.phase
+        filling = {ticket: lag for ticket, lag in self.settlement.filling.items() if ticket.phase == phase}
         state = {
             "terms": self.terms,
             "coordinator": self.coordinator.snapshot(),
@@ -282,16 +337,20 @@ class Service:
             "published": [[digest, count] for digest, count in self.bodies.published.items()],
             "reason": self.reason,
             "failure": self.failure,
+            "filling": [[list(ticket), lag] for ticket, lag in filling.items()],
         }
         usage = {device: Usage(*numbers) for device, numbers in self._usage.items()}
         self.store.checkpoint(self.now, state, self._fresh, usage)
         run.append(self.directory, self._fresh)
         self._fresh, self._usage = [], {}
         for ticket in self._folded:
-            self.spool.remove(ticket)
+            if ticket not in filling:
+                self.spool.remove(ticket)
         for digest in self._summed:
             self.inbound.remove(digest)
-        self._folded, self._summed = [], []
+        if self.leader is not None:
+            self.leader.tidy(filling)
+        self._folded, self._summed = [*filling], []
 
     def _restore(self) -> None:
         """Go on from the last checkpoint and the events after it, or write the first one."""
@@ -321,6 +380,8 @@ class Service:
             ) from error
         self.spool.tidy([*(ticket for ticket, _ in self.coordinator.tasks.values()), *self._folded])
         self.inbound.tidy(self._summed)
+        if self.leader is not None:
+            self.leader.tidy([*self.settlement.filling, *self.settlement.fixed])
 
     def _replay(self, saved: Saved) -> None:
         """Take up a checkpoint, and go through the events after it once more."""
@@ -329,6 +390,10 @@ class Service:
         self.engine.restore(saved.state["engine"])
         self.reason, self.failure = saved.state["reason"], saved.state["failure"]
         self._replaying = True
+        tally, self.engine.partial.tally = self.engine.partial.tally, Tally()
+        for ticket, lag in saved.state["filling"]:  # the tally has them already
+            self._fold(Ticket(*ticket), lag, self.spool.read(Ticket(*ticket)))
+        self.engine.partial.tally = tally
         for at, (kind, *fields) in saved.events:
             self.now = at
             if kind == Subtotal.__name__:
@@ -389,8 +454,8 @@ def _mark(*arrays: Array | None) -> str:
     return sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in found)).hexdigest()[:12] if found else ""
 
 
-def _event(kind: str, fields: list[Any]) -> Event:
+def _event(kind: str, fields: list[Any]) -> Event | Answered:
     """Return the event that the journal holds."""
     values = [Ticket(*field) if isinstance(field, list) else field for field in fields]
-    event: Event = getattr(events, kind)(*values)
+    event: Event | Answered = getattr(events, kind)(*values)
     return event

@@ -11,6 +11,7 @@ from fedthings.aggregate.fold import Sums
 from fedthings.federation import Phase, learner
 from fedthings.history import Tally
 from fedthings.learn.fleet import Fleet
+from fedthings.outgoing import Outgoing
 from fedthings.partial import Partial
 from fedthings.protocol.events import Ticket
 from fedthings.stage import State
@@ -55,7 +56,8 @@ class Worker:
         self.seed = setting.spec.seed
         self.learner = learner(setting.spec, setting.engine, setting.threads)
         self.partial = Partial(setting.spec, setting.reports, threads=setting.threads)
-        self.fresh: tuple[State, State] = (self.learner.init(), self.partial.stage.init())
+        self.outgoing = Outgoing(setting.spec)
+        self.fresh: tuple[State, State] = (self.learner.init(), self.outgoing.stage.init())
 
     def train(self, model: Payload, part: Sequence[Kept], states: States | None) -> Done:
         """Train the tasks of `part`, all of one version and each of another device.
@@ -68,8 +70,9 @@ class Worker:
         keys = [Key(self.seed, t.device, t.version, t.attempt) for t in tickets]
         before, stored = zip(*(state or self.fresh for state in states or [None] * n), strict=True)
         fit, after = self.learner.many(model, before, shards, keys, [1.0] * n)
-        report, encoded = self.partial.stage.encode(fit.report, stored, keys)
-        reasons = self.partial.keep(report, np.asarray(fit.weight), fit.metrics, [kept.lag for kept in part])
+        sent, encoded, unseen = self.outgoing.encode(fit, stored, keys)
+        reasons = self.partial.keep(sent.report, np.asarray(sent.weight), sent.metrics, [kept.lag for kept in part])
+        reasons[reasons == ""] = unseen[reasons == ""]
         nothing = all(state is None for state in after) and all(not state for state in encoded)
         return Done(
             [] if not reasons.any() else reasons.tolist(),
