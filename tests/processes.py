@@ -90,12 +90,16 @@ class Processes:
         port = self.ports.get(name) or self.port
         command = [*PYTHON, "join", "--broker", f"mqtt://127.0.0.1:{port}", "--name", name, "--once"]
         command += ["--reconnect", "0.3"]
-        command += ["--data", str(self.files[name]), "--state", str(self.directory / "state" / name)]
+        command += ["--data", str(self.files[name]), "--state", str(self.directory / "state" / name), *self.extra(name)]
         log = (self.directory / f"{name}.log").open("ab")
         environment = {**ENVIRONMENT, "FEDTHINGS_PASSWORD": self.passwords[name]}
         self.joined[name] = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         log.close()
         return self.joined[name]
+
+    def extra(self, name: str) -> list[str]:
+        """Return further options of the device `name`."""
+        return []
 
     def kill(self, who: subprocess.Popen[bytes]) -> None:
         """kill -9."""

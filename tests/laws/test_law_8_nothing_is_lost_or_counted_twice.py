@@ -8,56 +8,13 @@ import numpy as np
 import pytest
 
 import fedthings as ft
-from fedthings.device.shelf import Shelf
-from fedthings.server.models import Models
+from fate import Fate, Killed
 from fedthings.server.status import status
-from fedthings.server.store import Store
-from fedthings.transport.chunks import Assembly
-from fedthings.transport.memory import MemoryTransport
 from fedthings.transport.topics import COORDINATOR
 from fedthings.vector import keyed
 from virtual import NAME, Virtual
 
 ROUNDS = 5
-
-
-class Killed(BaseException):
-    """kill -9: nothing is cleaned up."""
-
-
-class Fate:
-    """Kills once, just before or just after the n-th thing that is durable or leaves the process."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.seen = 0
-        self.at = -1
-        self.owner: object = None
-        for kind, name in (
-            (Store, "journal"),
-            (Store, "checkpoint"),
-            (Models, "__setitem__"),
-            (Models, "__delitem__"),
-            (Assembly, "__init__"),
-            (MemoryTransport, "send"),
-            (MemoryTransport, "publish_blob"),
-            (Shelf, "hold"),
-            (Shelf, "settle"),
-            (Path, "unlink"),
-        ):
-            monkeypatch.setattr(kind, name, self.watch(getattr(kind, name)))
-
-    def watch(self, function):
-        def watched(*args, **kwargs):
-            self.seen += 1
-            if self.seen == self.at:
-                raise Killed
-            result = function(*args, **kwargs)
-            if self.seen == -self.at - 2:
-                self.at = -1
-                raise Killed
-            return result
-
-        return watched
 
 
 def fleet() -> ft.Fleet:

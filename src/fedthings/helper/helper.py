@@ -81,8 +81,7 @@ class Helper:
     def receive(self, arrival: Arrival, now: float) -> None:
         """Take one arrival."""
         if isinstance(arrival, Linked):
-            for federation in self.store.federations():
-                self._send(federation, Hello(self.public.hex()[:16]))
+            self._boots.clear()  # the announcements come again, and each leader may have said something meanwhile
         elif isinstance(arrival, Delivery) and arrival.sender == COORDINATOR:
             try:
                 self._take(arrival.federation, arrival.message)

@@ -52,11 +52,6 @@ class Store:
         with _told(self._directory):
             self._db.execute("INSERT OR IGNORE INTO leaders VALUES (?, ?)", (federation, key))
 
-    def federations(self) -> list[str]:
-        """Return the federations that have been helped."""
-        with _told(self._directory):
-            return [name for (name,) in self._db.execute("SELECT federation FROM leaders ORDER BY federation")]
-
     # --------------------------------------------------------------------- batches
 
     def used(self, federation: str, tickets: Sequence[Ticket]) -> list[Ticket]:
