@@ -135,6 +135,6 @@ def test_the_coordinator_forgets_what_is_over():
         coordinator.on(Arrived(other), float(version))
         out = coordinator.on(Stepped(version), float(version))
         other = next(c.ticket for c in out if isinstance(c, Assign) and c.ticket.device == "b")
-    assert len(coordinator._due) < 200
-    assert len(coordinator.snapshot()["tasks"]) <= 2
+    assert len(coordinator.tasks._due) < 200
+    assert len(coordinator.tasks) <= 2
     assert slow.version == 0
