@@ -1,7 +1,7 @@
 """Secure mode by two servers: what it costs the device, the leader and the helper, on one core.
 
-Times are the processor's, the median of `--repeats`, so that other work on the machine counts little. Fit and report
-are of one device; clipping, turning, rounding, masking and sealing are the calls that an agent makes.
+Times are the processor's, the median of `--repeats`, so that other work on the machine counts little. Clipping,
+turning, rounding, masking and sealing are the calls that an agent makes. Then what rounding costs a model: digits.
 
 python bench/secure.py [--parameters 1000000] [--repeats 21]
 """
@@ -22,6 +22,7 @@ import fedthings as ft
 from fedthings.aggregate import ring
 from fedthings.engine import Engine
 from fedthings.federation import Phase, phases
+from fedthings.learn.digits import digits
 from fedthings.learn.learner import Fit
 from fedthings.outgoing import Outgoing
 from fedthings.privacy import keys, shares
@@ -113,9 +114,34 @@ def main() -> None:
         "report",
     ]
     table(header, lines)
-    for bits in (32, 16):
-        rooms = ", ".join(f"{n:,}: {ring.room(bits, n + 1):,}" for n in (3, 10, 100, 1000, 2000))
-        print(f"\n{bits} bits, steps to either side of 0 by reports of one version: {rooms}")
+    print()
+    fleets = (3, 10, 100, 1000, 2000)
+    rooms = [[f"{bits} bits", *(f"{ring.room(bits, n + 1):,}" for n in fleets)] for bits in (32, 16)]
+    table(["steps to either side of 0, by reports of a version", *(f"{n:,}" for n in fleets)], rooms)
+    print()
+    table(["digits, 30 versions", "10 devices", "80 devices"], rounded())
+
+
+def rounded() -> list[list[str]]:
+    """Return the accuracy, and how far the model is from the plain one in the L2 norm, by what is sent."""
+    settings: dict[str, tuple[int, tuple]] = {
+        "plain": (0, (ft.clip(3.0),)),
+        "32 bits": (32, (ft.clip(3.0),)),
+        "16 bits": (16, (ft.clip(3.0),)),
+        "16 bits, turned": (16, (ft.clip(3.0), ft.rotate())),
+    }
+    lines: list[list[str]] = [[name] for name in settings]
+    for devices in (10, 80):
+        rows = []
+        for line, (bits, stages) in zip(lines, settings.values(), strict=True):
+            task = ft.Task(model=ft.mlp(64, 32, 10), loss="cross_entropy", recipe=ft.Recipe(lr=0.3, batch=16, epochs=2))
+            secure = ft.two_servers(keys.spelled(PUBLIC), bits=bits, heaviest=256) if bits else None
+            spec = ft.Federation(task, pace=ft.Pace(goal=devices), stages=stages, secure=secure)
+            run = ft.simulate(spec, digits(devices, seed=0), 30)
+            rows.append(run.row)
+            apart = np.linalg.norm(run.row - rows[0]) / np.linalg.norm(rows[0])
+            line.append(f"{run.summary['metrics']['accuracy']:.3f}, {apart:.0e}")
+    return lines
 
 
 if __name__ == "__main__":
