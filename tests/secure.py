@@ -28,7 +28,7 @@ def fleet(devices: int = 4) -> ft.Fleet:
     n = 40 * devices
     X = rng.normal(0, 1, (n, 4)).astype(np.float32)
     y = (X.sum(1) > 0).astype(np.int64)
-    return ft.Fleet.from_arrays(X, y, np.arange(n) % devices, split=np.arange(n) % 5 == 0)
+    return ft.Fleet.from_arrays(X, y, np.arange(n) % devices, split=np.arange(n) // devices % 5 == 0)
 
 
 def federation(helper: str, devices: int = 4, secure: dict[str, Any] | None = None, **fields: Any) -> ft.Federation:

@@ -101,6 +101,8 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
         numbers,
         numbers,
         numbers,
+        st.booleans(),
+        st.binary(max_size=32),
     ),
     m.Share: st.builds(m.Share, digests, payloads),
 }

@@ -8,6 +8,7 @@ import tomllib
 import traceback
 from collections.abc import Callable
 from functools import partial
+from math import sqrt
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -26,7 +27,7 @@ from fedthings.learn.local import evaluator, trainer
 from fedthings.learn.metrics import MANY, nothing
 from fedthings.learn.normalise import standardised, statistician, statistics_schema
 from fedthings.learn.task import Task, within
-from fedthings.privacy import clip
+from fedthings.privacy import clip, sketch
 from fedthings.privacy.shares import TwoServers
 from fedthings.protocol.pace import Pace, Plan
 from fedthings.spelling import decode, sound
@@ -242,16 +243,22 @@ def rings(phase: Phase) -> ring.Ring | None:
             f"each: {'set it to 32, or ' if spec.bits == 16 else ''}lower pace.concurrency"
         )
     heaviest = spec.heaviest if phase.strategy.weight == "samples" else 1
-    unit = _reach(phase, dim) * heaviest / most if dim else 0.0
     metrics = tuple((name, len(sums)) for name, sums in sorted(measures(phase).items()))
-    return ring.Ring(spec.bits, dim, most, unit, heaviest, wide, metrics)
+    if not dim:
+        return ring.Ring(spec.bits, 0, 0, 0.0, heaviest, wide, metrics)
+    bound, reach = _reach(phase, dim)
+    if spec.norms:  # projections must not wrap either
+        most = min(most, int(sketch.widest(spec.bits) * reach / bound))
+    unit = reach * heaviest / most
+    longest = sqrt((bound * heaviest / unit) ** 2 + dim / 4) if spec.norms else 0.0  # and what rounding adds
+    return ring.Ring(spec.bits, dim, most, unit, heaviest, wide, metrics, longest)
 
 
-def _reach(phase: Phase, dim: int) -> float:
-    """Return what no number of an update goes beyond after the stages."""
+def _reach(phase: Phase, dim: int) -> tuple[float, float]:
+    """Return what no update is longer than after the stages (L2), and what no number of it goes beyond."""
     bound = next(spec.bound for spec in phase.stages if isinstance(spec, clip.Clip))
     turned = any(isinstance(spec, rotation.Rotate) for spec in phase.stages)
-    return rotation.largest(bound, dim) if turned else bound
+    return bound, rotation.largest(bound, dim) if turned else bound
 
 
 def _can_be_hidden(federation: Federation, spec: TwoServers) -> None:
@@ -283,9 +290,18 @@ def _can_be_hidden(federation: Federation, spec: TwoServers) -> None:
             f"pace.staleness is {pace.staleness} with mixing beside secure: what the reports of each version weigh is "
             "hidden; set it to 0"
         )
+    if spec.norms and strategy.weight != "equal":
+        raise SpecError(
+            'secure.norms is set with strategy.weight "samples": a hidden weight could say anything; set it to "equal"'
+        )
     if not isinstance(federation.task.model, own.Own):
         for phase in phases(federation):
             rings(phase)
+        if spec.norms and (dim := federation.task.model.layout.dim) < sketch.LEAST:
+            raise SpecError(
+                f"secure.norms is set for a model of {dim} parameters: of fewer than {sketch.LEAST} the "
+                f"{sketch.PROJECTIONS} projections that the servers see would say too much; leave it out"
+            )
 
 
 # ---------------------------------------------------------------------- models down

@@ -249,6 +249,7 @@ class Batch(Message, frozen=True):
 
     `arrays`: "shares", of each ticket the SHA-256 of the leader's share, and "seeds", its sealed seed, uint8, one
     behind the other. `task` is the SHA-256 of the task body. A report has `dim` numbers of `bits`, and `exact` of 64.
+    With `norms` the federation checks norms; with a `draw` these are asked for, and not the sum.
     """
 
     digest: bytes
@@ -259,10 +260,15 @@ class Batch(Message, frozen=True):
     dim: int
     exact: int
     min_batch: int
+    norms: bool = False
+    draw: bytes = b""
 
 
 class Share(Message, frozen=True):
-    """The body that holds the helper's share of the set `digest`: the sum of its masks."""
+    """The body that holds the helper's share of the set `digest`: the sum of its masks.
+
+    Of norms: "sketches", the projections of each mask in the order of the batch's tickets, and "draw".
+    """
 
     digest: bytes
     arrays: Payload

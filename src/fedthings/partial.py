@@ -99,7 +99,7 @@ class Partial:
             lost = lost or "batch below the minimum"
         found = None if lost else ring.opened(self.ring, {n: row for n, (row,) in sums.limbs.items()}, count)
         if found and any(not _measurable(name, total, found.used) for name, total in found.metrics.items()):
-            found = None
+            found = found._replace(metrics={}) if self.ring.longest else None  # what can be wrong is not the update
         tally.updates = found.used if found else 0
         if (left := count - tally.updates) > 0:
             tally.dropped[lost or ("not usable" if found else "impossible sum")] += left

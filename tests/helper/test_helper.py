@@ -43,7 +43,7 @@ class World:
     def start(self) -> None:
         """Start the helper, or start it again."""
         self.helper = Helper(self.directory, self.hub.device("helper"), self.rules)
-        self.scope = Scope(FEDERATION, bytes(32), 3, 32, DIM, EXACT)
+        self.scope = Scope(FEDERATION, bytes(32), 3, False, 32, DIM, EXACT)
 
     def reports(self, n: int, version: int = 0, public: bytes | None = None) -> list[tuple[Ticket, dict[str, Any]]]:
         """Return n reports of nothing: what a device sends, and so the mask as the leader has it."""
@@ -133,7 +133,7 @@ def test_killed_before_it_was_durable_nothing_is_used(world: World, monkeypatch:
     class Killed(BaseException):
         pass
 
-    def die(*_: object) -> Path:
+    def die(*_: object, **__: object) -> Path:
         raise Killed
 
     reports = world.reports(4)

@@ -16,7 +16,7 @@ from fedthings.vector import keyed
 
 SECRET = bytes(range(32))
 PUBLIC = keys.public_of(SECRET)
-SCOPE = Scope("house-1", bytes(32), 3, 32, 1000, 5)
+SCOPE = Scope("house-1", bytes(32), 3, False, 32, 1000, 5)
 TICKET = Ticket(1, 2, "kitchen", 0)
 
 

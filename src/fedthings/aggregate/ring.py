@@ -28,7 +28,8 @@ class Ring(NamedTuple):
 
     "x" has `dim` numbers (0: there is none) of at most `most` steps of size `unit`, each times the report's weight,
     which counts up to `heaviest`. "exact" has the limbs of the arrays `wide`, then whether the report counts, its
-    weight, and the sums of each metric of `metrics` (name, length).
+    weight, and the sums of each metric of `metrics` (name, length). No honest "x" is longer than `longest` steps (L2);
+    where that is checked (0: it is not) each report of a sum counts once, whatever it says.
     """
 
     bits: int
@@ -38,6 +39,7 @@ class Ring(NamedTuple):
     heaviest: int
     wide: Schema
     metrics: tuple[tuple[str, int], ...]
+    longest: float = 0.0
 
     @property
     def exact(self) -> int:
@@ -175,6 +177,8 @@ def opened(ring: Ring, totals: Payload, count: int) -> Opened | None:
     for name, length in ring.metrics:
         metrics[name] = exact[at : at + length].copy()
         at += length
+    if ring.longest:
+        used = weight = count
     if not 0 <= used <= count or not used <= weight <= used * ring.heaviest:
         return None
     if ring.dim and used:

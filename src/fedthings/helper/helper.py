@@ -7,6 +7,7 @@ may be killed at any point: the same batch gets the same answer, and no report i
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +32,7 @@ from fedthings.messages import (
     Verdict,
     Want,
 )
+from fedthings.privacy import sketch
 from fedthings.privacy.keys import held, public_of, spelled
 from fedthings.privacy.shares import SEALED, SHA, Channel, Scope, about, commitment, mask, unseal
 from fedthings.transport.chunks import Assembly, Source
@@ -152,7 +154,7 @@ class Helper:
         channel = Channel(self.key, sealed.sender)
         batch = unpack_body(channel.open(sealed.data, about("batch", federation)), Batch)
         scope, shares, seeds = self._read(federation, batch)
-        if commitment(scope, batch.tickets, shares, seeds) != batch.digest:
+        if commitment(scope, batch.tickets, shares, seeds, batch.draw) != batch.digest:
             return Verdict(batch.digest, False, reason="different sets")
         if (known := self.store.answer(batch.digest)) is not None:
             return batch.digest, known
@@ -161,7 +163,10 @@ class Helper:
             return Verdict(batch.digest, False, reason="not this federation")
         if len(batch.tickets) < max(self.rules.min_batch, batch.min_batch):
             return Verdict(batch.digest, False, reason="batch below the minimum")
-        out = dict.fromkeys(self.store.used(federation, batch.tickets), "used already")
+        used = self.store.used(federation, batch.tickets, norms=bool(batch.draw))
+        out = dict.fromkeys(used, "used already")
+        if scope.norms and not batch.draw and not self.store.checked(federation, batch.tickets):
+            return Verdict(batch.digest, False, reason="norms first")
         opened = []
         for ticket, share, seed in zip(batch.tickets, shares, seeds, strict=True):
             try:
@@ -171,9 +176,13 @@ class Helper:
         if out:
             receipts = tuple(Receipt(ticket, False, reason) for ticket, reason in sorted(out.items()))
             return Verdict(batch.digest, False, receipts)
-        answer = channel.close(pack_body(Share(batch.digest, _sum(scope, opened))), about("share", federation))
+        arrays = _sketches(scope, opened, batch) if batch.draw else _sum(scope, opened)
+        answer = channel.close(pack_body(Share(batch.digest, arrays)), about("share", federation))
         self.store.pin(federation, sealed.sender)
-        path = self.store.commit(federation, batch.digest, batch.tickets, pack_body(Sealed(self.public, answer)))
+        body = pack_body(Sealed(self.public, answer))
+        path = self.store.commit(federation, batch.digest, batch.tickets, body, norms=bool(batch.draw))
+        if batch.draw:
+            return batch.digest, path
         self.given += 1
         self.reports += len(opened)
         version = max(ticket.version for ticket in batch.tickets) + 1
@@ -188,11 +197,13 @@ class Helper:
         n = len(batch.tickets)
         if batch.bits not in (16, 32) or batch.dim > WIDEST or not 0 < batch.exact <= WIDEST:
             raise WireError("malformed", f"reports of {batch.dim} numbers of {batch.bits} bits, {batch.exact} of 64")
+        if batch.draw and (not batch.norms or len(batch.draw) != sketch.SEED or batch.dim < sketch.LEAST):
+            raise WireError("malformed", f"norms of reports of {batch.dim} numbers, for which no device has asked")
         rows = batch.arrays.get("shares"), batch.arrays.get("seeds")
         if len(set(batch.tickets)) != n or any(row is None or row.dtype != np.uint8 for row in rows):
             raise WireError("malformed", "a batch has tickets that differ, and bytes of shares and seeds")
         shares, seeds = (_cut(batch.arrays[name], n, size) for name, size in (("shares", SHA), ("seeds", SEALED)))
-        scope = Scope(federation, batch.task, batch.min_batch, batch.bits, batch.dim, batch.exact)
+        scope = Scope(federation, batch.task, batch.min_batch, batch.norms, batch.bits, batch.dim, batch.exact)
         return scope, shares, seeds
 
     # ------------------------------------------------------------------------ parts
@@ -221,3 +232,15 @@ def _sum(scope: Scope, seeds: list[bytes]) -> dict[str, np.ndarray]:
     for seed in seeds:
         mask(seed, total, np.add)
     return total
+
+
+def _sketches(scope: Scope, seeds: list[bytes], batch: Batch) -> dict[str, np.ndarray]:
+    """Return the projections of the mask of each of `seeds`, and what we have drawn for them."""
+    draw = os.urandom(sketch.SEED)
+    buckets = sketch.buckets(sketch.joint(batch.draw, draw, batch.digest), scope.dim)
+    rows = np.empty((len(seeds), sketch.PROJECTIONS), f"u{scope.bits // 8}")
+    for row, seed in zip(rows, seeds, strict=True):
+        own = np.zeros(scope.dim, row.dtype)
+        mask(seed, {X: own}, np.add)
+        row[:] = sketch.sketch(own, buckets)
+    return {"sketches": rows.reshape(-1), "draw": np.frombuffer(draw, np.uint8)}

@@ -15,11 +15,14 @@ FILE, ANSWERS = "helper.sqlite", "answers"
 _TABLES = """
 CREATE TABLE IF NOT EXISTS leaders (federation TEXT PRIMARY KEY, key BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS batches (digest BLOB PRIMARY KEY, federation TEXT NOT NULL, reports INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS reports (
+"""
+_REPORTS = """
+CREATE TABLE IF NOT EXISTS {} (
     federation TEXT, phase INTEGER, version INTEGER, device TEXT, attempt INTEGER, batch BLOB NOT NULL,
     PRIMARY KEY (federation, phase, version, device, attempt)
 ) WITHOUT ROWID;
 """
+_SUMMED, _CHECKED = "reports", "checked"
 
 
 class Store:
@@ -32,7 +35,7 @@ class Store:
             self._db = sqlite3.connect(directory / FILE, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_TABLES)
+            self._db.executescript(_TABLES + _REPORTS.format(_SUMMED) + _REPORTS.format(_CHECKED))
         self._directory = directory
 
     def close(self) -> None:
@@ -54,13 +57,21 @@ class Store:
 
     # --------------------------------------------------------------------- batches
 
-    def used(self, federation: str, tickets: Sequence[Ticket]) -> list[Ticket]:
-        """Return those of `tickets` that are in a batch already."""
-        query = (
-            "SELECT 1 FROM reports WHERE federation = ? AND phase = ? AND version = ? AND device = ? AND attempt = ?"
-        )
+    def used(self, federation: str, tickets: Sequence[Ticket], norms: bool = False) -> list[Ticket]:
+        """Return those of `tickets` that are in a sum already; or, for their `norms`, whose projections are known."""
         with _told(self._directory):
-            return [t for t in tickets if self._db.execute(query, (federation, *t)).fetchone()]
+            return [ticket for ticket in tickets if self._batch(_CHECKED if norms else _SUMMED, federation, ticket)]
+
+    def checked(self, federation: str, tickets: Sequence[Ticket]) -> bool:
+        """Return whether the norms of `tickets` are known, of all of them from one batch."""
+        with _told(self._directory):
+            batches = {self._batch(_CHECKED, federation, ticket) for ticket in tickets}
+        return len(batches) == 1 and None not in batches
+
+    def _batch(self, table: str, federation: str, ticket: Ticket) -> bytes | None:
+        where = "federation = ? AND phase = ? AND version = ? AND device = ? AND attempt = ?"
+        row = self._db.execute(f"SELECT batch FROM {table} WHERE {where}", (federation, *ticket)).fetchone()
+        return row and bytes(row[0])
 
     def answer(self, digest: bytes) -> Path | None:
         """Return where the answer to the batch `digest` lies; None where there is none, or not any more."""
@@ -69,7 +80,9 @@ class Store:
         path = self._path(digest)
         return path if row and path.exists() else None
 
-    def commit(self, federation: str, digest: bytes, tickets: Sequence[Ticket], answer: bytes) -> Path:
+    def commit(
+        self, federation: str, digest: bytes, tickets: Sequence[Ticket], answer: bytes, norms: bool = False
+    ) -> Path:
         """Write down that `tickets` are used for the batch `digest`, with its answer, and return where that lies.
 
         Answers of the federation's earlier batches go: who asks for the next has them in a checkpoint.
@@ -90,7 +103,8 @@ class Store:
             try:
                 self._db.execute("INSERT INTO batches VALUES (?, ?, ?)", (digest, federation, len(tickets)))
                 self._db.executemany(
-                    "INSERT INTO reports VALUES (?, ?, ?, ?, ?, ?)", [(federation, *t, digest) for t in tickets]
+                    f"INSERT INTO {_CHECKED if norms else _SUMMED} VALUES (?, ?, ?, ?, ?, ?)",
+                    [(federation, *ticket, digest) for ticket in tickets],
                 )
                 self._db.execute("COMMIT")
             except BaseException:

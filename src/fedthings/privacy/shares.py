@@ -41,6 +41,7 @@ class TwoServers(Struct, frozen=True, tag="two_servers", forbid_unknown_fields=T
     `helper` is the helper's public key, which `fedthings helper` prints, and `name` its name at the broker. Numbers
     travel with `bits` 32 or 16. A report's weight counts up to `heaviest` (McMahan et al. 2018, section 3.1), and is
     hidden too. A version for which the helper does not answer within `patience` seconds is made without its reports.
+    With `norms` both servers see 1,024 projections of each report, and leave out those longer than the clip allows.
     """
 
     helper: str
@@ -49,6 +50,7 @@ class TwoServers(Struct, frozen=True, tag="two_servers", forbid_unknown_fields=T
     heaviest: int = 1024
     name: str = "helper"
     patience: float = 3600.0
+    norms: bool = False
 
     def __post_init__(self) -> None:
         public(self.helper, "secure.helper")
@@ -67,12 +69,14 @@ class TwoServers(Struct, frozen=True, tag="two_servers", forbid_unknown_fields=T
 class Scope(NamedTuple):
     """What a sealed seed is good for, and for nothing else: the helper opens it for no other report, set or shape.
 
-    `task` is the SHA-256 of the task body. The report has `dim` numbers of `bits`, and `exact` of 64 bits.
+    `task` is the SHA-256 of the task body. The report has `dim` numbers of `bits`, and `exact` of 64 bits; `norms`: its
+    projections may be seen, and must be before it is summed.
     """
 
     federation: str
     task: bytes
     min_batch: int
+    norms: bool
     bits: int
     dim: int
     exact: int
@@ -84,7 +88,7 @@ class Scope(NamedTuple):
 
 def scope_of(spec: TwoServers, ring: Ring, federation: str, task: bytes) -> Scope:
     """Return what the seeds of one phase are good for."""
-    return Scope(federation, task, spec.min_batch, ring.bits, ring.dim, ring.exact)
+    return Scope(federation, task, spec.min_batch, ring.longest > 0, ring.bits, ring.dim, ring.exact)
 
 
 def split(
@@ -165,10 +169,15 @@ def _suite() -> Any:
 # --------------------------------------------------------------------------- a batch
 
 
-def commitment(scope: Scope, tickets: Sequence[Ticket], shares: Sequence[bytes], seeds: Sequence[bytes]) -> bytes:
-    """Return the SHA-256 that stands for exactly this set of reports, whatever their order."""
+def commitment(
+    scope: Scope, tickets: Sequence[Ticket], shares: Sequence[bytes], seeds: Sequence[bytes], draw: bytes = b""
+) -> bytes:
+    """Return the SHA-256 that stands for exactly this set of reports, whatever their order.
+
+    `draw` is what the leader adds to the draw where it asks for norms, "" where it asks for the sum.
+    """
     rows = sorted([list(ticket), share, seed] for ticket, share, seed in zip(tickets, shares, seeds, strict=True))
-    return sha256(cbor2.dumps([LABEL, *scope, rows])).digest()
+    return sha256(cbor2.dumps([LABEL, *scope, draw, rows])).digest()
 
 
 def about(what: str, federation: str) -> bytes:

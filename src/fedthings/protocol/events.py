@@ -77,6 +77,12 @@ class Excluded(NamedTuple):
     reason: str
 
 
+class Checked(NamedTuple):
+    """The norms of the set are known: those of `out` are beyond the bound."""
+
+    out: tuple[Ticket, ...]
+
+
 class Overdue(NamedTuple):
     """The helper has had its time."""
 
@@ -99,7 +105,7 @@ class Cancelled(NamedTuple):
 
 Event: TypeAlias = Joined | Left | CheckedIn | Declined | Arrived | Stepped | Woke | Paused | Resumed | Cancelled
 """What a coordinator takes."""
-Answered: TypeAlias = Settled | Excluded | Overdue
+Answered: TypeAlias = Settled | Excluded | Checked | Overdue
 """What a settlement takes, beside the commands of the coordinator."""
 
 # -------------------------------------------------------------- commands
@@ -156,7 +162,9 @@ class Finish(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """Ask the helper for its share of the set that is fixed now."""
+    """Ask the helper for its share of the set that is fixed now: of its sum, or of its `norms`."""
+
+    norms: bool = False
 
 
 class Exclude(NamedTuple):

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from hashlib import sha256
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fedthings.aggregate.ring import Ring
+from fedthings.aggregate.ring import Ring, X
 from fedthings.errors import WireError
 from fedthings.messages import Batch, Bye, Chunk, Envelope, Hello, Offer, Refusal, Sealed, Share, Verdict, Want
 from fedthings.partial import alike
+from fedthings.privacy import sketch
 from fedthings.privacy.keys import held, public, public_of, spelled
 from fedthings.privacy.shares import (
     SEALED_SEED,
@@ -56,15 +58,17 @@ class Leader:
     def __init__(self, spec: TwoServers, directory: Path, fsync: bool = False) -> None:
         self.spec, self._directory, self._fsync = spec, directory / "shares", fsync
         self._directory.mkdir(parents=True, exist_ok=True)
-        key = held(directory / KEY_FILE)
-        self.public = public_of(key)
-        self._channel = Channel(key, public(spec.helper, "secure.helper"))
+        self._key = held(directory / KEY_FILE)
+        self.public = public_of(self._key)
+        self._channel = Channel(self._key, public(spec.helper, "secure.helper"))
         self.alarm = inf  # when it is asked again
         self._pause = RETRY[0]
         self.refusal = ""  # why the helper has not answered, where it has said
         self.answer = b""  # the file that the version being made has its sum from
         self._kept: dict[Ticket, Kept] = {}
         self._batch = b""  # what stands for the set that is asked about
+        self._draw = b""  # what we add to the draw of the norms that are asked for; "" while the sum is
+        self._tickets: tuple[Ticket, ...] = ()  # of the set, in order
         self._question: Source | None = None
         self._assembly: Assembly | None = None
 
@@ -74,19 +78,34 @@ class Leader:
 
     # ------------------------------------------------------------------------ asking
 
-    def ask(self, service: Service) -> None:
-        """Put the settlement's set into words; the helper hears of it at the next `wake`."""
+    def ask(self, service: Service, norms: bool) -> None:
+        """Put the settlement's set into words, of its `norms` or of its sum; the helper hears of it at `wake`."""
         engine = service.engine
         ring = engine.partial.ring
         assert ring is not None
         scope = scope_of(self.spec, ring, service.transport.federation, service.bodies.task(engine).digest)
         tickets = tuple(sorted(service.settlement.fixed))
         shares, seeds = zip(*(self._kept[ticket] for ticket in tickets), strict=True)
-        self._batch = commitment(scope, tickets, shares, seeds)
+        draw = b""
+        if norms:  # the same after a restart, or the helper would see another set
+            draw = sha256(self._key + commitment(scope, tickets, shares, seeds)).digest()[: sketch.SEED]
+        self._draw, self._tickets = draw, tickets
+        self._batch = commitment(scope, tickets, shares, seeds, draw)
         arrays = {
             name: np.frombuffer(b"".join(rows), np.uint8) for name, rows in (("shares", shares), ("seeds", seeds))
         }
-        batch = Batch(self._batch, scope.task, tickets, arrays, scope.bits, scope.dim, scope.exact, scope.min_batch)
+        batch = Batch(
+            self._batch,
+            scope.task,
+            tickets,
+            arrays,
+            scope.bits,
+            scope.dim,
+            scope.exact,
+            scope.min_batch,
+            scope.norms,
+            draw,
+        )
         data = self._channel.close(pack_body(batch), about("batch", scope.federation))
         self._question = Source(pack_body(Sealed(self.public, data)))
         self.alarm, self._pause, self.refusal, self.answer = service.now, RETRY[0], "", b""
@@ -158,7 +177,7 @@ class Leader:
             self._forget()
             ring = service.engine.partial.ring
             assert ring is not None
-            most = sum(row.nbytes for row in ring.zeros(1).values()) + reception.SLACK
+            most = sum(row.nbytes for row in self._due(ring).values()) + reception.SLACK
             self._assembly = Assembly(offer, most, self._path(offer.digest))
         self._proceed(service, self._assembly, now)
 
@@ -171,11 +190,15 @@ class Leader:
         self._assembly = None
         path = self._path(assembly.offer.digest)
         try:
-            self._read(service, assembly.offer.digest)
+            arrays = self._read(service, assembly.offer.digest)
         except WireError as error:
             path.unlink(missing_ok=True)
             self.refusal = error.reason
             raise
+        if self._draw:
+            path.unlink()
+            service.on(events.Checked(self._beyond(service, arrays)), now)
+            return
         if self._fsync:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -190,8 +213,29 @@ class Leader:
         share = unpack_body(data, Share)
         if share.digest != self._batch:
             raise WireError("different sets", "the helper has answered for other reports than those asked about")
-        alike("array", share.arrays, _one(ring))
+        alike("array", share.arrays, self._due(ring))
         return share.arrays
+
+    def _due(self, ring: Ring) -> Payload:
+        """Return arrays like those of the answer."""
+        if not self._draw:
+            return {name: rows[0] for name, rows in ring.zeros(1).items()}
+        sketches = np.zeros(len(self._tickets) * sketch.PROJECTIONS, ring.dtype)
+        return {"sketches": sketches, "draw": np.zeros(sketch.SEED, np.uint8)}
+
+    def _beyond(self, service: Service, arrays: Payload) -> tuple[Ticket, ...]:
+        """Return whose reports are longer than they may be, by our projections and the helper's together."""
+        ring = service.engine.partial.ring
+        assert ring is not None
+        seed = sketch.joint(self._draw, arrays["draw"].tobytes(), self._batch)
+        buckets = sketch.buckets(seed, ring.dim)
+        theirs = arrays["sketches"].reshape(-1, sketch.PROJECTIONS)
+        found = []
+        for ticket, their in zip(self._tickets, theirs, strict=True):
+            ours = sketch.sketch(service.spool.read(ticket).arrays[X], buckets)
+            if sketch.norm(ours + their) > sketch.SLACK * ring.longest:
+                found.append(ticket)
+        return tuple(found)
 
     # ----------------------------------------------------------------------- the end
 
@@ -212,7 +256,3 @@ class Leader:
 
     def _path(self, digest: bytes) -> Path:
         return self._directory / f"{digest.hex()}.cbor"
-
-
-def _one(ring: Ring) -> Payload:
-    return {name: rows[0] for name, rows in ring.zeros(1).items()}

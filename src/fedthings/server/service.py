@@ -103,7 +103,7 @@ class Service:
         self.inbound = Inbound(directory / "subtotals", fsync)
         secure = federation.secure
         self.leader = None if secure is None else Leader(secure, directory, fsync)
-        self.settlement = Settlement() if secure is None else Settlement(secure.name, secure.min_batch, secure.patience)
+        self.settlement = _settlement(self.engine)
         self.terms = {"rounds": rounds, "stop": dict(stop or {}), "init": _mark(init), "test": _mark(*(test or ()))}
         self.reason = ""
         self.failure = ""  # why the federation cannot be done
@@ -267,8 +267,8 @@ class Service:
         """Do what the settlement says."""
         for command in commands:
             match command:
-                case events.Ask() if self.leader is not None:
-                    self.leader.ask(self)
+                case events.Ask(norms=norms) if self.leader is not None:
+                    self.leader.ask(self, norms)
                 case events.Exclude(ticket=ticket, lag=lag, reason=reason):
                     self.engine.leave_out(self.spool.read(ticket).arrays, lag, reason)
                 case events.Settle(reason=reason):
@@ -456,6 +456,22 @@ def _mark(*arrays: Array | None) -> str:
 
 def _event(kind: str, fields: list[Any]) -> Event | Answered:
     """Return the event that the journal holds."""
-    values = [Ticket(*field) if isinstance(field, list) else field for field in fields]
+    values = [_tickets(field) if isinstance(field, list) else field for field in fields]
     event: Event | Answered = getattr(events, kind)(*values)
     return event
+
+
+def _settlement(engine: Engine) -> Settlement:
+    """Return what lies between the sets of `engine` and their sums."""
+    spec = engine.federation.secure
+    if spec is None:
+        return Settlement()
+    norms = [number for number, phase in enumerate(engine.phases) if phase.kind == "train" and spec.norms]
+    return Settlement(spec.name, spec.min_batch, spec.patience, norms)
+
+
+def _tickets(field: list[Any]) -> Ticket | tuple[Ticket, ...]:
+    """Return the ticket that a field of the journal holds, or the tickets."""
+    if field and not isinstance(field[0], list):
+        return Ticket(*field)
+    return tuple(Ticket(*ticket) for ticket in field)
