@@ -25,7 +25,7 @@ from fedthings.federation import Phase, phases
 from fedthings.learn.digits import digits
 from fedthings.learn.learner import Fit
 from fedthings.outgoing import Outgoing
-from fedthings.privacy import keys, shares
+from fedthings.privacy import keys, shares, sketch
 from fedthings.protocol.events import Ticket
 from fedthings.vector import Key, keyed
 from table import table
@@ -55,8 +55,8 @@ def milliseconds(work: Callable[[], object], repeats: int) -> float:
 
 
 def costs(spec: ft.Federation, repeats: int) -> tuple[Phase, list[float], int]:
-    """Return the phase; masking and sealing, all that the device does, the leader's and the helper's work, each in
-    milliseconds; and the bytes of the report."""
+    """Return the phase; masking and sealing, all that the device does, the leader's and the helper's work, the helper's
+    for norms, each in milliseconds; and the bytes of the report."""
     phase = phases(spec)[0]
     outgoing, key = Outgoing(phase), Key(0, "device", 0, 0)
     assert outgoing.ring is not None
@@ -85,7 +85,13 @@ def costs(spec: ft.Federation, repeats: int) -> tuple[Phase, list[float], int]:
     def give() -> None:
         shares.mask(shares.unseal(sent["seed"].tobytes(), SECRET, info), total, np.add)
 
-    found = [sealing, sealing + coding, milliseconds(lead, repeats), milliseconds(give, repeats)]
+    own, buckets = np.zeros(dim, outgoing.ring.dtype), sketch.buckets(bytes(16), dim)
+
+    def project() -> None:
+        shares.mask(bytes(16), {"x": own}, np.add)
+        sketch.sketch(own, buckets)
+
+    found = [sealing, sealing + coding, *(milliseconds(work, repeats) for work in (lead, give, project))]
     return phase, found, engine.report_bytes(TICKET)
 
 
@@ -98,19 +104,20 @@ def main() -> None:
     lines = []
     for bits, turned in ((32, False), (32, True), (16, False), (16, True)):
         spec = federation(given.parameters, bits, turned)
-        phase, (sealing, whole, lead, give), size = costs(spec, given.repeats)
+        phase, times, size = costs(spec, given.repeats)
         dim = phase.task.model.layout.dim
         name = f"{bits} bits{', turned' if turned else ''}"
         plain = size - dim * bits // 8
-        cells = [f"{ms:.1f}" for ms in (sealing, whole, lead, give)]
+        cells = [f"{ms:.1f}" for ms in times]
         lines.append([name, *cells, f"{dim * bits / 8e6:.2f} MB + {plain} B"])
-    lines.append(["to reach", "5", "15; turned 30", "", "10", "4.0 MB + 1 KB; 2.0 MB"])
+    lines.append(["to reach", "5", "15; turned 30", "", "10", "", "4.0 MB + 1 KB; 2.0 MB"])
     header = [
         f"{dim:,} parameters",
         "device: mask and seal (ms)",
         "device: all (ms)",
         "leader (ms)",
         "helper (ms)",
+        "helper: norms (ms)",
         "report",
     ]
     table(header, lines)
@@ -135,7 +142,7 @@ def rounded() -> list[list[str]]:
         rows = []
         for line, (bits, stages) in zip(lines, settings.values(), strict=True):
             task = ft.Task(model=ft.mlp(64, 32, 10), loss="cross_entropy", recipe=ft.Recipe(lr=0.3, batch=16, epochs=2))
-            secure = ft.two_servers(keys.spelled(PUBLIC), bits=bits, heaviest=256) if bits else None
+            secure = ft.two_servers(keys.spelled(PUBLIC), bits=bits, heaviest=512) if bits else None
             spec = ft.Federation(task, pace=ft.Pace(goal=devices), stages=stages, secure=secure)
             run = ft.simulate(spec, digits(devices, seed=0), 30)
             rows.append(run.row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import erfc, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def federation(helper: str, devices: int = 4, secure: dict[str, Any] | None = No
     recipe = ft.Recipe(lr=0.1, batch=8, keep=0.25)
     task = ft.Task(model=ft.mlp(4, 5, 2), loss="cross_entropy", normalise="fleet", recipe=recipe)
     settings = {
+        "task": task,
         "strategy": ft.fedavgm(),
         "pace": ft.Pace(goal=devices, patience=1e6),
         "stages": (ft.clip(1.0),),
@@ -42,7 +44,7 @@ def federation(helper: str, devices: int = 4, secure: dict[str, Any] | None = No
         "devices": devices,
         **fields,
     }
-    return ft.Federation(task, secure=ft.two_servers(helper, **(secure or {})), **settings)
+    return ft.Federation(secure=ft.two_servers(helper, **(secure or {})), **settings)
 
 
 class Secure(Virtual):
@@ -67,3 +69,12 @@ class Secure(Virtual):
         while self.helper is not None and (arrival := self.helper.transport.inbox.get(0)) is not None:
             self.helper.receive(arrival, self.now)
         super().drain()
+
+
+def chi_square(counts: np.ndarray) -> float:
+    """The probability of bins as uneven as `counts` or more, where all are as likely (Wilson & Hilferty 1931)."""
+    counts = counts.ravel()
+    want, k = counts.sum() / len(counts), len(counts) - 1
+    statistic = ((counts - want) ** 2 / want).sum()
+    z = ((statistic / k) ** (1 / 3) - (1 - 2 / (9 * k))) / sqrt(2 / (9 * k))
+    return erfc(z / sqrt(2)) / 2

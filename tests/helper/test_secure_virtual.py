@@ -8,7 +8,7 @@ import pytest
 import fedthings as ft
 from fedthings.server.status import status
 from fedthings.simulation.simulator import simulate
-from secure import Secure, federation, fleet, key_in
+from secure import Secure, chi_square, federation, fleet, key_in
 
 ROUNDS = 4
 
@@ -106,16 +106,22 @@ def test_a_device_that_diverges_is_left_out_though_nobody_sees_it(tmp_path):
     assert [line["updates"] for line in served.history] == [line["updates"] for line in simulated.history]
 
 
-def test_nothing_that_the_coordinator_stores_is_a_report(tmp_path):
-    """The spool of a whole version, searched for the numbers that the devices rounded, and for weight and metrics."""
-    spec = federation(key_in(tmp_path / "helper"))
+def test_what_the_coordinator_stores_of_reports_is_uniform(tmp_path):
+    """The spool while the helper is asked for: statistics, then updates, with weights and metrics among them."""
+    task = ft.Task(model=ft.mlp(4, 9400, 2), loss="cross_entropy", normalise="fleet", recipe=ft.Recipe(lr=0.05))
+    spec = federation(key_in(tmp_path / "helper"), task=task)
     world = Secure(spec, fleet(), ROUNDS, tmp_path)
-    world.hub.sleep("helper")
-    world.service.coordinator.plan  # noqa: B018 (the first phase is the statistics)
-    while not world.service.settlement.fixed:
-        assert world.step()
-    for ticket in world.service.settlement.fixed:
-        report = world.service.spool.read(ticket)
-        assert set(report.arrays) == {"exact", "seed"} and not report.metrics
-        assert report.weight.tolist() == [1]
-        assert (report.arrays["exact"] > 2**32).mean() > 0.9  # counts and weights are small numbers
+    for phase, names in ((0, {"exact", "seed"}), (1, {"x", "exact", "seed"})):
+        world.hub.link("helper")
+        while world.service.coordinator.phase != phase:
+            assert world.step()
+        world.hub.sleep("helper")
+        while not world.service.settlement.fixed:
+            assert world.step()
+        for ticket in world.service.settlement.fixed:
+            report = world.service.spool.read(ticket)
+            assert set(report.arrays) == names and not report.metrics and report.weight.tolist() == [1]
+            assert (report.arrays["exact"] > 2**32).mean() > 0.9  # counts, weights and losses are small numbers
+            if phase:
+                counts = np.bincount(report.arrays["x"].view(np.uint8), minlength=256)
+                assert chi_square(counts) > 1e-6

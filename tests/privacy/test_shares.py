@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import erfc, sqrt
-
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -13,6 +11,7 @@ from fedthings.privacy import keys, shares
 from fedthings.privacy.shares import Channel, Scope, TwoServers
 from fedthings.protocol.events import Ticket
 from fedthings.vector import keyed
+from secure import chi_square
 
 SECRET = bytes(range(32))
 PUBLIC = keys.public_of(SECRET)
@@ -92,15 +91,6 @@ def test_a_seed_opens_for_its_task_and_its_minimum_only(scope: Scope) -> None:
 
 
 # ---------------------------------------------------------------------- the transcript
-
-
-def chi_square(counts: np.ndarray) -> float:
-    """The probability of bins as uneven as `counts` or more, where all are as likely (Wilson & Hilferty 1931)."""
-    counts = counts.ravel()
-    want, k = counts.sum() / len(counts), len(counts) - 1
-    statistic = ((counts - want) ** 2 / want).sum()
-    z = ((statistic / k) ** (1 / 3) - (1 - 2 / (9 * k))) / sqrt(2 / (9 * k))
-    return erfc(z / sqrt(2)) / 2
 
 
 def updates(bits: int) -> dict[str, np.ndarray]:
