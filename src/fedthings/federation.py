@@ -8,7 +8,6 @@ import tomllib
 import traceback
 from collections.abc import Callable
 from functools import partial
-from math import sqrt
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -16,8 +15,9 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from fedthings.aggregate import fold, ring
-from fedthings.aggregate.step import Constant, Mixing
+from fedthings import hidden
+from fedthings.aggregate import fold
+from fedthings.aggregate.ring import Ring
 from fedthings.compress import low_rank, quantize, rotate, rotation, sign, sparsify
 from fedthings.errors import DataError, FedthingsError, SpecError, WireError
 from fedthings.learn import own, own_learner
@@ -27,7 +27,7 @@ from fedthings.learn.local import evaluator, trainer
 from fedthings.learn.metrics import MANY, nothing
 from fedthings.learn.normalise import standardised, statistician, statistics_schema
 from fedthings.learn.task import Task, within
-from fedthings.privacy import clip, sketch
+from fedthings.privacy import clip
 from fedthings.privacy.shares import TwoServers
 from fedthings.protocol.pace import Pace, Plan
 from fedthings.spelling import decode, sound
@@ -84,7 +84,10 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
             stage(phases(self)[-2])  # do they go together?
         if self.secure is not None:
             sound("secure", self.secure)
-            _can_be_hidden(self, self.secure)
+            hidden.check(self.secure, self.pace, self.strategy)
+            if not isinstance(self.task.model, own.Own):
+                for phase in phases(self):
+                    rings(phase)
         within("seed", self.seed, 0, 2**63 - 1)
         within("devices", self.devices, 0, 2**31)
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", self.name):
@@ -198,11 +201,13 @@ def measures(phase: Phase) -> dict[str, Array]:
 def fits(spec: Federation | Phase, shard: Shard, name: str) -> None:
     """Raise DataError unless the data of device `name` fits the task, and its reports can be summed.
 
-    Raises SpecError where a model that is Python code cannot be had here.
+    Raises SpecError where a model that is Python code cannot be had here, or secure mode cannot hide its reports.
     """
     if isinstance(spec.task.model, own.Own):
         own.verify(spec.task)
     check(shard, spec.task, name)
+    if isinstance(spec, Phase):
+        rings(spec)  # a task that comes from the network may ask for what cannot be hidden
     if spec.strategy.weight == "samples" and len(shard.X) > fold.WEIGHT:
         raise DataError(
             f"{name} has {len(shard.X)} training samples, and a report weighs at most {fold.WEIGHT}: "
@@ -223,88 +228,14 @@ def _build(spec: StageSpec, task: Task, given: Schema) -> Stage:
     return STAGES[type(spec)](spec, given)
 
 
-# ----------------------------------------------------------------------- secure mode
+def rings(phase: Phase) -> Ring | None:
+    """Return how reports of `phase` lie in the rings of secure mode; None where nothing is hidden.
 
-
-def rings(phase: Phase) -> ring.Ring | None:
-    """Return how reports of `phase` lie in the rings of the secure mode; None where nothing is hidden.
-
-    Raises SpecError where so many reports have no room there.
+    Raises SpecError where they cannot.
     """
-    spec, fields = phase.secure, schema(phase)
-    if spec is None:
+    if phase.secure is None:
         return None
-    dim = sum(f.dim for f in fields if f.dtype == "f4")
-    wide = fold.announced(tuple(f for f in fields if f.dtype == "f8"), phase.reports)
-    most = ring.room(spec.bits, phase.reports + 1)  # one may come too many while the helper is asked
-    if dim and most < ring.COARSEST:
-        raise SpecError(
-            f"secure.bits is {spec.bits}, which has no room for {phase.reports} reports of {ring.COARSEST} steps "
-            f"each: {'set it to 32, or ' if spec.bits == 16 else ''}lower pace.concurrency"
-        )
-    heaviest = spec.heaviest if phase.strategy.weight == "samples" else 1
-    metrics = tuple((name, len(sums)) for name, sums in sorted(measures(phase).items()))
-    if not dim:
-        return ring.Ring(spec.bits, 0, 0, 0.0, heaviest, wide, metrics)
-    bound, reach = _reach(phase, dim)
-    if spec.norms:  # projections must not wrap either
-        most = min(most, int(sketch.widest(spec.bits) * reach / bound))
-    unit = reach * heaviest / most
-    longest = sqrt((bound * heaviest / unit) ** 2 + dim / 4) if spec.norms else 0.0  # and what rounding adds
-    return ring.Ring(spec.bits, dim, most, unit, heaviest, wide, metrics, longest)
-
-
-def _reach(phase: Phase, dim: int) -> tuple[float, float]:
-    """Return what no update is longer than after the stages (L2), and what no number of it goes beyond."""
-    bound = next(spec.bound for spec in phase.stages if isinstance(spec, clip.Clip))
-    turned = any(isinstance(spec, rotation.Rotate) for spec in phase.stages)
-    return bound, rotation.largest(bound, dim) if turned else bound
-
-
-def _can_be_hidden(federation: Federation, spec: TwoServers) -> None:
-    """Raise SpecError, with the reason, where reports of `federation` cannot be summed unseen."""
-    pace, strategy = federation.pace, federation.strategy
-    kinds = [type(stage) for stage in federation.stages]
-    for kind in kinds:
-        if kind not in (clip.Clip, rotation.Rotate):
-            raise SpecError(
-                f"stages has {kind.__name__} beside secure: what it sends is undone report by report, and none can be "
-                "seen; leave it out, and set secure.bits to 16 for half of the bytes"
-            )
-    if kinds not in ([clip.Clip], [clip.Clip, rotation.Rotate]):
-        raise SpecError(
-            "secure needs a bound on every number, so that sums cannot wrap unseen: set stages to (ft.clip(...),), or "
-            "to (ft.clip(...), ft.rotate()) for secure.bits of 16"
-        )
-    if pace.goal < spec.min_batch:
-        raise SpecError(
-            f"secure.min_batch is {spec.min_batch}, above pace.goal {pace.goal}: no version could ever be summed"
-        )
-    if not isinstance(strategy.staleness, Constant):
-        raise SpecError(
-            "strategy.staleness is set beside secure: in a sum where most reports count k times, what is left modulo k "
-            "is of the few that do not; let all count alike, as in ft.fedavg()"
-        )
-    if isinstance(strategy.step, Mixing) and pace.staleness:
-        raise SpecError(
-            f"pace.staleness is {pace.staleness} with mixing beside secure: what the reports of each version weigh is "
-            "hidden; set it to 0"
-        )
-    if spec.norms and strategy.weight != "equal":
-        raise SpecError(
-            'secure.norms is set with strategy.weight "samples": a hidden weight could say anything; set it to "equal"'
-        )
-    if not isinstance(federation.task.model, own.Own):
-        for phase in phases(federation):
-            rings(phase)
-        if spec.norms and (dim := federation.task.model.layout.dim) < sketch.LEAST:
-            raise SpecError(
-                f"secure.norms is set for a model of {dim} parameters: of fewer than {sketch.LEAST} the "
-                f"{sketch.PROJECTIONS} projections that the servers see would say too much; leave it out"
-            )
-
-
-# ---------------------------------------------------------------------- models down
+    return hidden.rings(phase.secure, schema(phase), phase.stages, phase.strategy, phase.reports, measures(phase))
 
 
 def sent(phase: Phase, row: Vector, version: int) -> Payload:

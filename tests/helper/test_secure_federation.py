@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from msgspec.structs import replace
 
 import fedthings as ft
 from fedthings.device.rules import Rules
 from fedthings.errors import SpecError
-from fedthings.federation import Phase, encode, phases, plans, rings
+from fedthings.federation import Phase, encode, fits, phases, plans, rings
+from fedthings.learn.data import Shard
 from fedthings.privacy import keys
 from fedthings.server.service import Service
 from fedthings.spelling import decode
@@ -57,6 +60,15 @@ def test_what_cannot_be_hidden_is_refused(case: str) -> None:
 def test_a_gateway_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="the gateway west cannot sum reports of secure mode"):
         Service(federation(), 1, tmp_path, Hub().coordinator("fed"), gateways=("west",))
+
+
+@pytest.mark.parametrize("stages", [(), (ft.clip(1.0), ft.int8())])
+def test_a_device_does_not_believe_a_task_that_cannot_be_hidden(stages: tuple) -> None:
+    spec = federation()
+    phase = replace(phases(spec)[0], stages=stages)
+    X = np.zeros((4, 4), np.float32)
+    with pytest.raises(SpecError, match="secure"):
+        fits(phase, Shard(X, np.zeros(4, np.int64), X[:0], np.zeros(0, np.int64)), "kitchen")
 
 
 def test_the_spec_travels() -> None:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import fedthings as ft
+from fedthings.aggregate import ring
 from fedthings.server.status import status
 from fedthings.simulation.simulator import simulate
+from fedthings.transport.memory import Hub
 from secure import Secure, chi_square, federation, fleet, key_in
 
 ROUNDS = 4
@@ -125,3 +127,29 @@ def test_what_the_coordinator_stores_of_reports_is_uniform(tmp_path):
             if phase:
                 counts = np.bincount(report.arrays["x"].view(np.uint8), minlength=256)
                 assert chi_square(counts) > 1e-6
+
+
+def test_no_message_of_a_whole_run_has_a_training_row_or_an_update(tmp_path, monkeypatch):
+    """Every byte that passes the broker, searched in each encoding; the search finds the model, which does pass."""
+    said, updates = [], []
+    inject, encode = Hub.inject, ring.encode
+    monkeypatch.setattr(Hub, "inject", lambda self, *words: (said.append(words[2]), inject(self, *words))[1])
+
+    def encoded(the, rows, *rest):
+        arrays, reasons = encode(the, rows, *rest)
+        updates.extend(row.copy() for some in (*rows.values(), *arrays.values()) for row in some)
+        return arrays, reasons
+
+    monkeypatch.setattr(ring, "encode", encoded)
+    spec, things = federation(key_in(tmp_path / "helper")), fleet()
+    run = Secure(spec, things, ROUNDS, tmp_path).run()
+    passed = b"".join(said)
+    assert run.row.tobytes() in passed
+    for name in things.names:
+        for row in things.shard(name).X:
+            for kind in ("<f4", ">f4", "<f8", ">f8", "<f2", ">f2"):
+                assert row.astype(kind).tobytes() not in passed
+    assert len(updates) > 4 * ROUNDS
+    for row in updates:
+        if row.any():
+            assert row.tobytes() not in passed and row[: len(row) // 2].tobytes() not in passed

@@ -261,6 +261,8 @@ class Service:
             case events.Finish(reason=reason):
                 self.reason = reason
                 self.settlement.on(command, self.now)
+                if self.leader is not None:
+                    self.leader.over()
                 self._add(self.engine.finish())
 
     def _settle(self, commands: Sequence[Settling]) -> None:
