@@ -50,9 +50,9 @@ WIDEST = 1 << 28
 
 
 class Asked(NamedTuple):
-    """What has been asked, by the digest of the offer: which batch it was, and the answer."""
+    """What has been asked last, by the digest of the offer, and the answer."""
 
-    batch: bytes
+    question: bytes
     answer: Source
 
 
@@ -78,7 +78,7 @@ class Helper:
         self._names: dict[str, str] = {}  # federation -> what its owner calls it
         self._boots: dict[str, str] = {}
         self._incoming: dict[str, Assembly] = {}  # federation -> the batch that comes in
-        self._asked: dict[str, dict[bytes, Asked]] = {}  # federation -> what has been answered since the start
+        self._asked: dict[str, Asked] = {}  # federation -> what has been answered last
 
     def receive(self, arrival: Arrival, now: float) -> None:
         """Take one arrival."""
@@ -108,16 +108,14 @@ class Helper:
                 if message.digest == assembly.offer.digest:
                     assembly.add(message)
                     self._proceed(federation, assembly)
-            case Want():
-                for asked in self._asked.get(federation, {}).values():
-                    if asked.answer.digest == message.digest:
-                        for chunk in asked.answer.answer(message):
-                            self._send(federation, chunk)
-                        return
+            case Want() if federation in self._asked:
+                answer = self._asked[federation].answer
+                for chunk in answer.answer(message) if answer.digest == message.digest else ():
+                    self._send(federation, chunk)
 
     def _offered(self, federation: str, offer: Offer) -> None:
-        asked = self._asked.get(federation, {}).get(offer.digest)
-        if asked is not None:  # our offer was lost
+        asked = self._asked.get(federation)
+        if asked is not None and asked.question == offer.digest:  # our offer was lost
             self._send(federation, asked.answer.offer("share"))
             return
         before = self._incoming.get(federation)
@@ -137,15 +135,13 @@ class Helper:
         if isinstance(answer, Verdict):
             self._send(federation, answer)
             return
-        batch, path = answer
-        asked = Asked(batch, Source(path))
-        self._asked[federation] = {assembly.offer.digest: asked}
-        self._send(federation, asked.answer.offer("share"))
+        self._asked[federation] = Asked(assembly.offer.digest, Source(answer))
+        self._send(federation, self._asked[federation].answer.offer("share"))
 
     # ---------------------------------------------------------------------- a batch
 
-    def _answered(self, federation: str, sealed: Sealed) -> Verdict | tuple[bytes, Path]:
-        """Return the batch's digest and where its answer lies, or why there is none. Raises WireError."""
+    def _answered(self, federation: str, sealed: Sealed) -> Verdict | Path:
+        """Return where the answer to a batch lies, or why there is none. Raises WireError."""
         pinned = self.store.leader(federation)
         if (pinned or sealed.sender) != sealed.sender:
             raise WireError("another leader", f"{spelled(pinned or b'')} leads {federation} here")
@@ -157,7 +153,7 @@ class Helper:
         if commitment(scope, batch.tickets, shares, seeds, batch.draw) != batch.digest:
             return Verdict(batch.digest, False, reason="different sets")
         if (known := self.store.answer(batch.digest)) is not None:
-            return batch.digest, known
+            return known
         name = self._names.get(federation, "")
         if self.rules.federations and name not in self.rules.federations:
             return Verdict(batch.digest, False, reason="not this federation")
@@ -182,12 +178,12 @@ class Helper:
         body = pack_body(Sealed(self.public, answer))
         path = self.store.commit(federation, batch.digest, batch.tickets, body, norms=bool(batch.draw))
         if batch.draw:
-            return batch.digest, path
+            return path
         self.given += 1
         self.reports += len(opened)
         version = max(ticket.version for ticket in batch.tickets) + 1
         self.on_news(f"{name or federation}: gave its share of {len(opened)} reports for version {version}")
-        return batch.digest, path
+        return path
 
     def _read(self, federation: str, batch: Batch) -> tuple[Scope, list[bytes], list[bytes]]:
         """Return what the batch's seeds are good for, the hash of each leader's share, and each sealed seed.

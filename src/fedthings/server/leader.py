@@ -108,7 +108,7 @@ class Leader:
         )
         data = self._channel.close(pack_body(batch), about("batch", scope.federation))
         self._question = Source(pack_body(Sealed(self.public, data)))
-        self.alarm, self._pause, self.refusal, self.answer = service.now, RETRY[0], "", b""
+        self.alarm, self._pause, self.refusal = service.now, RETRY[0], ""
         self._forget()
 
     def wake(self, service: Service, now: float) -> None:
@@ -122,7 +122,7 @@ class Leader:
 
     def over(self) -> None:
         """Ask no longer: the set has its sum, or never will."""
-        self.alarm, self._question, self.refusal = inf, None, ""
+        self.alarm, self._question, self.refusal, self.answer = inf, None, "", b""
         self._forget()
 
     @property
