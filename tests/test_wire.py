@@ -53,7 +53,7 @@ offers = st.builds(
     st.sampled_from(["", "http:80", "https:65535"]),
     texts,
 )
-receipts = st.builds(m.Receipt, tickets, st.booleans(), texts)
+receipts = st.builds(m.Receipt, tickets, st.booleans(), texts, st.none() | floats)
 STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     m.Offer: offers,
     m.Want: st.builds(m.Want, digests, st.lists(numbers, max_size=5).map(tuple), numbers),

@@ -68,14 +68,12 @@ class Virtual:
         return self.service
 
     def wakes(self, waking: Waking) -> None:
-        """Let a sleeper link up, unless it was told to sleep on; it sleeps as soon as it rests, and then misses all."""
+        """Let a sleeper link up, unless it was told to sleep on."""
         agent = self.agents.get(waking.device)
-        for name, other in self.agents.items():
-            if other.transport.linked and (other.resting or name == waking.device):
-                self.hub.sleep(name)
         if agent is None:
             self.join(waking.device, waking.every)
         elif (agent.rest or 0.0) <= self.now:
+            self.hub.sleep(waking.device)
             agent.relink(agent.transport)
             self.hub.link(waking.device)
 
@@ -125,6 +123,9 @@ class Virtual:
         for owner in (self.service, *self.agents.values()):
             while (arrival := owner.transport.inbox.get(0)) is not None:
                 owner.receive(arrival, self.now)
+        for name, agent in self.agents.items() if self.changes is not None else ():
+            if agent.resting:  # a sleeper sleeps as soon as it rests, and then misses all
+                self.hub.sleep(name)
         for ticket, _ in self.service.coordinator.tasks.values():
             if ticket not in self.given:
                 agent = self.agents.get(ticket.device) if self.changes is not None else None

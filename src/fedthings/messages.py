@@ -104,11 +104,13 @@ class Receipt(Message, frozen=True):
 
     It is safe and counts toward the version (`kept`), or not. `reason`, where there is one, says why it is
     left out of the sum: by its values, which are looked at when it is kept, or because it was not kept.
+    A device that sleeps is told with it to stay away for `seconds`, as by a Pause.
     """
 
     ticket: Ticket
     kept: bool
     reason: str = ""
+    seconds: float | None = None
 
 
 class Farewell(Message, frozen=True):

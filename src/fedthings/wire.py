@@ -292,6 +292,8 @@ def _check(message: Struct) -> None:
 
 def _sound(item: Ticket | Receipt) -> bool:
     """Return whether a ticket, also that of a receipt, is within the bounds."""
+    if isinstance(item, Receipt) and item.seconds is not None and item.seconds != item.seconds:
+        return False
     ticket = item if isinstance(item, Ticket) else item.ticket
     numbers = (ticket.phase, ticket.version, ticket.attempt)
     return bool(NAME.fullmatch(ticket.device)) and all(0 <= n < 1 << 63 for n in numbers)

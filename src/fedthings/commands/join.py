@@ -59,7 +59,7 @@ PASSWORD = "FEDTHINGS_PASSWORD"
     type=click.FloatRange(0.1),
     default=5.0,
     show_default=True,
-    help="With --wake: seconds that the link stays up at the most.",
+    help="With --wake: seconds that the link stays up at the most, training apart.",
 )
 @click.option("--rate", type=click.FloatRange(1000), metavar="BYTES", help="Most bytes a second of bodies, each way.")
 @click.option("--parent", type=int, hidden=True, help="End when this process dies.")

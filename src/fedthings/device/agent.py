@@ -93,8 +93,11 @@ class Agent:
         self.reports = 0
         self.me = secrets.token_hex(8)
         self._boot = ""  # of the coordinator
+        self._hailed = False  # whether it has said hello on this link
+        self._slept = False  # whether this link follows a sleep, and has not brought its announcement yet
         self._federation = ""  # its name, as the owner knows it
         self._job: Assignment | None = None
+        self._deadline = inf  # of the job
         self._farewell: Farewell | None = None
         self._told = ""
         self._seconds = 0.0  # that all of the local work took, when it was last done
@@ -137,7 +140,7 @@ class Agent:
         elif isinstance(message, Want):
             self.upload.wanted(message, now)
         elif isinstance(message, Receipt):
-            self._receipt(message)
+            self._receipt(message, now)
         elif isinstance(message, Farewell):
             self._ended(message, now)
         elif isinstance(message, Pause):
@@ -146,6 +149,8 @@ class Agent:
         elif isinstance(message, Refusal):
             log.warning("the coordinator refused: %s %s", message.reason, message.detail)
             self.on_news(f"refused: {message.reason} {message.detail}".rstrip())
+            if message.reason == "not here" and not self._hailed:  # its task may be over since it slept
+                self._hail(now)
 
     def _tell(self, text: str) -> None:
         """Tell the owner, but not the same thing again and again."""
@@ -158,10 +163,14 @@ class Agent:
         """Whether there is nothing to do, and nothing more to hear of."""
         return self.rest is not None and self._job is None
 
+    def unlink(self) -> None:
+        """Fetch nothing more over this link: the radio goes off."""
+        self.bodies.unlink()
+
     def relink(self, transport: Transport) -> None:
-        """Go on with another link, after a sleep: what is to be done follows from the Hello at `Linked`."""
+        """Go on with another link, after a sleep; at `Linked` it asks what to do, or goes on with what it was doing."""
         transport.federation = self.transport.federation
-        self.transport, self.rest = transport, None
+        self.transport, self.rest, self._slept = transport, None, True
         self.bodies.relink(transport)
         self.upload.relink(transport)
 
@@ -176,29 +185,38 @@ class Agent:
                 return
             self.transport.federation = federation
         self._federation = message.name
-        if message.boot != self._boot or message.state == "finished":
+        greeted, self._slept = self._slept and self._hailed, False  # by the hello that this link began with
+        if message.boot != self._boot or (message.state == "finished" and not greeted):
             self._boot = message.boot
             self._hail(now)
 
     def _hail(self, now: float) -> None:
         """Say that this device is here; what it has to send it offers at once, which saves a round trip."""
+        self._hailed = True
         self.transport.send(COORDINATOR, Hello(self.me, self.every))
         self.upload.offer(now)
 
     def _again(self, now: float) -> None:
-        """After the link was lost: what was under way is asked for and offered again."""
+        """After the link was lost: what was under way is asked for and offered again.
+
+        After a sleep a device that knows what to do does not ask: each message keeps the radio on.
+        """
+        self._hailed = False
         if not self.transport.federation:
             return
         self.upload.broke()
         self.bodies.again(now)
-        self._hail(now)
+        if self._slept and self._job is not None and now < self._deadline:
+            self.upload.offer(now)
+        else:
+            self._hail(now)
 
     # ----------------------------------------------------------------- the job
 
     def _assigned(self, job: Assignment, now: float) -> None:
         if job.ticket.device != self.name:
             return
-        self.rest = None
+        self.rest, self._deadline = None, now + job.seconds
         pending = self.shelf.pending
         if pending is not None and pending.ticket != job.ticket:
             self.shelf.settle(job.kept)
@@ -317,7 +335,7 @@ class Agent:
 
     # ------------------------------------------------------------- the receipt
 
-    def _receipt(self, receipt: Receipt) -> None:
+    def _receipt(self, receipt: Receipt, now: float) -> None:
         pending = self.shelf.pending
         if pending is not None and pending.ticket == receipt.ticket:
             self.shelf.settle(receipt.ticket if receipt.kept else None)
@@ -325,6 +343,10 @@ class Agent:
             self._job = None
             self.bodies.stop()
             self.upload.drop()
+            if receipt.seconds is None and not self._hailed:  # it was not needed any more: what is?
+                self._hail(now)
+        if receipt.seconds is not None and self._job is None:  # also of what it has declined
+            self.rest = now + receipt.seconds
         if receipt.reason not in ("", "late", "cancelled", "does not fit"):  # of these the owner knows
             self._tell(f"report left out: {receipt.reason}")
 

@@ -112,6 +112,11 @@ class Bodies:
         self._fetched = 0
         self._retry(list(self._incoming.values()), now)
 
+    def unlink(self) -> None:
+        """Fetch nothing more: the radio goes off."""
+        if self._downloads is not None:
+            self._downloads.stop()
+
     def relink(self, transport: Transport) -> None:
         """Go on with another link, once it stands."""
         self._transport, self._due = transport, inf

@@ -28,9 +28,9 @@ _LONGEST = 86400.0  # seconds of one wait; a queue takes no infinity
 
 
 class Attended(NamedTuple):
-    """What a device's process did: reports made, federations seen to their end, payload bytes, messages.
+    """What a device's process did: reports made, federations seen to their end, payload bytes, messages, wakings.
 
-    Chunks, and messages that ask for them, are not counted as messages.
+    Messages that move bodies (offer, want, chunk) are not counted, nor the announcement that each link begins with.
     """
 
     reports: int
@@ -39,21 +39,32 @@ class Attended(NamedTuple):
     bytes_down: int
     messages_sent: int
     messages_received: int
+    wakings: int
+    bytes_http: int  # of those down, the ones that came over HTTP
 
 
 class Radio:
-    """The device's link, into one inbox: on all the time, or for `awake` seconds at the most of `every` so many."""
+    """The device's link, into one inbox: on all the time, or for `awake` seconds at the most of `every` so many.
+
+    The time that it trains is not counted, so that a receipt can come in the same waking.
+    """
 
     def __init__(self, link: Callable[[], MqttTransport], every: float, awake: float) -> None:
         self._link, self.every, self.awake = link, every, awake
         self.transport = link()
         self._woke = time.monotonic()
+        self._worked = 0.0  # seconds of training since
         self._before = [0, 0, 0, 0]  # of the links that are closed
+        self.wakings = 1
 
     @property
     def off(self) -> float:
         """When it goes off at the latest."""
-        return self._woke + self.awake if self.every else inf
+        return self._woke + self.awake + self._worked if self.every else inf
+
+    def worked(self, seconds: float) -> None:
+        """Note that the device has worked for so long."""
+        self._worked += seconds
 
     @property
     def moved(self) -> list[int]:
@@ -65,7 +76,9 @@ class Radio:
     def sleep(self, agent: Agent, ending: Ending, on_news: Callable[[str], None]) -> None:
         """Be off until the first waking at which `agent` is wanted, and link again; a broker may be missed."""
         before, wanted = self.transport, agent.rest or 0.0
+        agent.unlink()
         before.close(bye=False)
+        self._worked = 0.0
         while not ending:
             late = max(time.monotonic(), wanted) - self._woke
             self._woke += max(1, ceil(late / self.every)) * self.every
@@ -79,6 +92,7 @@ class Radio:
                 on_news(f"{error}; sleeping again")
                 continue
             self._before, self.transport = self.moved, link
+            self.wakings += 1
             agent.relink(link)
             return
 
@@ -144,8 +158,9 @@ def join(
             if agent.done:
                 ended.add(transport.federation)
             if once or ending:
-                up, down, *messages = radio.moved
-                return Attended(reports, len(ended), up, down + downloads.bytes_received, *messages)
+                up, down, sent, received = radio.moved
+                http = downloads.bytes_received
+                return Attended(reports, len(ended), up, down + http, sent, received, radio.wakings, http)
             transport.send(COORDINATOR, Bye())  # it need not wait for us
             transport.federation = ""
             on_news("waiting for the next federation")
@@ -182,6 +197,7 @@ def _attend(
             on_news("linked to the broker again")
         if arrival is not None:
             agent.receive(arrival, now)
+            radio.worked(time.monotonic() - now)
         agent.wake(now)
 
 

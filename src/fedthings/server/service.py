@@ -46,6 +46,7 @@ from fedthings.server.bodies import Bodies
 from fedthings.server.gateways import Inbound
 from fedthings.server.leader import Leader
 from fedthings.server.models import Models
+from fedthings.server.outbox import Outbox
 from fedthings.server.spool import Spool
 from fedthings.server.status import status
 from fedthings.server.store import Saved, Store, Usage
@@ -105,8 +106,7 @@ class Service:
         self.leader = None if secure is None else Leader(secure, directory, fsync)
         self.settlement = _settlement(self.engine)
         self.terms = {"rounds": rounds, "stop": dict(stop or {}), "init": _mark(init), "test": _mark(*(test or ()))}
-        self.reason = ""
-        self.failure = ""  # why the federation cannot be done
+        self.reason = self.failure = ""  # why the federation has ended; why it cannot be done
         self.refusals: Counter[str] = Counter()
         self.heard: set[str] = set()  # who has spoken since the last boot
         self.gone: set[str] = set()  # who has said Bye
@@ -119,7 +119,7 @@ class Service:
         self._folded: list[Ticket] = []  # spooled until the checkpoint
         self._summed: list[bytes] = []  # subtotals that are
         self._merging = False  # whether the tickets that arrive are those of a subtotal
-        self._outbox: list[tuple[str, Envelope]] = []
+        self._outbox = Outbox()
         self._replaying = False
         self.now = 0.0
         self._restore()
@@ -245,9 +245,9 @@ class Service:
             case events.Assign(ticket=ticket, deadline=deadline, kept=kept, again=again):
                 task, model = self.bodies.task(self.engine), self.bodies.model(self.engine, ticket.version)
                 self._used(ticket.device)[2] += 0 if again else self.engine.model_bytes(ticket)
-                self.send(ticket.device, Assignment(ticket, task, model, max(0.0, deadline - self.now), kept))
+                self._next(ticket.device, Assignment(ticket, task, model, max(0.0, deadline - self.now), kept))
             case events.Rest(device=device, reason=reason, until=until):
-                self.send(device, Pause(reason, max(0.0, until - self.now)))
+                self._next(device, Pause(reason, max(0.0, until - self.now)))
             case events.Keep(ticket=ticket, lag=lag):
                 self._keep(ticket, lag)
             case events.Discard(ticket=ticket, reason=reason):
@@ -403,7 +403,7 @@ class Service:
             else:
                 self._act(_event(kind, fields))
         self._replaying = False
-        self._outbox = []  # said before, or asked for again by the Hello of each device
+        self._outbox.take()  # said before, or asked for again by the Hello of each device
         for digest, count in saved.state["published"]:
             self.bodies.published.setdefault(digest, count)
         if self.done and self._fresh:
@@ -438,11 +438,15 @@ class Service:
 
     def send(self, to: str, message: Envelope) -> None:
         """Send `message` once what is being done is durable."""
-        self._outbox.append((to, message))
+        self._outbox.put(to, message)
+
+    def _next(self, device: str, message: Assignment | Pause) -> None:
+        """Tell `device` what it is to do next; a gateway is told one thing at a time."""
+        sleeps = device in self.coordinator.sleepers.seen and device not in self.routes
+        (self._outbox.follow if sleeps else self._outbox.put)(device, message)
 
     def _flush(self) -> None:
-        outbox, self._outbox = self._outbox, []
-        for to, message in outbox:
+        for to, message in self._outbox.take():
             self.transport.send(*gateways.wrapped(self, to, message))
 
     def close(self) -> None:

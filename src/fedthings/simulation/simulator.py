@@ -142,7 +142,8 @@ class Simulator:
         self.coordinator = Coordinator(plans(federation, rounds), federation.seed, there)
         self.kept: list[Kept] = []
         self.planned: set[Ticket] = set()  # whose answer stands on the agenda
-        self.resting: dict[str, float] = {}  # sleepers -> until when they have been told to stay away
+        self.resting: dict[str, float] = {}  # sleepers that are asleep -> until when they were told to stay away
+        self.told: dict[str, tuple[Ticket, float]] = {}  # sleepers -> the last task they have heard of, its deadline
         self.history: list[Line] = []
         self.work = Counted(self.engine, fleet)
         self.now = self.began = self.last = 0.0  # now; when the task was given out that is answered now; the last Keep
@@ -226,11 +227,17 @@ class Simulator:
                 yield
 
     def _changed(self, change: Change | Waking) -> bool:
-        """Tell the coordinator who came, went or woke; one that has been told to sleep on does not come."""
+        """Tell the coordinator who came, went or woke.
+
+        One that has been told to sleep on does not come, and one that works on what it has heard of does not ask.
+        """
         device = change.device
         if isinstance(change, Change):
             return self._on(Joined(device) if change.present else Left(device))
         if self.resting.get(device, 0.0) > self.now:
+            return False
+        self.resting.pop(device, None)
+        if (told := self.told.get(device)) and self.coordinator.open(told[0]) and self.now < told[1]:
             return False
         known = device in self.coordinator.present
         return self._on(CheckedIn(device, change.every) if known else Joined(device, change.every))
@@ -257,7 +264,7 @@ class Simulator:
         for command in commands:
             kind = type(command)
             if kind is Assign:
-                self._assign(command.ticket, command.again)  # type: ignore[union-attr]
+                self._assign(command)  # type: ignore[arg-type]
             elif kind is Keep:
                 self.kept.append(Kept(command.ticket, command.lag, self.began))  # type: ignore[union-attr]
                 self.last = self.now
@@ -272,7 +279,10 @@ class Simulator:
                 self.history += self.engine.finish()
         return len(commands) != 1 or type(commands[0]) is not Keep
 
-    def _assign(self, ticket: Ticket, again: bool) -> None:
+    def _assign(self, command: Assign) -> None:
+        ticket, again = command.ticket, command.again
+        if ticket.device in self.coordinator.sleepers.seen and ticket.device not in self.resting:
+            self.told[ticket.device] = ticket, self.now + (command.deadline - self.now)  # as its own clock has it
         if ticket in self.planned:
             return  # a device that is back works on; one that had lost its task is told of it again
         engine = self.engine
@@ -317,6 +327,7 @@ class Simulator:
             "kept": [[list(kept.ticket), kept.lag, kept.began] for kept in self.kept],
             "agenda": [[at, list(answer.ticket), answer.began, answer.declined] for at, answer in self.agenda.all()],
             "resting": self.resting,
+            "told": {device: [list(ticket), deadline] for device, (ticket, deadline) in self.told.items()},
             "changes": self.changes.taken,
         }
         partial = out / (CHECKPOINT + ".part")
@@ -355,6 +366,7 @@ class Simulator:
             self.agenda.plan(at, Answer(Ticket(*ticket), began, declined))
             self.planned.add(Ticket(*ticket))
         self.first, self.resting = [], dict(state["resting"])
+        self.told = {device: (Ticket(*ticket), deadline) for device, (ticket, deadline) in state["told"].items()}
         while self.changes.taken < state["changes"]:
             self.changes.take()
 

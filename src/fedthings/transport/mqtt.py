@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 
 from fedthings.errors import SpecError, TransportError, WireError
-from fedthings.messages import Announce, Bye, Chunk, Envelope, Want
+from fedthings.messages import Announce, Bye, Chunk, Envelope, Offer, Want
 from fedthings.transport import topics
 from fedthings.transport.link import Address, Link
 from fedthings.transport.transport import Delivery, Inbox, Linked, Refused, Unlinked
@@ -53,7 +53,7 @@ class MqttTransport:
         self.inbox = inbox or Inbox()
         self.bytes_sent = 0
         self.bytes_received = 0
-        self.messages_sent = 0  # chunks, and what fetches them, apart
+        self.messages_sent = 0  # what moves bodies, and announcements, apart
         self.messages_received = 0
         self._root = topics.check_root(root)
         self._own = self._writes()
@@ -210,7 +210,7 @@ class MqttTransport:
         except WireError as error:
             self.inbox.put(Refused(sender, error))
         else:
-            self.messages_received += not isinstance(message, Chunk)
+            self.messages_received += not isinstance(message, Offer | Want | Chunk | Announce)
             self.inbox.put(Delivery(sender, message, federation))
 
     def _publish(self, topic: str, message: Envelope | None, retain: bool = False) -> bool:
@@ -219,7 +219,7 @@ class MqttTransport:
             if self._link is None or not self._link.publish(topic, data, retain):
                 return False
             self.bytes_sent += len(data)
-            self.messages_sent += not isinstance(message, Chunk | Want)
+            self.messages_sent += not isinstance(message, Offer | Want | Chunk | Announce)
         return True
 
     # -------------------------------------------------------------------- its place
