@@ -177,9 +177,6 @@ class Coordinator:
             return
         if self.plan.pace.slack:
             self.tasks.deadlines.took(ticket.device, now - self.tasks.since(ticket.device, self.plan.pace))
-        sleeps = ticket.device in self.sleepers.seen
-        if sleeps:
-            self.sleepers.heard(ticket.device, now)
         self._close(ticket)
         if lag > staleness:
             out.append(Discard(ticket, "stale"))
@@ -197,7 +194,7 @@ class Coordinator:
             self._devices.reported.add(ticket.device)
             if self.kept >= self.goal or not self.tasks or self._ends == -inf:
                 self._check(now, out)
-        if sleeps:
+        if ticket.device in self.sleepers.seen:
             self._rest(ticket.device, now, out)
 
     def _woke(self, event: Woke, now: float, out: list[Command]) -> None:

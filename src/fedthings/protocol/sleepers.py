@@ -14,32 +14,27 @@ STRETCH = 1.25
 
 
 class Sleepers:
-    """Who sleeps, how often it wakes by itself, when it last woke and was last heard of (seconds)."""
+    """Who sleeps, how often it wakes by itself, and when it last said that it woke (seconds)."""
 
     def __init__(self) -> None:
-        self.seen: dict[str, tuple[float, float, float]] = {}  # device -> wakes every, woke at, heard of at
+        self.seen: dict[str, tuple[float, float]] = {}  # device -> every so many seconds, when it woke
         self._made = 0.0  # when the last version was made
         self._lasted: list[float] = []  # how long the last two took
 
     def woke(self, device: str, every: float, now: float) -> None:
         """Note that `device` is there; `every` 0 is one that does not sleep."""
         if every:
-            self.seen[device] = (every, now, now)
+            self.seen[device] = (every, now)
         else:
             self.seen.pop(device, None)
-
-    def heard(self, device: str, now: float) -> None:
-        """Note that `device` has reported; when it woke for that is not known."""
-        every, woke, _ = self.seen[device]
-        self.seen[device] = (every, woke, now)
 
     def gone(self, device: str) -> None:
         """Note that `device` will not wake by itself."""
         self.seen.pop(device, None)
 
     def missing(self, device: str, since: float) -> bool:
-        """Return whether `device` sleeps, and has not been heard of since `since`."""
-        return device in self.seen and self.seen[device][2] < since
+        """Return whether `device` sleeps, and has not said hello since `since`."""
+        return device in self.seen and self.seen[device][1] < since
 
     def stepped(self, now: float) -> None:
         """Note that a version is made."""
@@ -52,7 +47,7 @@ class Sleepers:
         One takes as long as the longer of the last two did, up to `STRETCH` times the shorter, since to come a moment
         too early is to wake for nothing. It is its last waking before `latest`, where that comes first.
         """
-        every, woke, _ = self.seen[device]
+        every, woke = self.seen[device]
         lasts = min(max(self._lasted), STRETCH * min(self._lasted)) if self._lasted else 0.0
         wanted = max(now, self._made + max(1.0, min(FAR, versions)) * lasts)
         turns = max(1, int(min(ceil((wanted - woke) / every), (latest - woke) / every)))
@@ -60,7 +55,7 @@ class Sleepers:
 
     def longest(self) -> float:
         """Return the longest time in seconds from one waking to the next; 0 where nobody sleeps."""
-        return max((every for every, *_ in self.seen.values()), default=0.0)
+        return max((every for every, _ in self.seen.values()), default=0.0)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state as plain data."""
@@ -68,5 +63,5 @@ class Sleepers:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up the state that `snapshot` returned."""
-        self.seen = {device: (every, woke, heard) for device, (every, woke, heard) in state["seen"].items()}
+        self.seen = {device: (every, woke) for device, (every, woke) in state["seen"].items()}
         self._made, *self._lasted = state["made"]
