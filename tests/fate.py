@@ -29,6 +29,7 @@ class Fate:
         self.owner: object = None
         for kind, name in (
             (Store, "journal"),
+            (Store, "commit"),
             (Store, "checkpoint"),
             (Models, "__setitem__"),
             (Models, "__delitem__"),

@@ -110,7 +110,13 @@ def test_the_federation_and_the_rules_in_running_are_accepted(tmp_path: Path) ->
     federation = ft.load(tmp_path / "house.toml")
     (tmp_path / "again.toml").write_text(ft.dumps(federation))
     assert ft.load(tmp_path / "again.toml") == federation
-    assert set(tomllib.loads(text)) == set(federation.__struct_fields__) - {"secure"}  # which has a page of its own
+    assert set(tomllib.loads(text)) == set(federation.__struct_fields__) - {
+        "edge",
+        "secure",
+    }  # which have their own pages
+    (edge,) = fenced(ROOT / "docs" / "gateways.md", "toml")
+    assert decode(tomllib.loads(edge)["edge"], ft.Edge) == ft.Edge(rounds=5)
+    assert set(tomllib.loads(edge)["edge"]) == set(ft.Edge.__struct_fields__)
     assert set(tomllib.loads(rules)) == set(decode(tomllib.loads(rules), Rules).__struct_fields__)
 
 

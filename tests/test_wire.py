@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import re
 from pathlib import Path
@@ -66,10 +67,12 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
         numbers,
         numbers,
     ),
-    m.Assignment: st.builds(m.Assignment, tickets, offers, offers, floats, st.none() | tickets),
+    m.Assignment: st.builds(m.Assignment, tickets, offers, offers, floats, st.none() | tickets, st.none() | offers),
     m.Pause: st.builds(m.Pause, texts),
     m.Receipt: receipts,
-    m.Farewell: st.builds(m.Farewell, texts, st.none() | offers, st.none() | offers, st.none() | tickets),
+    m.Farewell: st.builds(
+        m.Farewell, texts, st.none() | offers, st.none() | offers, st.none() | tickets, st.none() | offers
+    ),
     m.Refusal: st.builds(m.Refusal, texts, texts),
     m.Hello: st.builds(m.Hello, texts),
     m.Bye: st.builds(m.Bye),
@@ -80,6 +83,9 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     m.Status: st.builds(m.Status, facts),
     m.Work: st.builds(m.Work, numbers, facts),
     m.Model: st.builds(m.Model, numbers, numbers, payloads),
+    m.Change: st.builds(
+        m.Change, digests | st.just(b""), digests, numbers, st.binary().map(lambda data: np.frombuffer(data, np.uint8))
+    ),
     m.Report: st.builds(m.Report, tickets, payloads, rows, payloads),
     m.Subtotal: st.builds(
         m.Subtotal,
@@ -379,3 +385,17 @@ def test_a_body_in_a_file_is_the_same_and_is_not_read(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(WireError):
             wire.unpack_file(path, m.Model)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="tells by Linux's list of what is mapped")
+def test_a_file_is_let_go_of_with_its_rows_and_not_by_the_collector(tmp_path: Path) -> None:
+    path = tmp_path / "body"
+    path.write_bytes(wire.pack_body(m.Model(1, 2, {"x": np.arange(5000, dtype="f4")})))
+    gc.disable()
+    try:
+        found = wire.unpack_file(path, m.Model)
+        assert str(path) in Path("/proc/self/maps").read_text()
+        del found
+        assert str(path) not in Path("/proc/self/maps").read_text()
+    finally:
+        gc.enable()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fedthings.aggregate.step import Polynomial as polynomial
     from fedthings.aggregate.step import Sgd as sgd
     from fedthings.aggregate.step import Yogi as yogi
+    from fedthings.compress.delta import Delta as delta
     from fedthings.compress.low_rank import LowRank as low_rank
     from fedthings.compress.quantize import int4, int8
     from fedthings.compress.rotate import Eden as eden
@@ -65,7 +66,7 @@ if TYPE_CHECKING:
     from fedthings.learn.with_torch import with_torch
     from fedthings.privacy.clip import Clip as clip
     from fedthings.privacy.shares import TwoServers as two_servers
-    from fedthings.protocol.pace import Pace
+    from fedthings.protocol.pace import Edge, Pace
     from fedthings.protocol.selection import Forecast as forecast
     from fedthings.protocol.selection import Uniform as uniform
     from fedthings.run import Run, compare
@@ -96,6 +97,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DataError",
     "Device",
+    "Edge",
     "Federation",
     "FedthingsError",
     "Fleet",
@@ -122,6 +124,7 @@ __all__ = [
     "conv1d",
     "conv2d",
     "decay",
+    "delta",
     "dense",
     "diurnal",
     "dropout",
@@ -191,7 +194,7 @@ _MODULES = {
     "learn.synthetic": "synthetic clusters",
     "learn.task": "Task Recipe",
     "learn.with_torch": "with_torch",
-    "protocol.pace": "Pace",
+    "protocol.pace": "Edge Pace",
     "run": "Run compare",
     "simulation.devices": "Device",
     "simulation.links": "Link",
@@ -205,6 +208,7 @@ _STEPS = "sgd momentum adam yogi adagrad constant polynomial hinge decay"
 _HOMES: dict[str, tuple[str, str | None]] = {
     "partition": ("learn.partition", None),
     "clip": ("privacy.clip", "Clip"),
+    "delta": ("compress.delta", "Delta"),
     "eden": ("compress.rotate", "Eden"),
     "rotate": ("compress.rotation", "Rotate"),
     "two_servers": ("privacy.shares", "TwoServers"),

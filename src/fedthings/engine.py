@@ -12,10 +12,12 @@ import numpy as np
 
 from fedthings import history
 from fedthings.aggregate import fold, ring, step
+from fedthings.compress import delta
 from fedthings.errors import SpecError, StoreError, nearest
 from fedthings.federation import (
     Federation,
     Phase,
+    differs,
     encode,
     follow,
     phases,
@@ -32,17 +34,23 @@ from fedthings.protocol.events import Assign, Command, Discard, Ticket
 from fedthings.spelling import decode
 from fedthings.subtotal import merge, most_bytes, verify
 from fedthings.vector import Array, Key, Payload, Vector
-from fedthings.wire import number_size, size, ticket_size
+from fedthings.wire import number_size, pack_body, size, ticket_size
 
+PACKED = 2
+"""Bodies held that were packed last: the one that is counted is the one that is sent, and the whole beside it."""
 BEST = -1
 """Where the best version's row lies among the rows."""
 
 
 class Made(NamedTuple):
-    """What an advance gives: the lines of history that are complete now, and whether the target is met."""
+    """What an advance gives: the lines of history that are complete now, and whether the target is met.
+
+    `held`: an edge has made all of its rounds; the next version begins with the next task from above.
+    """
 
     lines: list[Line]
     stop: bool
+    held: bool = False
 
 
 class Engine:
@@ -64,7 +72,6 @@ class Engine:
     ) -> None:
         self.federation = federation
         self.phases = list(phases(federation))
-        self.reports = [spec.reports for spec in self.phases]
         self.phase = self.version = 0
         self.rows = rows if rows is not None else {}
         self.test = test
@@ -107,14 +114,58 @@ class Engine:
 
     def _sent(self, version: int) -> Payload:
         """Return the arrays of that body."""
-        if self.spec.kind == "normalise":
-            return {}
-        made = self._made_as(version)
+        return {} if self.spec.kind == "normalise" else self._arrays(self._made_as(version))
+
+    def _arrays(self, made: int) -> Payload:
+        """Return the arrays in which the trained version `made` goes down."""
         return sent(self.spec, self.rows[made], made)
 
-    def model_bytes(self, ticket: Ticket) -> int:
-        """Return the bytes of the model body that goes down for `ticket`."""
+    def base(self, version: int, kept: Ticket | None) -> Ticket | None:
+        """Return `kept`, the last ticket of a device that was kept, where less goes down to it as `version` for that.
+
+        Such a device holds the model of `kept`; for others, and where it pays not, it is None.
+        """
+        down = self.spec.down
+        if not isinstance(down, delta.Delta) or kept is None or not differs(self.spec):
+            return None
+        if not differs(self.phases[kept.phase]) or self._made_as(version) - self._held(kept) > down.back:
+            return None
+        return kept if self._bytes(version, kept) < self._bytes(version, None) else None
+
+    def packed(self, version: int, base: Ticket | None = None) -> bytes:
+        """Return the body that goes down as `version`: to whoever holds the model of the ticket `base`, if any."""
+        if not differs(self.spec):
+            return pack_body(self.body(version))
+        key = self._pair(version, base)
+        if key not in self._packed:
+            held = b"" if base is None else pack_body(Model(base.phase, key[2], self._arrays(key[2])))
+            body = pack_body(delta.change(pack_body(self.body(version)), held))
+            if len(self._packed) == PACKED:
+                del self._packed[next(iter(self._packed))]
+            self._packed[key], self._sizes[key] = body, len(body)
+        return self._packed[key]
+
+    def model_bytes(self, ticket: Ticket, kept: Ticket | None = None) -> int:
+        """Return the bytes of the model body that goes down for `ticket`; `kept` is the device's last that was kept."""
+        if differs(self.spec):
+            return self._bytes(ticket.version, self.base(ticket.version, kept))
         return self._model_bytes + number_size(self._made_as(ticket.version))
+
+    def _bytes(self, version: int, base: Ticket | None) -> int:
+        """Return the bytes of the body that `packed` gives."""
+        key = self._pair(version, base)
+        if key not in self._sizes:
+            self.packed(version, base)
+        return self._sizes[key]
+
+    def _pair(self, version: int, base: Ticket | None) -> tuple[int, int, int]:
+        """Return which trained version goes down, and the phase and the version of the one it is told by."""
+        made = self._made_as(version)
+        return (made, -1, -1) if base is None else (made, base.phase, self._held(base))
+
+    def _held(self, kept: Ticket) -> int:
+        """Return which trained version a device has received for `kept`."""
+        return self.trained if self.phases[kept.phase].kind == "evaluate" else kept.version
 
     def _made_as(self, version: int) -> int:
         """Return which trained version devices of the running phase receive as `version`."""
@@ -149,15 +200,15 @@ class Engine:
         self.partial.tally.bytes_up += size
         return size
 
-    def assigned(self, ticket: Ticket) -> None:
-        """Count the bytes of the model that goes down for `ticket`."""
-        self.partial.tally.bytes_down += self.model_bytes(ticket)
+    def assigned(self, ticket: Ticket, kept: Ticket | None) -> None:
+        """Count the bytes of the model that goes down for `ticket`; see `model_bytes`."""
+        self.partial.tally.bytes_down += self.model_bytes(ticket, kept)
 
     def obey(self, command: Command) -> None:
         """Count what a command means: a model goes down, a report is left out."""
         if isinstance(command, Assign):
             if not command.again:
-                self.assigned(command.ticket)
+                self.assigned(command.ticket, command.kept)
         elif isinstance(command, Discard):
             self.tally.dropped[command.reason] += 1
 
@@ -186,25 +237,22 @@ class Engine:
         self._closed, fresh, self.partial.tally = None, self.partial.tally, tally
         if share is not None:
             ring.add(sums, share)
-        total, count, weights = self.partial.done(sums, tally, lost)
-        made = self._advanced(spec, total, count, weights, now)
+        total, weights = self.partial.settled(sums, tally, self.version, lost)
+        made = self._advanced(spec, total, weights, now)
         if self.partial.tally is not tally:  # a line is complete with it
             self.partial.tally = fresh
         else:
             tally.merge(fresh)
         return made
 
-    def _advanced(self, spec: Phase, total: Payload, count: int, weights: Mapping[int, int], now: float) -> Made:
-        if count:
-            key = Key(spec.seed, "", self.version, 0)
-            total = self.partial.stage.settle(total, count, key)
+    def _advanced(self, spec: Phase, total: Payload, weights: Mapping[int, int], now: float) -> Made:
         self.version += 1
         if spec.kind == "normalise":
             return self._normalised(total)
         if spec.kind == "evaluate":
             return Made(self._complete(closing=True), False)
         row = self.rows[self.trained]
-        if count:
+        if total:
             bases = {lag: self.rows[self.trained - lag] for lag in weights}
             mean = step.Mean(total["x"], weights, bases)
             row = step.apply(spec.strategy.step, row, mean, self.state, self.version)
@@ -226,7 +274,9 @@ class Engine:
 
     def _begin(self, tally: Tally) -> None:
         spec = self.spec
-        self.partial = Partial(spec, self.reports[self.phase], tally)
+        self.partial = Partial(spec, tally)
+        self._packed: dict[tuple[int, int, int], bytes] = {}
+        self._sizes: dict[tuple[int, int, int], int] = {}
         self._model_bytes = size(self.body(self.version)) - number_size(self._made_as(self.version))
         self._template = template(spec, self.partial)
         self._report_bytes = size(self._template) - ticket_size(self._template.ticket)
@@ -247,9 +297,12 @@ class Engine:
         self.pending = history.line(version, now, self.tally, test)
         self.partial.tally = Tally()
         # One more than is needed: a checkpoint from before this version must find its own.
-        oldest = version - max(1, self.federation.pace.staleness) - 1
+        down = self.federation.down
+        back = down.back if isinstance(down, delta.Delta) else 0
+        oldest = version - max(1, self.federation.pace.staleness) - 1 - back
         for old in [v for v in self.rows if 0 <= v < oldest]:
             del self.rows[old]
+        self._sizes = {key: count for key, count in self._sizes.items() if key[0] >= oldest}
         stop = any(history.reached(self.stop, complete, test) for complete in lines)
         return Made(lines, stop or (test is not None and history.reached(self.stop, self.pending, test)))
 

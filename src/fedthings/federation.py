@@ -16,12 +16,13 @@ import numpy as np
 from msgspec import Struct
 
 from fedthings import hidden
-from fedthings.aggregate import fold
+from fedthings.aggregate import fold, step
 from fedthings.aggregate.ring import Ring
-from fedthings.compress import low_rank, quantize, rotate, rotation, sign, sparsify
+from fedthings.compress import delta, low_rank, quantize, rotate, rotation, sign, sparsify
 from fedthings.errors import DataError, FedthingsError, SpecError, WireError
 from fedthings.learn import own, own_learner
 from fedthings.learn.data import Shard, check
+from fedthings.learn.effort import HASTE
 from fedthings.learn.learner import Learner
 from fedthings.learn.local import evaluator, trainer
 from fedthings.learn.metrics import MANY, nothing
@@ -29,7 +30,7 @@ from fedthings.learn.normalise import standardised, statistician, statistics_sch
 from fedthings.learn.task import Task, within
 from fedthings.privacy import clip
 from fedthings.privacy.shares import TwoServers
-from fedthings.protocol.pace import Pace, Plan
+from fedthings.protocol.pace import Edge, Pace, Plan
 from fedthings.spelling import decode, sound
 from fedthings.stage import Field, Schema, Stage, chain
 from fedthings.strategy import Strategy
@@ -45,6 +46,7 @@ StageSpec: TypeAlias = (
     | sign.Sign
     | low_rank.LowRank
 )
+Down: TypeAlias = quantize.Quantize | delta.Delta
 STAGES: dict[type, Callable[[Any, Schema], Stage]] = {
     clip.Clip: clip.build,
     rotation.Rotate: rotation.build,
@@ -62,22 +64,29 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
 
     `pace` is when, `strategy` is how, `stages` protect or compress a report on its way, and `down` the model on its.
     `devices`: how many must be there before the first version (0: as many as work at once). `secure` hides each
-    report from the coordinator.
+    report from the coordinator. With `edge` the participants are edges, which `pace`, `stages`, `down` and `devices`
+    then speak of.
     """
 
     task: Task
     strategy: Strategy = Strategy()
     pace: Pace = Pace()
     stages: tuple[StageSpec, ...] = ()
-    down: quantize.Quantize | None = None
+    down: Down | None = None
     seed: int = 0
     name: str = "federation"
     devices: int = 0
+    edge: Edge | None = None
     secure: TwoServers | None = None
 
     def __post_init__(self) -> None:
-        for name in ("task", "strategy", "pace"):
+        for name in ("task", "strategy", "pace", *(("edge",) if self.edge else ())):
             sound(name, getattr(self, name))
+        if self.edge is not None and not isinstance(self.strategy.staleness, step.Constant):
+            raise SpecError(
+                "strategy.staleness is set beside edge: a sum has room for a share or a weight, and an edge weighs as "
+                "much as its devices; leave one of them out"
+            )
         for index, spec in enumerate(self.stages):
             sound(f"stages[{index}]", spec)
         if self.stages and not isinstance(self.task.model, own.Own):
@@ -85,13 +94,31 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
         if self.secure is not None:
             sound("secure", self.secure)
             hidden.check(self.secure, self.pace, self.strategy)
+            if self.edge is not None:
+                raise SpecError(
+                    "secure is set beside edge: an edge reads the reports of its devices, which secure mode is to "
+                    "hide; leave one of them out"
+                )
             if not isinstance(self.task.model, own.Own):
                 for phase in phases(self):
                     rings(phase)
+        slack = self.pace.slack
+        if self.strategy.partial and 0 < slack < 1 / HASTE:
+            raise SpecError(
+                f"pace.slack is {slack} beside strategy.partial: a device works for {HASTE:g} of the time that it has, "
+                f"so it would have less every time; give at least {1 / HASTE:g}, or 0 for the same deadline"
+            )
         within("seed", self.seed, 0, 2**63 - 1)
         within("devices", self.devices, 0, 2**31)
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", self.name):
-            raise SpecError(f"name is {self.name!r}: use 1 to 32 letters, digits, - and _")
+        check_name(self.name)
+
+
+def check_name(name: str) -> None:
+    """Raise SpecError unless a federation can have this name, and a directory of it among files of ours."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name):
+        raise SpecError(f"name is {name!r}: use 1 to 32 letters, digits, - and _")
+    if name in ("lock", "passwords"):
+        raise SpecError(f"name is {name!r}: choose another, which no file of ours has")
 
 
 class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -105,10 +132,16 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     task: Task
     strategy: Strategy
     stages: tuple[StageSpec, ...]
-    down: quantize.Quantize | None = None
+    down: Down | None = None
     seed: int
     reports: int = 1 << 20
+    edge: Edge | None = None
     secure: TwoServers | None = None
+
+    @property
+    def partial(self) -> bool:
+        """Whether a device may do a part of the local work."""
+        return self.strategy.partial and self.kind == "train"
 
 
 def phases(federation: Federation) -> tuple[Phase, ...]:
@@ -131,6 +164,7 @@ def phases(federation: Federation) -> tuple[Phase, ...]:
             down=federation.down,
             seed=federation.seed,
             reports=most,
+            edge=federation.edge,
             secure=federation.secure,
         )
 
@@ -166,13 +200,26 @@ def follow(phase: Phase, statistics: Payload, after: Phase) -> Phase:
     return msgspec.structs.replace(after, task=task)
 
 
+def below(phase: Phase) -> Phase:
+    """Return what the devices of an edge do in `phase`, which is the edge's: their reports make its next model."""
+    assert phase.edge is not None
+    return msgspec.structs.replace(
+        phase,
+        strategy=msgspec.structs.replace(phase.strategy, step=step.Sgd()),
+        stages=(),
+        down=None,
+        reports=phase.edge.most if phase.kind == "train" else phase.reports,
+        edge=None,
+    )
+
+
 def schema(phase: Phase) -> Schema:
     """Return the arrays that a report of `phase` holds, and how they fold."""
     if phase.kind == "normalise":
         return statistics_schema(phase.task.model)
     if phase.kind == "evaluate":
         return ()
-    return (Field("x", phase.task.model.layout.dim),)
+    return (Field("x", phase.task.model.layout.dim, heaviest=fold.HEAVY if phase.edge else fold.WEIGHT),)
 
 
 def learner(phase: Phase, engine: str = "auto", threads: int = 1) -> Learner:
@@ -260,8 +307,14 @@ def received(phase: Phase, arrays: Payload) -> Payload:
     return {"x": decoded["x"][0]}
 
 
-def _down(phase: Phase, spec: quantize.Quantize) -> Stage:
-    return quantize.build(spec, (Field("x", phase.task.model.layout.dim),))
+def _down(phase: Phase, spec: Down) -> Stage:
+    given = (Field("x", phase.task.model.layout.dim),)
+    return delta.build(spec, given) if isinstance(spec, delta.Delta) else quantize.build(spec, given)
+
+
+def differs(phase: Phase) -> bool:
+    """Return whether models of `phase` go down as what they differ in from others (`messages.Change`)."""
+    return phase.kind != "normalise" and isinstance(phase.down, delta.Delta)
 
 
 # ------------------------------------------------------------------------ files

@@ -66,7 +66,7 @@ class Chunk(Message, frozen=True):
 class Announce(Message, frozen=True):
     """Retained: who coordinates. A new `boot` (random per start) asks every device to say Hello.
 
-    `state` is one of "running", "paused", "finished".
+    `state` is one of "running", "paused", "finished". `edges`: those who take part are gateways that make edge rounds.
     """
 
     boot: str
@@ -74,12 +74,14 @@ class Announce(Message, frozen=True):
     state: str
     phase: int
     version: int
+    edges: bool = False
 
 
 class Assignment(Message, frozen=True):
     """Do this once: `task` and `model` are pulled where the device lacks them.
 
-    `seconds` are left until the deadline; `kept` is the last of the device's tickets that was kept.
+    `seconds` are left until the deadline; `kept` is the last of the device's tickets that was kept. `delta` is what
+    the model differs in from that ticket's: who does not hold it pulls `model`.
     """
 
     ticket: Ticket
@@ -87,6 +89,7 @@ class Assignment(Message, frozen=True):
     model: Offer
     seconds: float
     kept: Ticket | None
+    delta: Offer | None = None
 
 
 class Pause(Message, frozen=True):
@@ -114,12 +117,13 @@ class Receipt(Message, frozen=True):
 
 
 class Farewell(Message, frozen=True):
-    """The federation has ended; `model` is its last version, to keep for predictions."""
+    """The federation has ended; `model` is its last version, to keep for predictions; `delta` as in an assignment."""
 
     reason: str
     task: Offer | None
     model: Offer | None
     kept: Ticket | None = None
+    delta: Offer | None = None
 
 
 class Refusal(Message, frozen=True):
@@ -211,6 +215,19 @@ class Model(Message, frozen=True):
     arrays: Payload
 
 
+class Change(Message, frozen=True):
+    """The body that stands for a model body: in which bytes it differs from one that the receiver has.
+
+    `base` is that one's SHA-256, empty for none; `digest` and `size` (bytes) are of what comes out. `difference`
+    is one byte less the other, modulo 256, where there are both; deflated (RFC 1951), uint8 `(n,)`.
+    """
+
+    base: bytes
+    digest: bytes
+    size: int
+    difference: Any
+
+
 class Report(Message, frozen=True):
     """The report body: what one device sends for one ticket.
 
@@ -294,4 +311,4 @@ Envelope: TypeAlias = (
     | Ask
     | Status
 )
-Body: TypeAlias = Work | Model | Report | Subtotal | Sealed | Batch | Share
+Body: TypeAlias = Work | Model | Change | Report | Subtotal | Sealed | Batch | Share

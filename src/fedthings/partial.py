@@ -20,15 +20,15 @@ from fedthings.vector import Array, Key, Payload
 
 
 class Partial:
-    """The sums and the tally of reports of one phase; `reports` are the most that one version can have.
+    """The sums and the tally of reports of the phase `spec`.
 
     Several `threads` sum many rows faster, and to the same bits.
     """
 
-    def __init__(self, spec: Phase, reports: int, tally: Tally | None = None, threads: int = 1) -> None:
-        self.threads = threads
+    def __init__(self, spec: Phase, tally: Tally | None = None, threads: int = 1) -> None:
+        self.threads, self.seed = threads, spec.seed
         self.schema, self.stage = schema(spec), stage(spec)
-        self.fields = fold.announced(self.schema, reports)
+        self.fields = fold.announced(self.schema, spec.reports)
         stale = spec.strategy.staleness
         self.stale = None if spec.kind != "train" or isinstance(stale, Constant) else stale
         self.whole = 1 if self.stale is None else fold.WHOLE
@@ -84,22 +84,29 @@ class Partial:
         self.sums, self.tally = self._nothing(), Tally()
         return taken
 
-    def done(self, sums: fold.Sums, tally: Tally, lost: str = "") -> tuple[Payload, int, dict[int, int]]:
-        """Return each array's mean or sum, of how many reports, and their weight by lag; uses up `sums`.
+    def settled(self, sums: fold.Sums, tally: Tally, version: int, lost: str = "") -> tuple[Payload, Mapping[int, int]]:
+        """Return what `sums`, taken from here, come to for the model after `version`, and their weight by lag.
 
-        Of sums in a ring, nothing hidden any more, `tally` learns what they say; with `lost` they are left out.
+        {} where no report is in them. Of sums in a ring, nothing hidden any more, `tally` learns what they say; with
+        `lost`, a reason, they are left out.
         """
-        count = sums.count
+        count, weights = sums.count, dict(sums.weights)
         if self.ring is None:
-            weights = dict(sums.weights)
-            return fold.done(sums, self.fields, self.whole) if count else {}, count, weights
+            total: Payload = fold.done(sums, self.fields, self.whole) if count else {}
+        else:
+            total, count, weights = self._opened(self.ring, sums, tally, lost)
+        return self.stage.settle(total, count, Key(self.seed, "", version, 0)) if count else {}, weights
+
+    def _opened(self, the: ring.Ring, sums: fold.Sums, tally: Tally, lost: str) -> tuple[Payload, int, dict[int, int]]:
+        """Return the mean or sum of each array, of how many reports, and their weight by lag."""
+        count = sums.count
         if not count:
             return {}, 0, {}
         if count < self.least:
             lost = lost or "batch below the minimum"
-        found = None if lost else ring.opened(self.ring, {n: row for n, (row,) in sums.limbs.items()}, count)
+        found = None if lost else ring.opened(the, {name: row for name, (row,) in sums.limbs.items()}, count)
         if found and any(not _measurable(name, total, found.used) for name, total in found.metrics.items()):
-            found = found._replace(metrics={}) if self.ring.longest else None  # what can be wrong is not the update
+            found = found._replace(metrics={}) if the.longest else None  # what can be wrong is not the update
         tally.updates = found.used if found else 0
         if (left := count - tally.updates) > 0:
             tally.dropped[lost or ("not usable" if found else "impossible sum")] += left

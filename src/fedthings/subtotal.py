@@ -79,7 +79,7 @@ def verify(subtotal: Subtotal, partial: Partial, template: Report) -> None:
     if subtotal.weight.shape != (1,) or subtotal.weight.dtype != np.int64:
         raise WireError("wrong type", "weight is one int64")
     weight = int(subtotal.weight[0])
-    if not summed <= weight <= summed * fold.WEIGHT:
+    if not summed <= weight <= summed * fold.heaviest(partial.fields):
         raise WireError("out of range", f"{summed} reports do not weigh {weight}")
     for f in partial.fields:
         if not _within(

@@ -253,7 +253,7 @@ def test_an_agent_fetches_a_large_model_so_and_else_over_mqtt(how: str, tmp_path
     files = Damaged(service.bodies.files) if how == "damaged" else service.bodies.files
     ranges = Ranges(files, TOKEN, "127.0.0.1")
     service.bodies.http, service.bodies.token = "http:1" if how == "nobody there" else ranges.place, TOKEN
-    transport = hub.device(name)
+    transport = hub.device(name, "fed")
     downloads = Downloads("127.0.0.1", transport.inbox)
     agent = Agent(name, fleet.shard(name), transport, tmp_path / "device", downloads=downloads)
     service.announce()

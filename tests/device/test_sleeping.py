@@ -25,7 +25,7 @@ class Sleeper:
         self.hub, self.now = Hub(), 0.0
         self.coordinator = self.hub.coordinator("fed")
         self.coordinator.announce(Announce("boot", "fed", "running", 0, 0))
-        self.agent = Agent(NAME, digits(1, 0).shard(NAME), self.hub.device(NAME), every=60.0)
+        self.agent = Agent(NAME, digits(1, 0).shard(NAME), self.hub.device(NAME, "fed"), every=60.0)
 
     def says(self) -> list[type]:
         """Return what the device says now."""
@@ -112,3 +112,11 @@ def test_what_is_next_travels_with_the_receipt() -> None:
         outbox.put(NAME, receipt)
         outbox.follow(NAME, message)
         assert outbox.take() == [("device-1", kept), *((NAME, each) for each in said)]
+
+
+def test_who_is_given_work_meanwhile_is_not_told_to_rest() -> None:
+    outbox = Outbox()
+    for to in (NAME, "device-1"):
+        outbox.put(to, Pause("not needed now"))
+    outbox.put(NAME, assigned(1))
+    assert outbox.take() == [("device-1", Pause("not needed now")), (NAME, assigned(1))]

@@ -153,7 +153,7 @@ def test_uploads_share_the_coordinator_a_window_each_in_turn(tmp_path: Path, mon
     world = AtOnce(federation(2000), fleet(), 1, tmp_path)
     for agent in world.agents.values():
         agent.upload.chunk = 1024
-    world.service.spool.turns.most = 1
+    world.service.turns.most = 1
     order: list[str] = []
     wants = world.service.transport.send
 

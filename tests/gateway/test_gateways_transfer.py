@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -60,13 +61,49 @@ def test_uploads_take_turns_at_a_gateway(tmp_path, monkeypatch):
     tree = grown(tmp_path, federation(), {"west": ""}, kind=AtOnce)
     while not tree.gateways["west"].bound:
         assert tree.step()
-    tree.gateways["west"].hold.spool.turns.most = 1
+    tree.gateways["west"].hold.turns.most = 1
     monkeypatch.setattr(MemoryTransport, "send", noted)
     run = tree.run()
     assert np.array_equal(run.row, ft.simulate(federation(), digits(DEVICES, 0), ROUNDS).row)
     assert len(order) > 3 * DEVICES
     for at in range(0, 3 * DEVICES, DEVICES):
         assert len(set(order[at : at + DEVICES])) == DEVICES  # nobody twice before all others once
+
+
+def test_sums_take_turns_at_the_coordinator(tmp_path, monkeypatch):
+    order: list[str] = []
+    send = MemoryTransport.send
+
+    def noted(self: MemoryTransport, to: str, message: Message) -> bool:
+        if isinstance(message, Want) and message.starts and to in ("west", "east"):
+            order.append(to)
+        return send(self, to, message)  # type: ignore[arg-type]
+
+    tree = grown(tmp_path, federation(), {"west": "", "east": ""}, kind=AtOnce)
+    tree.service.turns.most = 1
+    monkeypatch.setattr(MemoryTransport, "send", noted)
+    run = tree.run()
+    assert np.array_equal(run.row, ft.simulate(federation(), digits(DEVICES, 0), ROUNDS).row)
+    changes = sum(one != other for one, other in pairwise(order))
+    assert len(order) > 8 and changes >= len(order) // 2  # a window each, one after the other
+
+
+def test_a_gateway_on_a_link_that_breaks_sends_and_fetches_in_shorter_chunks(tmp_path):
+    tree = grown(tmp_path, federation(), {"west": ""}, chunk=4096)
+    west = tree.gateways["west"]
+    steps, shortest = 0, 4096
+    while not tree.service.done:
+        assert tree.step()
+        steps += 1
+        shortest = min(shortest, west.pacing.length)
+        if steps % 7 == 0 and steps < 2000 and (west.upload.going or (west.bound and west.cache.fetching)):
+            tree.mail = type(tree.mail)(
+                (place, a) for place, a in tree.mail if place != "west" and getattr(a, "sender", "") != "west"
+            )
+            tree.hub.unlink("west")
+            tree.hub.link("west")
+    assert np.array_equal(tree.result().row, ft.simulate(federation(), digits(DEVICES, 0), ROUNDS).row)
+    assert shortest < 4096
 
 
 def test_links_that_break_behind_a_gateway_and_a_rate(tmp_path):

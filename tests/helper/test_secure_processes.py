@@ -42,10 +42,6 @@ class Secure(Processes):
             self.helper = subprocess.Popen(command, stdout=out, stderr=log, env=environment)
         return self.helper
 
-    def extra(self, name: str) -> list[str]:
-        """Return further options of the device `name`."""
-        return ["--rate", "120000"] if name == self.names[3] else []
-
     def until(self, holds, what: str, seconds: float = 60.0) -> None:
         """Wait until `holds()`."""
         end = time.monotonic() + seconds
@@ -77,7 +73,7 @@ def test_ten_devices_and_two_servers_each_killed_once(tmp_path: Path) -> None:
         world.serve()
         world.help()
         for name in world.names:
-            world.join(name)
+            world.join(name, *(("--rate", "120000") if name == world.names[3] else ()))
         slow, spool = world.names[3], world.out / "spool"
         world.until(lambda: world.versions() >= 1 and list(spool.glob(f"1-*-{slow}-*.part")), "a part of a report")
         world.kill(world.joined[slow])

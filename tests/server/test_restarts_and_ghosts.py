@@ -27,7 +27,7 @@ class Slow:
     def __init__(self, dead: bool = False) -> None:
         self.dead = dead
 
-    def outcome(self, ticket: Ticket, now: float, work: Work) -> Outcome:
+    def outcome(self, ticket: Ticket, now: float, work: Work, until: float) -> Outcome:
         if self.dead and ticket.device == "device-2" and ticket.version > 2:
             return Outcome(None)
         return Outcome(now + (500.0 if ticket.device == "device-0" else 1.0))

@@ -61,9 +61,9 @@ def _problems(federation: Federation, fleet: Fleet) -> list[str]:
 
     found = []
     whole = fleet.names != (ALONE,)
-    if whole and federation.devices > len(fleet):
+    if whole and federation.devices > len(fleet) and federation.edge is None:
         found.append(f"devices is {federation.devices}, but the fleet has {len(fleet)}: it would never start")
-    if whole and federation.pace.quorum > len(fleet):
+    if whole and federation.pace.quorum > len(fleet) and federation.edge is None:
         found.append(
             f"pace.quorum is {federation.pace.quorum}, but the fleet has {len(fleet)} devices: "
             "no version would be made; lower it"
@@ -93,6 +93,9 @@ def _notes(federation: Federation, fleet: Fleet) -> list[str]:
     """Return what works, and may not be what is wanted."""
     found = []
     pace = federation.pace
+    if federation.edge is not None:
+        found.append("edge is set: those who take part are edges, and pace, stages and devices speak of them")
+        return found
     if pace.concurrency > len(fleet):
         found.append(
             f"pace.concurrency is {pace.concurrency}, but the fleet has {len(fleet)} devices: the first "
@@ -135,7 +138,7 @@ def _report_bytes(federation: Federation) -> dict[str, int]:
 
     sizes: dict[str, int] = {}
     for phase in phases(federation):
-        if arrays := template(phase, Partial(phase, phase.reports)).arrays:
+        if arrays := template(phase, Partial(phase)).arrays:
             sizes[phase.kind] = sum(array.nbytes for array in arrays.values())
     return sizes
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from fedthings.commands import as_json, example, show_json
-from fedthings.commands.join import PASSWORD, secret
+from fedthings.commands.link import PASSWORD, linked, say
 from fedthings.threads import one_thread
 
 
@@ -51,7 +51,6 @@ def command(
     secure=ft.two_servers(helper="..."). Let it in with `fedthings devices add helper`.
     """
     one_thread()
-    from fedthings.device.join import with_password
     from fedthings.helper.helper import KEY_FILE
     from fedthings.helper.process import help_out
     from fedthings.helper.rules import read
@@ -68,14 +67,10 @@ def command(
         else:
             click.echo(key)
         return 0
-    _say(f"public key: {key}")
-    url = with_password(broker, name, secret(password_file))
+    say(f"public key: {key}")
+    (url,) = linked((broker,), name, (password_file,) if password_file else ())
     with Ending() as ending:
-        did = help_out(name, url, directory, ending, rules=rules, root=root, patience=reconnect, on_news=_say)
+        did = help_out(name, url, directory, ending, rules=rules, root=root, patience=reconnect, on_news=say)
     if as_json:
         show_json({"helper": name, "key": key, **did._asdict()})
     return ending.code
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)

@@ -1,4 +1,4 @@
-"""The agent: one device's side of the conversation. It is told what arrives and what time it is.
+"""The agent: one device's side of the conversation with one federation. It is told what arrives and what time it is.
 
 It fetches the task and the model it is assigned (`bodies`), trains on its own rows, and sends the report until its
 receipt comes (`upload`). Hello puts everything right after any loss: the coordinator answers with what is to be done.
@@ -25,7 +25,8 @@ from fedthings.device.upload import Upload
 from fedthings.errors import DataError, SpecError, WireError
 from fedthings.federation import Phase, fits, learner, received, schema
 from fedthings.learn.data import Shard
-from fedthings.learn.learner import cohort
+from fedthings.learn.effort import effort
+from fedthings.learn.learner import Fit, cohort
 from fedthings.messages import (
     Announce,
     Assignment,
@@ -33,7 +34,6 @@ from fedthings.messages import (
     Decline,
     Farewell,
     Hello,
-    Model,
     Offer,
     Pause,
     Receipt,
@@ -47,6 +47,7 @@ from fedthings.privacy.keys import public
 from fedthings.privacy.shares import scope_of, split
 from fedthings.protocol.events import Ticket
 from fedthings.spelling import decode
+from fedthings.stage import State
 from fedthings.transport.chunks import CHUNK
 from fedthings.transport.pacing import Pacing, Rate
 from fedthings.transport.topics import COORDINATOR
@@ -56,15 +57,13 @@ from fedthings.wire import pack_body
 
 log = logging.getLogger("fedthings.device")
 
-HASTE = 0.8
-"""The part of the time left that training may take, where partial work is accepted (Li et al. 2020, Alg. 2)."""
-
 
 class Agent:
     """`receive` an arrival, `wake` at `alarm`; `done` when the federation has ended.
 
-    `shard` holds the device's own rows, `directory` is where it keeps state and model (None: memory only).
-    One that sleeps wakes `every` so many seconds (0: it stays linked); it is `resting` when its radio may go off.
+    `transport` bears the federation's id, `shard` holds the device's own rows, `directory` is where it keeps state and
+    model (None: memory only). One that sleeps wakes `every` so many seconds (0: it stays linked); it is `resting` when
+    its radio may go off.
     """
 
     def __init__(
@@ -76,7 +75,7 @@ class Agent:
         rules: Rules | None = None,
         chunk: int = CHUNK,
         largest: int = LARGEST,
-        rate: float = inf,
+        rate: Rate | None = None,
         downloads: Downloads | None = None,
         on_news: Callable[[str], None] | None = None,
         every: float = 0.0,
@@ -86,22 +85,33 @@ class Agent:
         self.on_news = on_news or (lambda text: None)
         self.every = every
         self.rest: float | None = None  # until when it was told to stay away
-        self.pacing, self.rate = Pacing(chunk), Rate(rate)
+        self.pacing, self.rate = Pacing(chunk), rate or Rate()
         self.bodies = Bodies(transport, self.shelf, self.pacing, self.rate, largest, downloads)
         self.upload = Upload(transport, self.pacing, self.rate, chunk)
         self.done = False
+        self.heard = False  # whether the coordinator has said anything to it
         self.reports = 0
         self.me = secrets.token_hex(8)
         self._boot = ""  # of the coordinator
         self._hailed = False  # whether it has said hello on this link
         self._slept = False  # whether this link follows a sleep, and has not brought its announcement yet
-        self._federation = ""  # its name, as the owner knows it
+        self.federation = ""  # its name, as the owner knows it
         self._job: Assignment | None = None
-        self._deadline = inf  # of the job
+        self._heard = 0.0  # when it was assigned
         self._farewell: Farewell | None = None
         self._told = ""
         self._seconds = 0.0  # that all of the local work took, when it was last done
         self._phase: tuple[bytes, Phase] | None = None  # digest of the task body, what it says
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has a task."""
+        return self._job is not None
+
+    @property
+    def until(self) -> float:
+        """When the time for its task is over, in seconds; -inf where it has none."""
+        return -inf if self._job is None else self._heard + self._job.seconds
 
     @property
     def alarm(self) -> float:
@@ -130,9 +140,11 @@ class Agent:
         message = delivery.message
         if isinstance(message, Announce):
             self._announced(message, delivery.federation, now)
-        elif delivery.federation != self.transport.federation:
             return
-        elif isinstance(message, Assignment):
+        if delivery.federation != self.transport.federation:
+            return
+        self.heard = True
+        if isinstance(message, Assignment):
             self._assigned(message, now)
         elif isinstance(message, Chunk):
             if self.bodies.add(message, now):
@@ -169,22 +181,16 @@ class Agent:
 
     def relink(self, transport: Transport) -> None:
         """Go on with another link, after a sleep; at `Linked` it asks what to do, or goes on with what it was doing."""
-        transport.federation = self.transport.federation
         self.transport, self.rest, self._slept = transport, None, True
         self.bodies.relink(transport)
         self.upload.relink(transport)
 
-    # -------------------------------------------------------------- finding it
+    # ----------------------------------------------------------------- presence
 
     def _announced(self, message: Announce, federation: str, now: float) -> None:
-        ours = self.transport.federation
-        if ours and federation != ours:
+        if federation != self.transport.federation:
             return
-        if not ours:
-            if self.rules.federations and message.name not in self.rules.federations:
-                return
-            self.transport.federation = federation
-        self._federation = message.name
+        self.federation = message.name
         greeted, self._slept = self._slept and self._hailed, False  # by the hello that this link began with
         if message.boot != self._boot or (message.state == "finished" and not greeted):
             self._boot = message.boot
@@ -202,11 +208,11 @@ class Agent:
         After a sleep a device that knows what to do does not ask: each message keeps the radio on.
         """
         self._hailed = False
-        if not self.transport.federation:
-            return
+        if not self._boot:
+            return  # it is announced yet who coordinates
         self.upload.broke()
         self.bodies.again(now)
-        if self._slept and self._job is not None and now < self._deadline:
+        if self._slept and self._job is not None and now < self.until:
             self.upload.offer(now)
         else:
             self._hail(now)
@@ -216,21 +222,21 @@ class Agent:
     def _assigned(self, job: Assignment, now: float) -> None:
         if job.ticket.device != self.name:
             return
-        self.rest, self._deadline = None, now + job.seconds
+        self.rest = None
         pending = self.shelf.pending
         if pending is not None and pending.ticket != job.ticket:
             self.shelf.settle(job.kept)
         if self._job is not None and self._job.ticket == job.ticket and (self.bodies.coming or self.upload.going):
             return  # it is being fetched, or sent, already
-        self._job = job
+        self._job, self._heard = job, now
         self.upload.drop()
-        self.bodies.keep_only([job.task, job.model])
+        self.bodies.keep_only(job)
         self._work(now)
 
     def _go_on(self, now: float) -> None:
         """A body that was waited for is here."""
         if self._farewell is not None:
-            self._leave()
+            self._leave(now)
         else:
             self._work(now)
 
@@ -249,18 +255,22 @@ class Agent:
         job = self._job
         if job is None or not self._here(job.task, now):
             return
-        phase = self._accepted(job)
-        if phase is None or not self._here(job.model, now):
+        phase, way = self._accepted(job), self.bodies.way(job)
+        if phase is None or way is None or not self._here(way, now):
             return
         self.shelf.enter(f"{self.transport.federation}/{job.ticket.phase}")
         pending = self.shelf.pending
         model: Payload | None = None
         if pending is None or pending.ticket != job.ticket:
             try:
-                arrays = self.bodies.read(job.model, Model).arrays  # in a file they are not aligned
-                model = received(phase, {name: np.require(row, requirements="A") for name, row in arrays.items()})
-                self._train(phase, job, model)
+                found, body = self.bodies.model(way, phase)
+                model = received(phase, _aligned(found.arrays))
+                self._train(phase, job, model, body, now)
             except WireError as error:
+                if way != self.bodies.way(job):
+                    log.warning("all of the model is fetched: %s", error)
+                    self._work(now)
+                    return
                 self._tell(f"cannot do the task: {error}")
                 self._decline(job.ticket, "does not fit")
                 return
@@ -268,8 +278,8 @@ class Agent:
                 self._tell(f"cannot do the task: {error}")
                 self._decline(job.ticket, "training failed")
                 return
-        assert self.shelf.pending is not None
-        self.upload.begin(job.ticket, self.shelf.pending.report, now)
+        if self.shelf.pending is not None:  # an edge's rounds take their time
+            self.upload.begin(job.ticket, self.shelf.pending.report, now)
         if model is not None and phase.kind == "train":  # for predictions; the fleet does not wait for it
             self.shelf.keep(phase.task.model, model["x"], job.ticket.version)
 
@@ -279,12 +289,12 @@ class Agent:
             if self._phase is not None and self._phase[0] == job.task.digest:
                 return self._phase[1]
             phase = decode(self.bodies.read(job.task, Work).spec, Phase)
-            refusal = self.rules.refusal(self._federation, phase)  # first: what it does not allow is not imported
+            refusal = self.rules.refusal(self.federation, phase)  # first: what it does not allow is not imported
             if refusal:
                 self._tell(f"declined: {refusal}{advice(phase, refusal)}")
                 self._decline(job.ticket, refusal)
                 return None
-            fits(phase, self.shard, self.name)
+            self._fits(phase)
         except (SpecError, WireError, DataError) as error:
             self._tell(f"cannot do the task: {error}")
             self._decline(job.ticket, "does not fit")
@@ -292,41 +302,50 @@ class Agent:
         self._phase = (job.task.digest, phase)
         return phase
 
-    def _train(self, phase: Phase, job: Assignment, model: Payload) -> None:
+    def _fits(self, phase: Phase) -> None:
+        """Raise DataError or SpecError unless `phase` can be done with what is here."""
+        if phase.edge is not None:
+            raise SpecError("in this federation gateways take part, with devices of their own: join one of them")
+        fits(phase, self.shard, self.name)
+
+    def _train(self, phase: Phase, job: Assignment, model: Payload, body: bytes, now: float) -> None:
         ticket = job.ticket
-        ours, outgoing = learner(phase), Outgoing(phase)
-        state = self.shelf.state or [ours.init(), outgoing.stage.init()]
+        ours = learner(phase)
+        state = self.shelf.state[0] if self.shelf.state else ours.init()
         key = Key(phase.seed, self.name, ticket.version, ticket.attempt)
-        effort = self._effort(job.seconds) if phase.strategy.partial and phase.kind == "train" else 1.0
+        left = job.seconds - (now - self._heard)
+        share = effort(self._seconds, left, self.rules.effort) if phase.partial else 1.0
         log.info("%s version %d", phase.kind, ticket.version)
         began = time.monotonic()
-        fit, after = ours.one(model, state[0], self.shard, key, effort)
-        self._seconds = (time.monotonic() - began) / effort
-        sent, (encoded_state,), (unseen,) = outgoing.encode(cohort(fit), [state[1]], [key])
+        fit, after = ours.one(model, state, self.shard, key, share)
+        self._seconds = (time.monotonic() - began) / share
+        self._hold(phase, ticket, fit, after, body)
+
+    def _hold(self, phase: Phase, ticket: Ticket, fit: Fit, after: State, body: bytes) -> None:
+        """Make the report of what came of the work, and keep it until its receipt."""
+        outgoing = Outgoing(phase)
+        state = self.shelf.state[1] if self.shelf.state else outgoing.stage.init()
+        key = Key(phase.seed, self.name, ticket.version, ticket.attempt)
+        sent, (encoded_state,), (unseen,) = outgoing.encode(cohort(fit), [state], [key])
         arrays = {name: rows[0] for name, rows in sent.report.items()}
         metrics = {name: rows[0] for name, rows in sent.metrics.items()}
         kept = after is not None or any(part is not None for part in encoded_state)
         if outgoing.ring is not None:
-            arrays = self._split(phase, outgoing.ring, job, arrays)
+            arrays = self._split(phase, outgoing.ring, ticket, arrays)
         elif refused(schema(phase), outgoing.stage.decode(sent.report), sent.weight)[0]:
             kept = False  # it is left out by its values, so training goes on from the state before it
         if unseen:
             kept = False
             self._tell(f"report left out: {unseen}")
         report = Report(ticket, arrays, sent.weight, metrics)
-        self.shelf.hold(ticket, pack_body(report), [after, encoded_state] if kept else None)
+        self.shelf.hold(ticket, pack_body(report), [after, encoded_state] if kept else None, body)
         self.reports += 1
 
-    def _split(self, phase: Phase, ring: Ring, job: Assignment, arrays: dict[str, Array]) -> dict[str, Array]:
+    def _split(self, phase: Phase, ring: Ring, ticket: Ticket, arrays: dict[str, Array]) -> dict[str, Array]:
         """Return the coordinator's share of the report `arrays`, and the helper's, sealed."""
-        assert phase.secure is not None
-        scope = scope_of(phase.secure, ring, self.transport.federation, job.task.digest)
-        return split(arrays, public(phase.secure.helper, "secure.helper"), scope, job.ticket)
-
-    def _effort(self, seconds: float) -> float:
-        """Return the share of the local work that the owner allows and the deadline leaves time for."""
-        fits_in = HASTE * seconds / self._seconds if self._seconds else 1.0
-        return max(0.01, min(self.rules.effort, fits_in))
+        assert phase.secure is not None and self._phase is not None
+        scope = scope_of(phase.secure, ring, self.transport.federation, self._phase[0])
+        return split(arrays, public(phase.secure.helper, "secure.helper"), scope, ticket)
 
     def _decline(self, ticket: Ticket, reason: str) -> None:
         self._job = None
@@ -356,24 +375,38 @@ class Agent:
         self.shelf.settle(farewell.kept)
         self._job, self._farewell = None, farewell
         self.upload.drop()
-        offers = [offer for offer in (farewell.task, farewell.model) if offer is not None]
-        self.bodies.keep_only(offers)
-        for offer in offers:
-            self._here(offer, now)
-        self._leave()
+        self.bodies.keep_only(farewell)
+        self._leave(now)
 
-    def _leave(self) -> None:
+    def _leave(self, now: float) -> None:
         """Keep the last model for predictions, once it is here."""
         farewell = self._farewell
-        if farewell is None or self.bodies.coming:
+        if farewell is None:
             return
-        if farewell.task is not None and farewell.model is not None:
+        task, way = farewell.task, self.bodies.way(farewell)
+        here = [self._here(offer, now) for offer in (task, way) if offer is not None]  # both at once
+        if not all(here) and self.bodies.coming:
+            return
+        if task is not None and way is not None:
             try:
-                phase = decode(self.bodies.read(farewell.task, Work).spec, Phase)
-                model = self.bodies.read(farewell.model, Model)
-                if not self.rules.refusal(self._federation, phase):
-                    self.shelf.keep(phase.task.model, received(phase, model.arrays)["x"], model.version)
+                work = self.bodies.read(task, Work)
+                phase = decode(work.spec, Phase)
+                model, _ = self.bodies.model(way, phase)
+                if not self.rules.refusal(self.federation, phase):
+                    self._last(work.phase, phase, model.version, received(phase, _aligned(model.arrays)))
             except (KeyError, WireError, SpecError) as error:
+                if way != self.bodies.way(farewell):
+                    self._leave(now)
+                    return
                 log.warning("the last model cannot be kept: %s", error)
         self.on_news(f"the federation has ended: {farewell.reason}")
         self.done = True
+
+    def _last(self, number: int, phase: Phase, version: int, model: Payload) -> None:
+        """Keep the last model, `version` of the phase with this number."""
+        self.shelf.keep(phase.task.model, model["x"], version)
+
+
+def _aligned(arrays: Payload) -> Payload:
+    """Return `arrays` as they can be computed with: in a file they are not aligned."""
+    return {name: np.require(row, requirements="A") for name, row in arrays.items()}

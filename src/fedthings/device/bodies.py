@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 
+from fedthings.compress.delta import patched
 from fedthings.device.downloads import Downloads
 from fedthings.device.shelf import Shelf
 from fedthings.errors import WireError
-from fedthings.messages import Chunk, Offer
+from fedthings.federation import Phase, differs
+from fedthings.messages import Assignment, Change, Chunk, Farewell, Model, Offer
 from fedthings.transport.chunks import Assembly
 from fedthings.transport.pacing import Pacing, Rate
 from fedthings.transport.topics import COORDINATOR
@@ -42,6 +44,7 @@ class Bodies:
         self._whole: dict[bytes, bytes | Path] = {}
         self._incoming: dict[bytes, Assembly] = {}
         self._hungry: list[Assembly] = []  # who asks for more when the rate allows
+        self._useless: set[bytes] = set()  # bodies that have not made the model that was announced
         self._fetched = 0  # bytes that this link has brought
         self._due = inf  # when what has not come is asked for again
 
@@ -71,6 +74,28 @@ class Bodies:
         """Return the body of `offer`, which is here; a large one stays on the disk. Raises WireError, KeyError."""
         body = self._whole[offer.digest]
         return unpack_file(body, kind) if isinstance(body, Path) else unpack_body(body, kind)
+
+    def way(self, said: Assignment | Farewell) -> Offer | None:
+        """Return the offer by which the model of `said` is fetched: what differs from the one held, or all of it."""
+        held, delta = self._shelf.held, said.delta
+        if delta is None or held is None or held.ticket != said.kept or delta.digest in self._useless:
+            return said.model
+        return delta
+
+    def model(self, offer: Offer, phase: Phase) -> tuple[Model, bytes]:
+        """Return the model of `offer`, which is here, and its body, empty where no other is told by it.
+
+        Raises WireError, after which `way` leads to all of the model; KeyError.
+        """
+        if not differs(phase):
+            return self.read(offer, Model), b""
+        try:
+            said, held = self.read(offer, Change), self._shelf.held
+            body = patched(said, held.body if said.base and held is not None else b"", self._largest)
+            return unpack_body(body, Model), body
+        except WireError:
+            self._useless.add(offer.digest)
+            raise
 
     def add(self, chunk: Chunk, now: float) -> bool:
         """Take a chunk; return whether a body is whole with it."""
@@ -121,9 +146,10 @@ class Bodies:
         """Go on with another link, once it stands."""
         self._transport, self._due = transport, inf
 
-    def keep_only(self, offers: Sequence[Offer]) -> None:
-        """Forget all but these."""
-        wanted = {offer.digest for offer in offers}
+    def keep_only(self, said: Assignment | Farewell) -> None:
+        """Forget all but what `said` offers."""
+        wanted = {offer.digest for offer in (said.task, said.model, said.delta) if offer is not None}
+        self._useless &= wanted
         self._whole = {digest: body for digest, body in self._whole.items() if digest in wanted}
         self._incoming = {digest: a for digest, a in self._incoming.items() if digest in wanted}
         self._hungry = [assembly for assembly in self._hungry if assembly.offer.digest in wanted]

@@ -39,6 +39,12 @@ class Downloads:
         self._at = ""
         self._thread: threading.Thread | None = None
 
+    def follow(self, host: str) -> None:
+        """Fetch from `host` from now on: the device is linked to a broker there."""
+        if host != self._host:
+            self._host, self._at = host, ""
+            self._failed.clear()
+
     def can(self, offer: Offer) -> bool:
         """Return whether the body of `offer` can be had here."""
         scheme, _, port = offer.http.partition(":")

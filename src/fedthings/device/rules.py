@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from fedthings.federation import Phase
+from fedthings.learn.effort import LEAST
 from fedthings.learn.own import Own, lacking, spelled
 from fedthings.learn.task import within
 from fedthings.privacy.keys import public
@@ -26,7 +27,7 @@ class Rules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     helpers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        within("rules.effort", self.effort, 0.01, 1)
+        within("rules.effort", self.effort, LEAST, 1)
         for name in self.allow:
             spelled("rules.allow", name)
         for index, key in enumerate(self.helpers):

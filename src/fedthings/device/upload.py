@@ -1,4 +1,4 @@
-"""The report that goes up: offered, sent as it is wanted, and offered again until its receipt comes."""
+"""What goes up, a report or a gateway's sum: offered, sent as it is wanted, offered again until it is answered."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PATIENCE = 60.0
 
 
 class Upload:
-    """`begin` with a report, send what is `wanted` of it, `wake` at `alarm`, and `drop` it at its receipt."""
+    """`begin` with a body, send what is `wanted` of it, `wake` at `alarm`, and `drop` it at its receipt or verdict."""
 
     def __init__(self, transport: Transport, pacing: Pacing, rate: Rate, chunk: int) -> None:
         self._transport, self._pacing, self._rate = transport, pacing, rate
         self.chunk = chunk
-        self._report: tuple[Ticket, Source] | None = None
+        self._body: tuple[Ticket | None, Source] | None = None
         self._queue: deque[tuple[int, int]] = deque()  # from and to which bytes of it are wanted
         self._began = -1  # where this link began with the report; -1: nothing of it is wanted yet
         self._lost = False  # whether the link was, and how far the report had come is not known
@@ -35,35 +35,40 @@ class Upload:
 
     @property
     def going(self) -> bool:
-        """Whether a report has no receipt yet."""
-        return self._report is not None
+        """Whether a body is not answered yet."""
+        return self._body is not None
+
+    @property
+    def digest(self) -> bytes:
+        """The SHA-256 of that body; b"" where there is none."""
+        return b"" if self._body is None else self._body[1].digest
 
     @property
     def alarm(self) -> float:
         """When `wake` is due at the latest, in seconds."""
         return min(self._due, self._rate.free) if self._queue else self._due
 
-    def begin(self, ticket: Ticket, report: bytes, now: float) -> None:
-        """Offer the finished report of `ticket`."""
-        self._report = ticket, Source(report, self.chunk)
+    def begin(self, ticket: Ticket | None, body: bytes, now: float) -> None:
+        """Offer the finished report of `ticket`, or a subtotal, which has none."""
+        self._body = ticket, Source(body, self.chunk)
         self._began, self._lost = -1, False
         self.offer(now)
 
     def offer(self, now: float) -> None:
-        """Offer the report, if there is one; the whole of it where it is one chunk."""
-        if self._report is None:
+        """Offer the body, if there is one; the whole of it where it is one chunk."""
+        if self._body is None:
             return
-        ticket, source = self._report
+        ticket, source = self._body
         whole = source.count == 1 and source.size <= self._rate.piece(self._pacing.length)
         self._queue.clear()  # what is missing is wanted again
-        self._transport.send(COORDINATOR, source.offer("report", ticket, first=whole))
+        self._transport.send(COORDINATOR, source.offer("subtotal" if ticket is None else "report", ticket, first=whole))
         self._due = now + RETRY
 
     def wanted(self, want: Want, now: float) -> None:
         """Send what `want` names of the report."""
-        if self._report is None or want.digest != self._report[1].digest:
+        if self._body is None or want.digest != self._body[1].digest:
             return
-        size = self._report[1].size
+        size = self._body[1].size
         first = min(want.starts, default=size)  # nothing is missing: a gateway has it
         if self._lost or self._began < 0:
             if self._lost and self._began >= 0:
@@ -83,7 +88,7 @@ class Upload:
 
     def broke(self) -> None:
         """The link was lost: how far the report has come, the next want will tell."""
-        if self._report is not None and not self._lost:
+        if self._body is not None and not self._lost:
             self._lost = True
             if self._began < 0:  # not even the offer came through
                 self._pacing.broke(0)
@@ -94,15 +99,15 @@ class Upload:
 
     def drop(self) -> None:
         """There is nothing to send any more."""
-        self._report, self._due = None, inf
+        self._body, self._due = None, inf
         self._queue.clear()
 
     def _send(self, now: float) -> None:
-        while self._queue and self._report is not None and now >= self._rate.free:
+        while self._queue and self._body is not None and now >= self._rate.free:
             start, stop = self._queue.popleft()
             length = min(self._rate.piece(self._pacing.length), stop - start)
             try:
-                self._transport.send(COORDINATOR, self._report[1].part(start, length))
+                self._transport.send(COORDINATOR, self._body[1].part(start, length))
             except WireError as error:
                 log.warning("a chunk was wanted that is not there: %s", error)
                 continue

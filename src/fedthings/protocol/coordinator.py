@@ -15,6 +15,7 @@ from fedthings.protocol.events import (
     Advance,
     Arrived,
     Assign,
+    Begun,
     Cancelled,
     CheckedIn,
     Command,
@@ -22,6 +23,7 @@ from fedthings.protocol.events import (
     Discard,
     Event,
     Finish,
+    Granted,
     Joined,
     Keep,
     Left,
@@ -30,6 +32,7 @@ from fedthings.protocol.events import (
     Resumed,
     Stepped,
     Ticket,
+    Withdrawn,
     Woke,
 )
 from fedthings.protocol.pace import Plan, Wait
@@ -39,27 +42,40 @@ from fedthings.protocol.tasks import Tasks
 
 
 class Coordinator:
-    """`on(event, now)` gives the commands; `Woke` is due at `alarm` at the latest."""
+    """`on(event, now)` gives the commands; `Woke` is due at `alarm` at the latest.
 
-    def __init__(self, plans: Sequence[Plan], seed: int = 0, devices: int = 0) -> None:
+    An edge's is `held`: it waits to be told which version it is to make, with `Begun`. Where the fleet is `shared`
+    with other federations, it gives work only to devices that are `granted`, and says since when it is `wanting` some
+    of those `elsewhere` (`lending`).
+    """
+
+    def __init__(
+        self, plans: Sequence[Plan], seed: int = 0, devices: int = 0, held: bool = False, shared: bool = False
+    ) -> None:
         self.plans = tuple(plans)
         self.seed = seed
         self.devices = devices
+        self.shared = shared
         self.phase = self.version = 0
         self.tasks = Tasks()
         self.last: dict[str, Ticket] = {}  # device -> the last of its tickets that was kept
-        self._devices = Presence(self.tasks, any(isinstance(plan.pace.selection, Forecast) for plan in self.plans))
+        forecasts = any(isinstance(plan.pace.selection, Forecast) for plan in self.plans)
+        self._devices = Presence(self.tasks, forecasts, shared)
         self.present, self.sleepers = self._devices.present, self._devices.sleepers
+        self.granted, self.elsewhere = self._devices.granted, self._devices.elsewhere
+        self.asking = False  # shared: whether it is to be told what is granted, be it nothing more
         self._draws = Draws(seed)
         self._enter()
         self.kept = 0  # reports toward the version being made
         self.goal = 0  # reports that make it
-        self.stepping = self.paused = self.done = False
+        self.stepping, self.paused, self.done = held, False, False
         self._ends = inf  # when the period of the version being made ends; -inf once it has
         self._awake: list[str] = []  # sleepers that are told to rest, or to work, once the version is made
         self._attempts: dict[str, int] = {}  # of the version being made
+        self._first = 0  # of an edge's attempts at it
         self._reached = False  # whether a target ended the training
-        self._waiting = inf  # since when devices are waited for
+        self._waiting = inf  # since when devices are waited for that are not there
+        self._short = inf  # since when more could be given work, or since one was
         self._fewer = 0  # devices that had to do, once too few came within the patience
         self._handlers: dict[type, Callable[[Any, float, list[Command]], None]] = {
             Joined: self._joined,
@@ -68,7 +84,10 @@ class Coordinator:
             Declined: self._declined,
             Arrived: self._arrived,
             Stepped: self._stepped,
+            Begun: self._begun,
             Woke: self._woke,
+            Granted: self._granted,
+            Withdrawn: self._withdrawn,
             Paused: self._paused,
             Resumed: self._resumed,
             Cancelled: self._cancelled,
@@ -96,7 +115,8 @@ class Coordinator:
         waits = [Wait("the operator: the federation is paused", inf)] if self.paused else []
         if self.tasks:
             gone = sum(device not in self.present for device in self.tasks)
-            text = f"reports: {self.kept} of {self.goal} are in, {len(self.tasks)} devices at work"
+            work = f"{len(self.tasks)} device{'s' if len(self.tasks) > 1 else ''} at work"
+            text = f"reports: {self.kept} of {self.goal} are in, {work}"
             text += f", {gone} of them gone" if gone else ""
             waits.append(Wait(text, max(deadline for _, deadline in self.tasks.values())))
         if self._waiting < inf:
@@ -106,7 +126,13 @@ class Coordinator:
     def _lack(self) -> str:
         """Say which devices are waited for."""
         text = f"devices: {len(self._devices.idle)} of {self._enough()} are there"
+        text += f", {len(self.elsewhere)} with other federations" if self.elsewhere else ""
         return text + (f", {len(self._devices.out)} sit out (pace.cap, pace.separation)" if self._devices.out else "")
+
+    @property
+    def wanting(self) -> float:
+        """Since when it could do with more devices of those that are there; inf where it could not."""
+        return inf if self.done or self.paused or self.stepping or self._waiting < inf else self._short
 
     def open(self, ticket: Ticket) -> bool:
         """Return whether its device still works on `ticket`."""
@@ -138,6 +164,16 @@ class Coordinator:
 
     def _left(self, event: Left, now: float, out: list[Command]) -> None:
         self._devices.left(event.device, now)
+        if self.shared:
+            self._miss(now)
+
+    def _granted(self, event: Granted, now: float, out: list[Command]) -> None:
+        self._devices.grant(event.devices)
+        self.asking = False
+        self._fill(now, out, granted=True)
+
+    def _withdrawn(self, event: Withdrawn, now: float, out: list[Command]) -> None:
+        self._devices.withdraw(event.devices)
 
     def _rest(self, device: str, now: float, out: list[Command]) -> None:
         """Tell a device that there is no work for it; a sleeper also when to come back.
@@ -152,7 +188,8 @@ class Coordinator:
         elif self.stepping:  # it may be wanted as soon as the version is made
             self._awake.append(device)
         else:
-            latest = now + self.plan.pace.patience / 2 if device in self._devices.idle else inf
+            drawn = device in self._devices.idle or device in self.elsewhere
+            latest = now + self.plan.pace.patience / 2 if drawn else inf
             sits_out = self._devices.sits_out(device, self.version)
             out.append(Rest(device, reason, self.sleepers.back(device, now, sits_out, latest)))
 
@@ -214,10 +251,10 @@ class Coordinator:
         if now >= self._waiting + self.plan.pace.patience and not self.paused:
             self._waiting = now
             self._devices.renew(self.version)
-            if self.plan.optional and not self._devices.idle:
+            self._fewer = self._devices.free
+            if self.plan.optional and not self._fewer:
                 self._finish("target" if self._reached else "done", out)
                 return
-            self._fewer = len(self._devices.idle)
             self._fill(now, out)
         elif self.plan.pace.staleness:
             self._fill(now, out)
@@ -242,13 +279,19 @@ class Coordinator:
                 return
             self.phase, self.version = self.phase + 1, 0
             self._enter()
-        self._draws.begin(self.phase, self.version)
-        self._devices.renew(self.version)
-        self._fill(now, out)
-        awake, self._awake = self._awake, []
-        for device in awake:
-            if device in self.sleepers.seen:
-                self._rest(device, now, out)
+        self._start(now, out)
+
+    def _begun(self, event: Begun, now: float, out: list[Command]) -> None:
+        self._drop("late", out)
+        self.phase, self.version, self._first = event.phase, event.version, event.attempt
+        self._enter()
+        self.sleepers.stepped(now)
+        self.kept = self.goal = 0
+        self._ends = self._waiting = inf
+        self.stepping = False
+        self._attempts.clear()
+        self._devices.reported.clear()
+        self._start(now, out)
 
     def _paused(self, event: Paused, now: float, out: list[Command]) -> None:
         self.paused = True
@@ -264,6 +307,16 @@ class Coordinator:
         self._finish("cancelled", out)
 
     # --------------------------------------------------------------- parts
+
+    def _start(self, now: float, out: list[Command]) -> None:
+        """Begin the version with those who are free, and tell the sleepers that waited to hear."""
+        self._draws.begin(self.phase, self.version)
+        self._devices.renew(self.version)
+        self._fill(now, out)
+        awake, self._awake = self._awake, []
+        for device in awake:
+            if device in self.sleepers.seen:
+                self._rest(device, now, out)
 
     def _close(self, ticket: Ticket) -> None:
         self.tasks.close(ticket)
@@ -286,12 +339,37 @@ class Coordinator:
     def _finish(self, reason: str, out: list[Command]) -> None:
         self.done = True
         self._waiting = inf
+        self.granted.clear()
         out.append(Finish(reason))
 
     def _enough(self) -> int:
         """Return how many devices must be free before a synchronous version starts."""
         enough = max(self.plan.pace.concurrency, self.devices if self.plan.everyone or self.version == 0 else 0)
-        return min(enough, max(self._fewer, len(self.present) - len(self._devices.out))) if self._fewer else enough
+        if self._fewer:
+            enough = min(enough, max(self._fewer, len(self.present) - len(self._devices.out)))
+        return max(enough, self._devices.free) if self.plan.everyone and self.elsewhere else enough
+
+    def _lacking(self) -> int:
+        """Return how many devices more may work at once on the version being made."""
+        most = self.goal if self.plan.everyone else self.plan.pace.concurrency
+        return most - len(self.tasks) - (0 if self.plan.pace.staleness else self.kept)
+
+    def _ask(self, now: float) -> None:
+        """Note that devices of the shared fleet are wanted, if they are."""
+        if not self.goal or self._lacking() > 0:
+            self.asking = True
+            self._short = min(self._short, now)
+        self._miss(now)
+
+    def _miss(self, now: float) -> None:
+        """Note since when devices are missing, if they are; those with other federations come back by themselves.
+
+        With everyone asked who could be, a lack of devices is waited out; a running task is its own alarm.
+        """
+        if self.stepping or self.paused:
+            return
+        lack = not self._devices.free if self.goal else self._devices.free + self.kept < self._enough()
+        self._waiting = min(self._waiting, now) if lack and not self.tasks else inf
 
     def _check(self, now: float, out: list[Command], expired: bool = False) -> None:
         """Advance when the goal is met, or when nobody is left to wait for and there is a quorum."""
@@ -302,7 +380,7 @@ class Coordinator:
         if self.kept >= self.goal or (ended and self.kept >= min(self.plan.pace.quorum, self.goal)):
             self.stepping = True
             self.kept = self.goal = 0
-            self._waiting = self._ends = inf
+            self._waiting = self._ends = self._short = inf
             out.append(Advance(self.phase, self.version + 1))
         elif over:
             # Below the quorum: try again, at once only where the patience is over already.
@@ -313,32 +391,38 @@ class Coordinator:
             else:
                 self._waiting = now
 
-    def _fill(self, now: float, out: list[Command]) -> None:
+    def _fill(self, now: float, out: list[Command], granted: bool = False) -> None:
         """Give work to free devices, as many as the pace lets work at once.
 
         A synchronous version starts when enough devices are free, so that a race of joins decides nothing;
         when the patience is over it starts with those there are, and later ones do not wait again.
+        A shared fleet is asked for first, so that the choice is among all devices that are free.
         """
         if self.stepping or self.paused:
+            return
+        if self.shared and not granted:
+            self._ask(now)
             return
         pace = self.plan.pace
         synchronous = pace.staleness == 0
         if synchronous and not self.goal and len(self._devices.idle) + self.kept < self._enough():
-            self._waiting = min(self._waiting, now)
+            self._short = min(self._short, now)
+            self._miss(now)
             return
         if not self.goal:
             self.goal = min(len(self._devices.idle), self.plan.most) + self.kept if self.plan.everyone else pace.goal
             self._ends = now + pace.period if pace.period else inf
-        most = self.goal if self.plan.everyone else pace.concurrency
-        lacking = most - len(self.tasks) - (self.kept if synchronous else 0)
+        before, lacking = len(self.tasks), self._lacking()
         if lacking >= len(self._devices.idle):  # nothing is left to chance
             for device in self._devices.idle.drain():
                 self._assign(device, now, out)
         else:
             for device in self._choose(lacking, now) if lacking > 0 else ():
                 self._assign(device, now, out)
-        # With everyone asked who could be, a lack of devices is waited out; a running task is its own alarm.
-        self._waiting = inf if self.tasks else min(self._waiting, now)
+        given = len(self.tasks) - before
+        since = now if given else min(self._short, now)  # who was given one has its turn again after the others
+        self._short = since if lacking > given else inf
+        self._miss(now)
 
     def _choose(self, count: int, now: float) -> list[str]:
         """Take out and return `count` of the free devices, by the pace's rule."""
@@ -349,7 +433,8 @@ class Coordinator:
         return choose(pace.selection, devices.idle, count, self._draws, known)
 
     def _assign(self, device: str, now: float, out: list[Command]) -> None:
-        attempt = self._attempts.get(device, 0)
+        self.granted.discard(device)
+        attempt = self._attempts.get(device, self._first)
         self._attempts[device] = attempt + 1
         ticket = Ticket(self.phase, self.version, device, attempt)
         out.append(Assign(ticket, self.tasks.give(ticket, now, self.plan.pace), self.last.get(device)))
@@ -368,8 +453,12 @@ class Coordinator:
             "tasks": self.tasks.snapshot(),
             "last": [list(t) for t in self.last.values()],
             "attempts": self._attempts,
+            "first": self._first,
             "draws": self._draws.count,
+            "shared": self.shared,
+            "asking": self.asking,
             "waiting": self._waiting,
+            "short": self._short,
             "fewer": self._fewer,
             "ends": self._ends,
             "awake": list(self._awake),
@@ -384,7 +473,8 @@ class Coordinator:
         self.tasks.restore(state["tasks"])
         self._devices.restore(state["devices"], self.version)
         self.last = {t[2]: Ticket(*t) for t in state["last"]}
-        self._attempts = dict(state["attempts"])
+        self._attempts, self._first = dict(state["attempts"]), state["first"]
         self._draws.begin(self.phase, self.version, state["draws"])
-        self._waiting, self._fewer = state["waiting"], state["fewer"]
+        self._waiting, self._short, self._fewer = state["waiting"], state["short"], state["fewer"]
+        self.asking = state["asking"]
         self._ends, self._awake = state["ends"], list(state["awake"])

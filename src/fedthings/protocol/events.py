@@ -87,8 +87,28 @@ class Overdue(NamedTuple):
     """The helper has had its time."""
 
 
+class Begun(NamedTuple):
+    """An edge begins to work on `version` of `phase`, whatever it was doing; attempts count from `attempt` on."""
+
+    phase: int
+    version: int
+    attempt: int = 0
+
+
 class Woke(NamedTuple):
     """The alarm rang."""
+
+
+class Granted(NamedTuple):
+    """These devices, which several federations share, may be given work here (`lending`)."""
+
+    devices: tuple[str, ...]
+
+
+class Withdrawn(NamedTuple):
+    """These devices work for another federation now, or are kept for one that has waited longer."""
+
+    devices: tuple[str, ...]
 
 
 class Paused(NamedTuple):
@@ -103,7 +123,21 @@ class Cancelled(NamedTuple):
     """The operator ends the federation with the model it has."""
 
 
-Event: TypeAlias = Joined | Left | CheckedIn | Declined | Arrived | Stepped | Woke | Paused | Resumed | Cancelled
+Event: TypeAlias = (
+    Joined
+    | Left
+    | CheckedIn
+    | Declined
+    | Arrived
+    | Stepped
+    | Begun
+    | Woke
+    | Granted
+    | Withdrawn
+    | Paused
+    | Resumed
+    | Cancelled
+)
 """What a coordinator takes."""
 Answered: TypeAlias = Settled | Excluded | Checked | Overdue
 """What a settlement takes, beside the commands of the coordinator."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from fedthings.protocol.attendance import Attendance
@@ -13,11 +14,16 @@ from fedthings.protocol.tasks import Tasks
 
 
 class Presence:
-    """Each of the `present` is at work on one of the `tasks`, or `idle`, or `spent`, or `out`."""
+    """Each of the `present` is at work on one of the `tasks`, or `idle`, or `spent`, or `out`.
 
-    def __init__(self, tasks: Tasks, forecasts: bool) -> None:
+    Where the fleet is `shared` with other federations, it is `elsewhere` until it is granted.
+    """
+
+    def __init__(self, tasks: Tasks, forecasts: bool, shared: bool) -> None:
         self.present: set[str] = set()
         self.idle = Roster()  # may be drawn
+        self.granted: set[str] = set()  # shared: those that are idle
+        self.elsewhere: set[str] = set()  # shared: may be drawn once they are granted
         self.spent: set[str] = set()  # not asked again before the next version
         self.out: set[str] = set()  # sitting out by the pace's cap or separation
         self.reported: set[str] = set()  # whose report is kept toward the version being made
@@ -26,6 +32,7 @@ class Presence:
         self.limits = Limits()
         self._tasks = tasks
         self._forecasts = forecasts
+        self._shared = shared
         self._pace = Pace()
         self._limited = False  # whether devices may have to sit out
 
@@ -51,6 +58,8 @@ class Presence:
         self.present.discard(device)
         self.out.discard(device)
         self.idle.discard(device)
+        self.granted.discard(device)
+        self.elsewhere.discard(device)
         self.sleepers.gone(device)
         if self._forecasts:
             self.attendance.left(device, now)
@@ -68,6 +77,8 @@ class Presence:
             self.spent.add(device)
         elif self._limited and self.sits_out(device, version):
             self.out.add(device)
+        elif self._shared:
+            self.elsewhere.update({device} - self.granted)
         else:
             self.idle.add(device)
 
@@ -80,10 +91,33 @@ class Presence:
             out = {device for device in free if self.sits_out(device, version)}
             self.out |= out
             free -= out
-        self.idle.extend(free)
+        if self._shared:
+            self.elsewhere |= free
+        else:
+            self.idle.extend(free)
         for device in self.limits.again(version):
             self.out.discard(device)
             self.release(device, version)
+
+    @property
+    def free(self) -> int:
+        """How many may be drawn, now or once they are granted."""
+        return len(self.idle) + len(self.elsewhere)
+
+    def grant(self, devices: Iterable[str]) -> None:
+        """Let these be drawn, which were elsewhere."""
+        found = self.elsewhere.intersection(devices)
+        self.elsewhere -= found
+        self.granted |= found
+        self.idle.extend(found)
+
+    def withdraw(self, devices: Iterable[str]) -> None:
+        """Let these not be drawn any more: they are elsewhere."""
+        found = self.granted.intersection(devices)
+        self.granted -= found
+        self.elsewhere |= found
+        for device in found:
+            self.idle.discard(device)
 
     def sits_out(self, device: str, version: int) -> float:
         """Return for how many versions after `version` `device` may not be asked; inf is for ever."""
@@ -95,6 +129,7 @@ class Presence:
             "present": sorted(self.present),
             "spent": sorted(self.spent),
             "reported": sorted(self.reported),
+            "granted": sorted(self.granted),
             "sleepers": self.sleepers.snapshot(),
             "limits": self.limits.snapshot(),
             "attendance": self.attendance.snapshot(),
@@ -110,5 +145,8 @@ class Presence:
         self.limits.restore(state["limits"])
         self.attendance.restore(state["attendance"])
         self.idle, self.out = Roster(), set()
+        self.elsewhere.clear()
+        self.granted.clear()
         for device in state["present"]:
             self.release(device, version)
+        self.grant(state["granted"])

@@ -164,11 +164,14 @@ class Leader:
                 raise WireError("unexpected", f"a helper does not send {type(message).__name__}")
 
     def _answer(self, service: Service, want: Want) -> None:
-        reception.within(want)
-        if self._question is None or want.digest != self._question.digest:
+        if self.find(want) is None:
             return  # of a set that was asked about before
-        for chunk in self._question.answer(want):
+        for chunk in reception.chunks(want, self):
             service.send(self.spec.name, chunk)
+
+    def find(self, want: Want) -> Source | None:
+        """Return what the helper is asked, where `want` is for it."""
+        return self._question if self._question is not None and self._question.digest == want.digest else None
 
     def _offered(self, service: Service, offer: Offer, now: float) -> None:
         if self._question is None:

@@ -30,6 +30,7 @@ class Outbox:
         self.put(device, message)
 
     def take(self) -> list[tuple[str, Envelope]]:
-        """Return all, and forget them."""
+        """Return all, and forget them; who has been given work meanwhile is not told to rest."""
         messages, self._messages = self._messages, []
-        return messages
+        working = {to for to, message in messages if isinstance(message, Assignment)}
+        return [(to, message) for to, message in messages if to not in working or not isinstance(message, Pause)]

@@ -15,6 +15,7 @@ def status(service: Service, now: float) -> dict[str, Any]:
     coordinator, engine = service.coordinator, service.engine
     return {
         "federation": engine.federation.name,
+        "id": service.transport.federation,
         "phase": engine.spec.kind,
         "version": engine.trained,
         "rounds": service.terms["rounds"],
@@ -27,7 +28,7 @@ def status(service: Service, now: float) -> dict[str, Any]:
         "goal": coordinator.goal,
         "waiting": [
             {"for": wait.reason, "seconds": None if wait.until == inf else max(0.0, wait.until - now)}
-            for wait in (*service.settlement.waits, *coordinator.waits)
+            for wait in (*service.settlement.waits, *coordinator.waits, *service.lent())
         ],
         "last": service.history[-1] if service.history else None,
         "bytes_up": engine.tally.bytes_up,
