@@ -43,7 +43,7 @@ rows = st.builds(lambda data, dtype: np.frombuffer(data[: len(data) // 8 * 8], d
 payloads = st.dictionaries(texts, rows, max_size=3)
 offers = st.builds(
     m.Offer,
-    st.sampled_from(["task", "model", "report", "subtotal"]),
+    st.sampled_from(["task", "model", "report", "subtotal", "batch", "share"]),
     digests,
     numbers,
     numbers,
@@ -78,7 +78,7 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     m.Bye: st.builds(m.Bye),
     m.Decline: st.builds(m.Decline, tickets, texts),
     m.Relay: st.builds(m.Relay, names, st.binary(max_size=64)),
-    m.Verdict: st.builds(m.Verdict, digests, st.booleans(), st.lists(receipts, max_size=3).map(tuple), numbers),
+    m.Verdict: st.builds(m.Verdict, digests, st.booleans(), st.lists(receipts, max_size=3).map(tuple), numbers, texts),
     m.Ask: st.builds(m.Ask, texts),
     m.Status: st.builds(m.Status, facts),
     m.Work: st.builds(m.Work, numbers, facts),
@@ -96,6 +96,21 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
         payloads,
         payloads,
     ),
+    m.Sealed: st.builds(m.Sealed, st.binary(max_size=64), st.binary(max_size=64)),
+    m.Batch: st.builds(
+        m.Batch,
+        digests,
+        digests,
+        st.lists(tickets, max_size=3).map(tuple),
+        payloads,
+        numbers,
+        numbers,
+        numbers,
+        numbers,
+        st.booleans(),
+        st.binary(max_size=32),
+    ),
+    m.Share: st.builds(m.Share, digests, payloads),
 }
 ENVELOPES, BODIES = get_args(m.Envelope), get_args(m.Body)
 

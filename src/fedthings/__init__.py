@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fedthings.compress.low_rank import LowRank as low_rank
     from fedthings.compress.quantize import int4, int8
     from fedthings.compress.rotate import Eden as eden
+    from fedthings.compress.rotation import Rotate as rotate
     from fedthings.compress.sign import Sign as sign
     from fedthings.compress.sparsify import RandomMask as random_mask
     from fedthings.compress.sparsify import TopK as top_k
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from fedthings.privacy.clip import Clip as clip
     from fedthings.privacy.mechanism import Independent as independent
     from fedthings.privacy.mechanism import Tree as tree
+    from fedthings.privacy.shares import TwoServers as two_servers
     from fedthings.protocol.pace import Edge, Pace
     from fedthings.protocol.selection import Forecast as forecast
     from fedthings.protocol.selection import Uniform as uniform
@@ -168,6 +170,7 @@ __all__ = [
     "polynomial",
     "random_mask",
     "relu",
+    "rotate",
     "sequential",
     "sgd",
     "sigmoid",
@@ -181,6 +184,7 @@ __all__ = [
     "top_k",
     "trace",
     "tree",
+    "two_servers",
     "uniform",
     "with_torch",
     "yogi",
@@ -221,6 +225,8 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "tree": ("privacy.mechanism", "Tree"),
     "independent": ("privacy.mechanism", "Independent"),
     "eden": ("compress.rotate", "Eden"),
+    "rotate": ("compress.rotation", "Rotate"),
+    "two_servers": ("privacy.shares", "TwoServers"),
     "top_k": ("compress.sparsify", "TopK"),
     "random_mask": ("compress.sparsify", "RandomMask"),
     "sign": ("compress.sign", "Sign"),

@@ -18,7 +18,7 @@ from fedthings import __version__
 from fedthings.errors import FedthingsError, StoreError, nearest
 
 COMMANDS = {
-    "Train": ("demo", "simulate", "serve", "join", "gateway"),
+    "Train": ("demo", "simulate", "serve", "join", "gateway", "helper"),
     "Before": ("check",),
     "A running federation": ("status", "pause", "resume", "cancel", "devices"),
     "Results": ("runs", "models", "export", "predict", "privacy"),

@@ -82,11 +82,10 @@ class EdgeEngine(Engine):
             self._forget()
         self._begin(Tally())
 
-    def advance(self, now: float) -> Made:
+    def advance(self, now: float, share: Payload | None = None, lost: str = "") -> Made:
         """Make the edge's next model, or in a phase without training the sum of its devices' reports."""
         sums, tally = self.partial.take()
-        weights = dict(sums.weights)
-        total = self.partial.settled(sums, self.version)
+        total, weights = self.partial.settled(sums, tally, self.version)
         self.version += 1
         self._left -= 1
         if self.spec.kind == "train":

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedthings import history
-from fedthings.aggregate import fold, step
+from fedthings.aggregate import fold, ring, step
 from fedthings.compress import delta
 from fedthings.errors import SpecError, StoreError, nearest
 from fedthings.federation import (
@@ -93,6 +93,7 @@ class Engine:
         if 0 not in self.rows:
             self.rows[0] = model.init(federation.seed) if init is None else init.astype(np.float32)
         self.trained = 0  # the newest trained version; `version` counts within the phase
+        self._closed: tuple[fold.Sums, Tally] | None = None  # the set that is fixed, while the helper is asked
         self.state = step.init(federation.strategy.step, self.rows[0])
         self.releases = _releases(federation, self.spec, rounds, noise)
         self._begin(Tally())
@@ -223,13 +224,38 @@ class Engine:
         """Fold n reports; see `Partial.keep`."""
         return self.partial.keep(arrays, weights, metrics, lags)
 
-    def advance(self, now: float) -> Made:
-        """Make the next version of the running phase from what was kept, at `now` seconds."""
-        spec, (sums, tally) = self.spec, self.partial.take()
-        self.partial.tally = tally
-        weights, releases = dict(sums.weights), self.releases
+    def close(self) -> None:
+        """Fix the set of the next version: what is kept from now on is for the one after."""
+        self._closed = self.partial.take()
+
+    def leave_out(self, arrays: Payload, lag: int, reason: str) -> None:
+        """Take one report of secure mode `(...)` out of the set that is fixed."""
+        assert self._closed is not None
+        sums, tally = self._closed
+        ring.leave_out(sums, arrays, lag)
+        tally.updates -= 1
+        tally.dropped[reason] += 1
+
+    def advance(self, now: float, share: Payload | None = None, lost: str = "") -> Made:
+        """Make the next version of the running phase at `now` seconds, from the set that is fixed or all that was kept.
+
+        `share` is the helper's of the sums in secure mode; with `lost`, a reason, the reports of the set are left out.
+        """
+        spec, (sums, tally) = self.spec, self._closed or self.partial.take()
+        self._closed, fresh, self.partial.tally = None, self.partial.tally, tally
+        if share is not None:
+            ring.add(sums, share)
+        releases = self.releases
         noise = None if releases is None else lambda total: releases.noised(total, now, tally.updates)
-        total = self.partial.settled(sums, self.version, noise)
+        total, weights = self.partial.settled(sums, tally, self.version, lost, noise)
+        made = self._advanced(spec, total, weights, now)
+        if self.partial.tally is not tally:  # a line is complete with it
+            self.partial.tally = fresh
+        else:
+            tally.merge(fresh)
+        return made
+
+    def _advanced(self, spec: Phase, total: Payload, weights: Mapping[int, int], now: float) -> Made:
         self.version += 1
         if spec.kind == "normalise":
             return self._normalised(total)
@@ -250,6 +276,8 @@ class Engine:
 
     def finish(self) -> list[Line]:
         """Return the line that is still incomplete, where no closing evaluation came."""
+        if self._closed is not None:  # the helper was still asked
+            self.partial.tally.merge(self._closed[1])
         return self._complete()
 
     # --------------------------------------------------------------- parts

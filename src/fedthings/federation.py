@@ -16,9 +16,10 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from fedthings import private
+from fedthings import hidden, private
 from fedthings.aggregate import fold, step
-from fedthings.compress import delta, low_rank, quantize, rotate, sign, sparsify
+from fedthings.aggregate.ring import Ring
+from fedthings.compress import delta, low_rank, quantize, rotate, rotation, sign, sparsify
 from fedthings.errors import DataError, FedthingsError, SpecError, WireError
 from fedthings.learn import own, own_learner
 from fedthings.learn.data import Shard, check
@@ -30,6 +31,7 @@ from fedthings.learn.normalise import standardised, statistician, statistics_sch
 from fedthings.learn.task import Task, within
 from fedthings.privacy import clip
 from fedthings.privacy.central import CentralDp
+from fedthings.privacy.shares import TwoServers
 from fedthings.protocol.pace import Edge, Pace, Plan
 from fedthings.spelling import decode, sound
 from fedthings.stage import Field, Schema, Stage, chain
@@ -39,6 +41,7 @@ from fedthings.vector import Array, Key, Payload, Vector
 StageSpec: TypeAlias = (
     clip.Clip
     | clip.AdaptiveClip
+    | rotation.Rotate
     | quantize.Quantize
     | rotate.Eden
     | sparsify.TopK
@@ -50,6 +53,7 @@ Down: TypeAlias = quantize.Quantize | delta.Delta
 STAGES: dict[type, Callable[[Any, Schema], Stage]] = {
     clip.Clip: clip.build,
     clip.AdaptiveClip: clip.adaptive,
+    rotation.Rotate: rotation.build,
     quantize.Quantize: quantize.build,
     rotate.Eden: rotate.build,
     sparsify.TopK: sparsify.top_k,
@@ -63,9 +67,10 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything a coordinator and its devices must agree on; it travels in TOML.
 
     `pace` is when, `strategy` is how, `stages` protect or compress a report on its way, and `down` the model on its.
-    `devices`: how many must be there before the first version (0: as many as work at once). With `edge` the
-    participants are edges, which `pace`, `stages`, `down` and `devices` then speak of. `privacy` is what is claimed of
-    the models: with it, devices report no metrics, and no closing evaluation is made.
+    `devices`: how many must be there before the first version (0: as many as work at once). `privacy` is what is
+    claimed of the models: with it, devices report no metrics, and no closing evaluation is made. `secure` hides each
+    report from the coordinator. With `edge` the participants are edges, which `pace`, `stages`, `down` and `devices`
+    then speak of.
     """
 
     task: Task
@@ -78,6 +83,7 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
     name: str = "federation"
     devices: int = 0
     edge: Edge | None = None
+    secure: TwoServers | None = None
 
     def __post_init__(self) -> None:
         for name in ("task", "strategy", "pace", *(("edge",) if self.edge else ())):
@@ -101,6 +107,22 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
             private.refused_alone(self.stages)
         if self.stages and not isinstance(self.task.model, own.Own):
             stage(next(phase for phase in phases(self) if phase.kind == "train"))  # do they go together?
+        if self.secure is not None:
+            sound("secure", self.secure)
+            hidden.check(self.secure, self.pace, self.strategy)
+            if self.privacy is not None:
+                raise SpecError(
+                    "secure is set beside privacy: each server would have to add noise to its share, which is not "
+                    "built; leave one of them out"
+                )
+            if self.edge is not None:
+                raise SpecError(
+                    "secure is set beside edge: an edge reads the reports of its devices, which secure mode is to "
+                    "hide; leave one of them out"
+                )
+            if not isinstance(self.task.model, own.Own):
+                for phase in phases(self):
+                    rings(phase)
         slack = self.pace.slack
         if self.strategy.partial and 0 < slack < 1 / HASTE:
             raise SpecError(
@@ -137,6 +159,7 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     seed: int
     reports: int = 1 << 20
     edge: Edge | None = None
+    secure: TwoServers | None = None
 
     @property
     def partial(self) -> bool:
@@ -166,6 +189,7 @@ def phases(federation: Federation) -> tuple[Phase, ...]:
             seed=federation.seed,
             reports=most,
             edge=federation.edge,
+            secure=federation.secure,
         )
 
     first = (phase("normalise"),) if federation.task.normalise == "fleet" else ()
@@ -181,8 +205,9 @@ def plans(federation: Federation, rounds: int) -> tuple[Plan, ...]:
     """Return the phases as the coordinator sees them; `rounds` versions are trained."""
     if rounds < 1:
         raise SpecError(f"rounds is {rounds}: it must be at least 1")
-    pace = federation.pace
-    count = pace.concurrency
+    pace, count = federation.pace, federation.pace.concurrency
+    if federation.secure is not None:  # fewer could not be summed
+        pace = msgspec.structs.replace(pace, quorum=max(pace.quorum, federation.secure.min_batch))
     whole = Pace(goal=count, concurrency=count, patience=pace.patience, quorum=min(pace.quorum, count))
     kinds = {
         "normalise": Plan(whole, 1, everyone=True),
@@ -272,11 +297,13 @@ def measures(phase: Phase) -> dict[str, Array]:
 def fits(spec: Federation | Phase, shard: Shard, name: str) -> None:
     """Raise DataError unless the data of device `name` fits the task, and its reports can be summed.
 
-    Raises SpecError where a model that is Python code cannot be had here.
+    Raises SpecError where a model that is Python code cannot be had here, or secure mode cannot hide its reports.
     """
     if isinstance(spec.task.model, own.Own):
         own.verify(spec.task)
     check(shard, spec.task, name)
+    if isinstance(spec, Phase):
+        rings(spec)  # a task that comes from the network may ask for what cannot be hidden
     if spec.strategy.weight == "samples" and len(shard.X) > fold.WEIGHT:
         raise DataError(
             f"{name} has {len(shard.X)} training samples, and a report weighs at most {fold.WEIGHT}: "
@@ -295,6 +322,16 @@ def _build(spec: StageSpec, task: Task, given: Schema) -> Stage:
     if isinstance(spec, low_rank.LowRank):
         return low_rank.build(spec, given, task.model.layout)
     return STAGES[type(spec)](spec, given)
+
+
+def rings(phase: Phase) -> Ring | None:
+    """Return how reports of `phase` lie in the rings of secure mode; None where nothing is hidden.
+
+    Raises SpecError where they cannot.
+    """
+    if phase.secure is None:
+        return None
+    return hidden.rings(phase.secure, schema(phase), phase.stages, phase.strategy, phase.reports, measures(phase))
 
 
 def sent(phase: Phase, row: Vector, version: int, bound: float = 0.0) -> Payload:

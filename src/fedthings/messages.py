@@ -26,7 +26,7 @@ class Offer(Message, frozen=True):
 
     `retained`: its chunks lie at the broker (topics.blob). `first` may carry chunk 0 at once.
     `http`, "http:PORT" or "https:PORT", says that it can be had there too, at the broker's host, with `token`.
-    `what` is "task", "model", "report" or "subtotal"; a report names its ticket.
+    `what` is "task", "model", "report", "subtotal", "batch" or "share"; a report names its ticket.
     """
 
     what: str
@@ -172,12 +172,14 @@ class Verdict(Message, frozen=True):
 
     `merged`: it is safe, and each of its tickets is kept. Otherwise none of it is: sum again without those in
     `out`, which are dealt with already, and of no more than `most` tickets (0: any number).
+    A helper answers a batch with it that it gives no share for: without those in `out`, or for the `reason` at all.
     """
 
     digest: bytes
     merged: bool
     out: tuple[Receipt, ...] = ()
     most: int = 0
+    reason: str = ""
 
 
 # --------------------------------------------------- operator and coordinator
@@ -254,6 +256,43 @@ class Subtotal(Message, frozen=True):
     values: Payload
 
 
+class Sealed(Message, frozen=True):
+    """The body that only the other of two servers can read: `data` is a body, closed with the key of `sender`."""
+
+    sender: bytes
+    data: bytes
+
+
+class Batch(Message, frozen=True):
+    """The body that asks the helper for its share of a set of reports, for which `digest` stands.
+
+    `arrays`: "shares", of each ticket the SHA-256 of the leader's share, and "seeds", its sealed seed, uint8, one
+    behind the other. `task` is the SHA-256 of the task body. A report has `dim` numbers of `bits`, and `exact` of 64.
+    With `norms` the federation checks norms; with a `draw` these are asked for, and not the sum.
+    """
+
+    digest: bytes
+    task: bytes
+    tickets: tuple[Ticket, ...]
+    arrays: Payload
+    bits: int
+    dim: int
+    exact: int
+    min_batch: int
+    norms: bool = False
+    draw: bytes = b""
+
+
+class Share(Message, frozen=True):
+    """The body that holds the helper's share of the set `digest`: the sum of its masks.
+
+    Of norms: "sketches", the projections of each mask in the order of the batch's tickets, and "draw".
+    """
+
+    digest: bytes
+    arrays: Payload
+
+
 Envelope: TypeAlias = (
     Offer
     | Want
@@ -272,4 +311,4 @@ Envelope: TypeAlias = (
     | Ask
     | Status
 )
-Body: TypeAlias = Work | Model | Change | Report | Subtotal
+Body: TypeAlias = Work | Model | Change | Report | Subtotal | Sealed | Batch | Share

@@ -18,7 +18,22 @@ import numpy as np
 from msgspec import Struct
 
 from fedthings.errors import WireError
-from fedthings.messages import Body, Change, Envelope, Message, Model, Offer, Receipt, Report, Status, Subtotal, Work
+from fedthings.messages import (
+    Batch,
+    Body,
+    Change,
+    Envelope,
+    Message,
+    Model,
+    Offer,
+    Receipt,
+    Report,
+    Sealed,
+    Share,
+    Status,
+    Subtotal,
+    Work,
+)
 from fedthings.protocol.events import Ticket
 from fedthings.vector import Array
 
@@ -32,7 +47,7 @@ NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DEPTH = 64  # a model's spec nests about 10 deep
 _ITEMS = 1 << 18  # heads in a message: 256 Ki small items take about 0.1 s to walk
 _WORDS = {
-    "what": ("task", "model", "report", "subtotal"),
+    "what": ("task", "model", "report", "subtotal", "batch", "share"),
     "state": ("running", "paused", "finished"),
 }
 # RFC 8746 section 2.1. The first of a type is what is written; big-endian ones are read only.
@@ -41,7 +56,7 @@ _TAGS |= {"<f2": 84, "<f4": 85, "<f8": 86}
 _BIG = {65: ">u2", 66: ">u4", 67: ">u8", 73: ">i2", 74: ">i4", 75: ">i8", 80: ">f2", 81: ">f4", 82: ">f8"}
 _DTYPES = {tag: np.dtype(name) for name, tag in _TAGS.items()} | {t: np.dtype(n) for t, n in _BIG.items()}
 
-B = TypeVar("B", Work, Model, Change, Report, Subtotal)
+B = TypeVar("B", Work, Model, Change, Report, Subtotal, Sealed, Batch, Share)
 _ENVELOPES = {kind.__name__.lower(): kind for kind in get_args(Envelope)}
 _BODIES = {kind.__name__.lower(): kind for kind in get_args(Body)}
 

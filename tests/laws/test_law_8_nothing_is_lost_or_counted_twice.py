@@ -10,61 +10,17 @@ import numpy as np
 import pytest
 
 import fedthings as ft
-from fedthings.device.shelf import Shelf
+from fate import Fate, Killed
 from fedthings.server import service
-from fedthings.server.models import Models
 from fedthings.server.service import JOURNALED
 from fedthings.server.status import status
-from fedthings.server.store import Store
 from fedthings.simulation.world import Steady, Uneven, World
-from fedthings.transport.chunks import Assembly
-from fedthings.transport.memory import MemoryTransport
 from fedthings.transport.topics import COORDINATOR
 from fedthings.vector import keyed
 from virtual import NAME, Virtual
 
 ROUNDS, POINTS = 5, 4
 SLOW = Uneven(median=2.0, spread=1.0, lost=0.1, seed=3)
-
-
-class Killed(BaseException):
-    """kill -9: nothing is cleaned up."""
-
-
-class Fate:
-    """Kills once, just before or just after the n-th thing that is durable or leaves the process."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.seen = 0
-        self.at = -1
-        self.owner: object = None
-        for kind, name in (
-            (Store, "journal"),
-            (Store, "commit"),
-            (Store, "checkpoint"),
-            (Models, "__setitem__"),
-            (Models, "__delitem__"),
-            (Assembly, "__init__"),
-            (MemoryTransport, "send"),
-            (MemoryTransport, "publish_blob"),
-            (Shelf, "hold"),
-            (Shelf, "settle"),
-            (Path, "unlink"),
-        ):
-            monkeypatch.setattr(kind, name, self.watch(getattr(kind, name)))
-
-    def watch(self, function):
-        def watched(*args, **kwargs):
-            self.seen += 1
-            if self.seen == self.at:
-                raise Killed
-            result = function(*args, **kwargs)
-            if self.seen == -self.at - 2:
-                self.at = -1
-                raise Killed
-            return result
-
-        return watched
 
 
 def fleet(devices: int = 4) -> ft.Fleet:

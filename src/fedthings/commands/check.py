@@ -132,17 +132,14 @@ def _facts(federation: Federation, fleet: Fleet) -> dict[str, Any]:
 
 
 def _report_bytes(federation: Federation) -> dict[str, int]:
-    """Return the bytes of one report's arrays in each phase that sends any, after the stages."""
-    from fedthings.federation import phases, schema, stage
-    from fedthings.stage import zeros
-    from fedthings.vector import Key
+    """Return the bytes of one report's arrays in each phase that sends any, as they are sent."""
+    from fedthings.federation import phases
+    from fedthings.partial import Partial, template
 
     sizes: dict[str, int] = {}
     for phase in phases(federation):
-        if fields := schema(phase):
-            chain = stage(phase)
-            payload, _ = chain.encode(zeros(fields), [chain.init()], [Key(0, "", 0, 0)])
-            sizes[phase.kind] = sum(array.nbytes for array in payload.values())
+        if arrays := template(phase, Partial(phase)).arrays:
+            sizes[phase.kind] = sum(array.nbytes for array in arrays.values())
     return sizes
 
 

@@ -211,6 +211,12 @@ def invitation(server: Server) -> str:
         lines.append(f"nobody may join yet: `{add}` lets a device in, now or later")
     else:
         lines.append(f"every device that the broker lets in may join; `{add}` makes it a list of names")
+    leader = server.service.leader
+    if leader is not None:
+        at = f"fedthings helper --broker {scheme}://{host} --name {leader.spec.name}{root}"
+        lines.append(
+            f"sums wait for the helper, `{at}`; for its rules, this coordinator's key: {leader.facts['leader']}"
+        )
     if own in ("127.0.0.1", "::1", "localhost"):
         lines.append("only from this machine: start with --host 0.0.0.0 for others")
     return "\n".join(lines)

@@ -67,6 +67,29 @@ class Stepped(NamedTuple):
     stop: str = ""
 
 
+class Settled(NamedTuple):
+    """The helper's share of the sum is here, whole and on the disk, with this SHA-256."""
+
+    digest: bytes
+
+
+class Excluded(NamedTuple):
+    """The helper takes the report of `ticket` into no sum."""
+
+    ticket: Ticket
+    reason: str
+
+
+class Checked(NamedTuple):
+    """The norms of the set are known: those of `out` are beyond the bound."""
+
+    out: tuple[Ticket, ...]
+
+
+class Overdue(NamedTuple):
+    """The helper has had its time."""
+
+
 class Begun(NamedTuple):
     """An edge begins to work on `version` of `phase`, whatever it was doing; attempts count from `attempt` on."""
 
@@ -118,6 +141,9 @@ Event: TypeAlias = (
     | Resumed
     | Cancelled
 )
+"""What a coordinator takes."""
+Answered: TypeAlias = Settled | Excluded | Checked | Overdue
+"""What a settlement takes, beside the commands of the coordinator."""
 
 # -------------------------------------------------------------- commands
 
@@ -172,4 +198,27 @@ class Finish(NamedTuple):
     reason: str
 
 
+class Ask(NamedTuple):
+    """Ask the helper for its share of the set that is fixed now: of its sum, or of its `norms`."""
+
+    norms: bool = False
+
+
+class Exclude(NamedTuple):
+    """Take this report out of the set that is fixed."""
+
+    ticket: Ticket
+    lag: int
+    reason: str
+
+
+class Settle(NamedTuple):
+    """Make the version from the set that is fixed; without any of its reports where there is a `reason`."""
+
+    reason: str
+
+
 Command: TypeAlias = Assign | Rest | Keep | Discard | Advance | Finish
+"""What a coordinator gives."""
+Settling: TypeAlias = Ask | Exclude | Settle
+"""What a settlement gives."""

@@ -12,6 +12,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import sha256
+from math import inf
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,7 +22,7 @@ from fedthings import run
 from fedthings.engine import Engine
 from fedthings.errors import SpecError, StoreError, WireError
 from fedthings.federation import Federation, plans
-from fedthings.history import Line
+from fedthings.history import Line, Tally
 from fedthings.messages import (
     Announce,
     Ask,
@@ -39,12 +40,14 @@ from fedthings.messages import (
 from fedthings.privacy.central import Source
 from fedthings.protocol import events
 from fedthings.protocol.coordinator import Coordinator
-from fedthings.protocol.events import Command, Event, Ticket
+from fedthings.protocol.events import Answered, Command, Event, Settling, Ticket
 from fedthings.protocol.pace import Wait
+from fedthings.protocol.settlement import Settlement
 from fedthings.protocol.trace import traced
 from fedthings.server import gateways, reception
 from fedthings.server.bodies import Bodies
 from fedthings.server.gateways import Inbound
+from fedthings.server.leader import Leader
 from fedthings.server.models import Models
 from fedthings.server.outbox import Outbox
 from fedthings.server.spool import Spool
@@ -73,7 +76,8 @@ class Service:
     federations are served beside it (`services`). Under a privacy claim every write is on the disk before it counts,
     since two releases with the same noise would tell their difference; `noise` "keyed" is that of the simulator, for
     tests.
-    Raises StoreError where the directory is another federation's or cannot be written.
+    Raises StoreError where the directory is another federation's or cannot be written, SpecError for gateways beside
+    secure mode.
     """
 
     def __init__(
@@ -96,6 +100,11 @@ class Service:
         shared: bool = False,
         noise: Source = "secure",
     ) -> None:
+        if gateways and federation.secure is not None:
+            raise SpecError(
+                f"the gateway {min(gateways)} cannot sum reports of secure mode: the helper opens a seed for the hash "
+                "of one share, and a sum has none; let the devices join the coordinator"
+            )
         self.directory = run.prepare(directory, federation)
         fsync = fsync or federation.privacy is not None
         self.transport, self.allowed, self.gateways, self.trace = transport, allowed, gateways, trace
@@ -112,8 +121,11 @@ class Service:
         self.lent: Callable[[], Sequence[Wait]] = tuple
         self.bodies = Bodies(directory / "bodies", transport, chunk)
         self.turns = Turns()
-        self.spool = Spool(directory / "spool", self.turns, fsync, JOURNALED)
+        secure = federation.secure  # its reports are read again when a set is settled, so they lie in files
+        self.spool = Spool(directory / "spool", self.turns, fsync, JOURNALED if secure is None else 0)
         self.inbound = Inbound(directory / "subtotals", self.turns, fsync)
+        self.leader = None if secure is None else Leader(secure, directory, fsync)
+        self.settlement = _settlement(self.engine)
         self.terms = {"rounds": rounds, "stop": dict(stop or {}), "init": _mark(init), "test": _mark(*(test or ()))}
         self.reason = self.failure = ""  # why the federation has ended; why it cannot be done
         self.refusals: Counter[str] = Counter()
@@ -142,7 +154,8 @@ class Service:
     @property
     def alarm(self) -> float:
         """When `wake` is due at the latest, in seconds of federation time."""
-        return min(self.coordinator.alarm, self.turns.alarm)
+        asks = inf if self.leader is None else self.leader.alarm
+        return min(self.coordinator.alarm, self.turns.alarm, self.settlement.alarm, asks)
 
     # ------------------------------------------------------------- arrivals
 
@@ -171,6 +184,10 @@ class Service:
         """Let the alarm ring."""
         if now >= self.turns.alarm:
             reception.take_turns(self, now)
+        if now >= self.settlement.alarm:
+            self.on(events.Overdue(), now)
+        if self.leader is not None and now >= self.leader.alarm:
+            self.leader.wake(self, now)
         if now >= self.coordinator.alarm:
             for ticket, deadline in list(self.coordinator.tasks.values()):
                 device = ticket.device
@@ -197,6 +214,8 @@ class Service:
             if federation not in ("", self.transport.federation):
                 raise WireError("another federation", f"{federation}; here is {self.transport.federation}")
             self._asked(sender, message.verb, now)
+        elif self.leader is not None and sender == self.leader.spec.name:
+            self.leader.take(self, message, federation, now)
         elif sender in self.gateways or isinstance(message, Relay):
             gateways.take(self, sender, message, federation, now)
         else:
@@ -212,7 +231,7 @@ class Service:
 
     # --------------------------------------------------------------- events
 
-    def on(self, event: Event, now: float, body: bytes | None = None) -> None:
+    def on(self, event: Event | Answered, now: float, body: bytes | None = None) -> None:
         """Journal `event`, with the `body` of a report that lies in no file, then act on it."""
         self.now = now
         self.store.journal(now, [type(event).__name__, *event], body)
@@ -232,7 +251,12 @@ class Service:
             self._act(events.Arrived(ticket))
         self._merging = False
 
-    def _act(self, event: Event) -> None:
+    def _act(self, event: Event | Answered) -> None:
+        if isinstance(event, Answered):
+            if isinstance(event, events.Settled) and self.leader is not None:
+                self.leader.answer = event.digest
+            self._settle(self.settlement.on(event, self.now))
+            return
         commands = self.coordinator.on(event, self.now)
         self.engine.enter(self.coordinator.phase)
         if self.trace is not None and not self._replaying:
@@ -262,30 +286,57 @@ class Service:
                 self.spool.remove(ticket)
                 self.send(ticket.device, Receipt(ticket, False, reason))
             case events.Advance():
-                self._advance()
+                if self.leader is not None:
+                    self.engine.close()
+                self._settle(self.settlement.on(command, self.now))
             case events.Finish(reason=reason):
                 self.reason = reason
+                self.settlement.on(command, self.now)
+                if self.leader is not None:
+                    self.leader.over()
                 self._add(self.engine.finish())
+
+    def _settle(self, commands: Sequence[Settling]) -> None:
+        """Do what the settlement says."""
+        for command in commands:
+            match command:
+                case events.Ask(norms=norms) if self.leader is not None:
+                    self.leader.ask(self, norms)
+                case events.Exclude(ticket=ticket, lag=lag, reason=reason):
+                    self.engine.leave_out(self.spool.read(ticket).arrays, lag, reason)
+                case events.Settle(reason=reason):
+                    self._advance(reason)
 
     def _keep(self, ticket: Ticket, lag: int) -> None:
         self._used(ticket.device)[0] += 1
         if self._merging:
             return  # the sum it is in has been added; its gateway has the receipt
         report = self.reports.pop(ticket, None) or self.spool.read(ticket)  # read again where it is replayed
+        self.send(ticket.device, Receipt(ticket, True, self._fold(ticket, lag, report)))
+
+    def _fold(self, ticket: Ticket, lag: int, report: Report) -> str:
+        """Add `report` to the sums, and return why it is left out of them, "" where it is not."""
         reasons = self.engine.keep(
             {name: row[None] for name, row in report.arrays.items()},
             np.asarray(report.weight),
             {name: stats[None] for name, stats in report.metrics.items()},
             [lag],
         )
+        if self.leader is not None:
+            self.leader.keep(ticket, report.arrays)
+        self.settlement.on(events.Keep(ticket, lag), self.now)
         self._folded.append(ticket)
-        self.send(ticket.device, Receipt(ticket, True, reasons[0]))
+        return str(reasons[0])
 
-    def _advance(self) -> None:
+    def _advance(self, lost: str) -> None:
         if not self._replaying:
             self.store.commit()  # a model that is written must come about again
+        share = None
+        if self.leader is not None:
+            share = self.leader.share(self) if self.leader.answer and not lost else None
+            self.leader.over()
         try:
-            made = self.engine.advance(self.now)
+            made = self.engine.advance(self.now, share, lost)
         except SpecError as error:  # it would come again with every restart: the federation ends here
             self.failure = str(error)
             self._act(events.Cancelled())
@@ -309,7 +360,12 @@ class Service:
     # -------------------------------------------------------------- durable
 
     def _checkpoint(self) -> None:
-        """Write the state down; only then are the reports that made it thrown away."""
+        """Write the state down; only then are the reports that made it thrown away.
+
+        Those that came while the helper was asked are for the next version, and stay.
+        """
+        phase = self.coordinator.phase
+        filling = {ticket: lag for ticket, lag in self.settlement.filling.items() if ticket.phase == phase}
         state = {
             "terms": self.terms,
             "coordinator": self.coordinator.snapshot(),
@@ -317,6 +373,7 @@ class Service:
             "published": [[digest, count] for digest, count in self.bodies.published.items()],
             "reason": self.reason,
             "failure": self.failure,
+            "filling": [[list(ticket), lag] for ticket, lag in filling.items()],
         }
         usage = {device: Usage(*numbers) for device, numbers in self._usage.items()}
         self.store.checkpoint(self.now, state, self._fresh, usage)
@@ -324,10 +381,13 @@ class Service:
         run.append(self.directory, self._fresh)
         self._fresh, self._usage = [], {}
         for ticket in self._folded:
-            self.spool.remove(ticket)
+            if ticket not in filling:
+                self.spool.remove(ticket)
         for digest in self._summed:
             self.inbound.remove(digest)
-        self._folded, self._summed = [], []
+        if self.leader is not None:
+            self.leader.tidy(filling)
+        self._folded, self._summed = [*filling], []
 
     def _restore(self) -> None:
         """Go on from the last checkpoint and the events after it, or write the first one."""
@@ -357,6 +417,8 @@ class Service:
             ) from error
         self.spool.tidy([*(ticket for ticket, _ in self.coordinator.tasks.values()), *self._folded])
         self.inbound.tidy(self._summed)
+        if self.leader is not None:
+            self.leader.tidy([*self.settlement.filling, *self.settlement.fixed])
 
     def _replay(self, saved: Saved) -> None:
         """Take up a checkpoint, and go through the events after it once more."""
@@ -368,6 +430,10 @@ class Service:
         self.engine.restore(saved.state["engine"])
         self.reason, self.failure = saved.state["reason"], saved.state["failure"]
         self._replaying = True
+        tally, self.engine.partial.tally = self.engine.partial.tally, Tally()
+        for ticket, lag in saved.state["filling"]:  # the tally has them already
+            self._fold(Ticket(*ticket), lag, self.spool.read(Ticket(*ticket)))
+        self.engine.partial.tally = tally
         for at, (kind, *fields), body in saved.events:
             self.now = at
             if kind == Subtotal.__name__:
@@ -441,10 +507,26 @@ def _mark(*arrays: Array | None) -> str:
     return sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in found)).hexdigest()[:12] if found else ""
 
 
-def _event(kind: str, fields: list[Any]) -> Event:
+def _event(kind: str, fields: list[Any]) -> Event | Answered:
     """Return the event that the journal holds."""
     made: type[Any] = getattr(events, kind)
     if made in (events.Granted, events.Withdrawn):
         return made(tuple(fields[0]))  # type: ignore[no-any-return]
-    event: Event = made(*(Ticket(*field) if isinstance(field, list) else field for field in fields))
+    event: Event | Answered = made(*(_tickets(field) if isinstance(field, list) else field for field in fields))
     return event
+
+
+def _settlement(engine: Engine) -> Settlement:
+    """Return what lies between the sets of `engine` and their sums."""
+    spec = engine.federation.secure
+    if spec is None:
+        return Settlement()
+    norms = [number for number, phase in enumerate(engine.phases) if phase.kind == "train" and spec.norms]
+    return Settlement(spec.name, spec.min_batch, spec.patience, norms)
+
+
+def _tickets(field: list[Any]) -> Ticket | tuple[Ticket, ...]:
+    """Return the ticket that a field of the journal holds, or the tickets."""
+    if field and not isinstance(field[0], list):
+        return Ticket(*field)
+    return tuple(Ticket(*ticket) for ticket in field)

@@ -28,12 +28,13 @@ def status(service: Service, now: float) -> dict[str, Any]:
         "goal": coordinator.goal,
         "waiting": [
             {"for": wait.reason, "seconds": None if wait.until == inf else max(0.0, wait.until - now)}
-            for wait in (*coordinator.waits, *service.lent())
+            for wait in (*service.settlement.waits, *coordinator.waits, *service.lent())
         ],
         "last": service.history[-1] if service.history else None,
         "bytes_up": engine.tally.bytes_up,
         "bytes_down": engine.tally.bytes_down,
         "dropped": dict(engine.tally.dropped),
         "refused": dict(service.refusals),
+        "helper": service.leader.facts if service.leader is not None else None,
         "gateways": dict(sorted(Counter(service.routes.values()).items())),
     }

@@ -206,6 +206,8 @@ class Simulator:
             "reason": self.reason,
             "engine": run.environment(described(self.federation.task, self.cohorts.engine)),
         }
+        if self.federation.secure is not None:
+            facts["secure"] = "simulated: reports add up in the rings, without masks, which would cancel"
         result = run.result(self.engine, self.history, facts)
         if out is not None:
             run.finish(out, result)

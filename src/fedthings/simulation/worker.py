@@ -11,6 +11,7 @@ from fedthings.aggregate.fold import Sums
 from fedthings.federation import Phase, learner
 from fedthings.history import Tally
 from fedthings.learn.fleet import Fleet
+from fedthings.outgoing import Outgoing
 from fedthings.partial import Partial
 from fedthings.protocol.events import Ticket
 from fedthings.stage import State
@@ -61,8 +62,8 @@ class Worker:
         self.learner = learner(setting.spec, setting.engine, setting.threads)
         self.setting = setting
         self.partials = {0: Partial(setting.spec, threads=setting.threads)}
-        self.stage = self.partials[0].stage
-        self.fresh: tuple[State, State] = (self.learner.init(), self.stage.init())
+        self.outgoing = Outgoing(setting.spec)
+        self.fresh: tuple[State, State] = (self.learner.init(), self.outgoing.stage.init())
 
     def train(self, models: Models, part: Sequence[Kept], states: States | None) -> Done:
         """Train the tasks of `part`, each of another device: so many in a row from each of `models`.
@@ -79,15 +80,16 @@ class Worker:
         keys = [Key(self.seed, t.device, t.version, t.attempt) for t in tickets]
         before, stored = zip(*(state or self.fresh for state in states or [None] * n), strict=True)
         fit, after = self.learner.many(model, before, shards, keys, [kept.effort for kept in part])
-        report, encoded = self.stage.encode(fit.report, stored, keys)
-        weights, lags = np.asarray(fit.weight), [kept.lag for kept in part]
+        sent, encoded, unseen = self.outgoing.encode(fit, stored, keys)
+        weights, lags = np.asarray(sent.weight), [kept.lag for kept in part]
         reasons, start = np.full(n, "", dtype=object), 0
         for _, count, where in models:
             some = slice(start, start + count)
-            rows = {name: row[some] for name, row in report.items()}
-            metrics = {name: stats[some] for name, stats in fit.metrics.items()}
+            rows = {name: row[some] for name, row in sent.report.items()}
+            metrics = {name: stats[some] for name, stats in sent.metrics.items()}
             reasons[some] = self._partial(where).keep(rows, weights[some], metrics, lags[some])
             start += count
+        reasons[reasons == ""] = unseen[reasons == ""]
         nothing = all(state is None for state in after) and all(not state for state in encoded)
         return Done(
             [] if not reasons.any() else reasons.tolist(),
