@@ -46,10 +46,11 @@ class Fate:
     def watch(self, function):
         def watched(*args, **kwargs):
             self.seen += 1
-            if self.seen == self.at:
+            number = self.seen  # what is done meanwhile has numbers of its own
+            if number == self.at:
                 raise Killed
             result = function(*args, **kwargs)
-            if self.seen == -self.at - 2:
+            if number == -self.at - 2:
                 self.at = -1
                 raise Killed
             return result
