@@ -97,7 +97,8 @@ def test_a_helper_sums_nothing_that_was_not_checked(tmp_path, monkeypatch):
         if leader.refusal:
             break
         world.step()
-    assert leader.refusal == "norms first"
+    (wait, *_) = status(world.service, world.now)["waiting"]
+    assert wait["for"] == "helper: its norms of 4 reports for version 1; it says: norms first"
     monkeypatch.setattr(Leader, "ask", ask)
     leader.ask(world.service, True)
     while world.service.settlement.unchecked:
