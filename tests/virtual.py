@@ -124,7 +124,8 @@ class Virtual:
         """Return what the world says of a task, and how long all of its training takes (seconds)."""
         work = Noted(self.service.engine, self.fleet, self.service.coordinator.last.get)
         begins, deadline = self.given.get(ticket, (self.now, inf))
-        until = deadline if work.engine.phases[ticket.phase].partial else inf
+        phases = work.engine.phases  # a villain's ticket may be of none
+        until = deadline if ticket.phase < len(phases) and phases[ticket.phase].partial else inf
         return self.world.outcome(ticket, begins, work, until), work.seconds
 
     def post(self, address: str, arrival: Arrival) -> None:

@@ -128,7 +128,7 @@ def test_a_device_that_has_lost_what_the_model_is_told_by(fault: str, tmp_path: 
             assert time.monotonic() < end
             time.sleep(0.005)
         world.kill(world.joined[who])
-        state = tmp_path / "state" / who
+        state = tmp_path / "state" / who / spec.name
         if fault == "gone":
             shutil.rmtree(state)
         else:

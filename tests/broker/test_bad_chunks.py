@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import fedthings as ft
-from fedthings.device import agent as agents
-from fedthings.device.agent import Agent
+from fedthings.device import bodies, upload
 from fedthings.device.join import with_password
+from fedthings.device.membership import Membership
 from fedthings.learn.digits import digits
 from fedthings.messages import Chunk, Envelope
 from fedthings.run import read
@@ -53,30 +53,31 @@ class Bad(MqttTransport):
 
     up: Fault
 
-    def send(self, to: str, message: Envelope) -> bool:
+    def send(self, to: str, message: Envelope, federation: str = "") -> bool:
         messages = self.up(message) if type(message) is Chunk else [message]
-        sent = [super(Bad, self).send(to, one) for one in messages]
+        sent = [super(Bad, self).send(to, one, federation) for one in messages]
         return all(sent)
 
 
-def attend(agent: Agent, down: Fault) -> None:
+def attend(member: Membership, down: Fault) -> None:
     """Take part to the end; chunks down suffer a fault."""
     end = time.monotonic() + 60
-    while not agent.done:
+    while not member.ended:
         assert time.monotonic() < end
-        arrival = agent.transport.inbox.get(min(max(0.0, agent.alarm - time.monotonic()), 0.2))
+        arrival = member.transport.inbox.get(min(max(0.0, member.alarm - time.monotonic()), 0.2))
         arrivals: list[Arrival] = [] if arrival is None else [arrival]
         if isinstance(arrival, Delivery) and isinstance(arrival.message, Chunk):
             arrivals = [Delivery(arrival.sender, chunk, arrival.federation) for chunk in down(arrival.message)]
         for one in arrivals:
-            agent.receive(one, time.monotonic())
-        agent.wake(time.monotonic())
+            member.receive(one, time.monotonic())
+        member.wake(time.monotonic())
 
 
 @pytest.mark.parametrize("fault", ["damaged", "twice", "missing", "reversed"])
 def test_the_model_is_the_simulators(fault: str, kind: Kind, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(agents, "RETRY", 0.5)
-    monkeypatch.setattr(agents, "PATIENCE", 0.5)
+    monkeypatch.setattr(bodies, "RETRY", 0.5)
+    monkeypatch.setattr(upload, "RETRY", 0.5)
+    monkeypatch.setattr(upload, "PATIENCE", 0.5)
     task = ft.Task(model=ft.mlp(64, 400, 10), loss="cross_entropy", recipe=ft.Recipe(lr=0.2, batch=32))
     spec, fleet = ft.Federation(task, ft.fedavgm(), ft.Pace(goal=3, patience=60.0), seed=1, devices=3), digits(3, 0)
     with Processes(spec, fleet, ROUNDS, tmp_path, kind) as world:
@@ -88,7 +89,7 @@ def test_the_model_is_the_simulators(fault: str, kind: Kind, tmp_path: Path, mon
         transport = Bad(url, name)
         transport.up, down = Fault(fault, 2), Fault(fault, 2)
         try:
-            attend(Agent(name, fleet.shard(name), transport, tmp_path / "state", chunk=1 << 14), down)
+            attend(Membership(name, fleet.shard(name), transport, tmp_path / "state"), down)
         finally:
             transport.close()
         assert transport.up.left == down.left == 0

@@ -15,6 +15,7 @@ from fedthings.learn import save
 from fedthings.learn.digits import digits
 from fedthings.server.store import Store
 from gateways import Tree
+from virtual import NAME
 
 ROUNDS = 3
 EDGES = {"west": "", "east": ""}
@@ -190,7 +191,7 @@ def test_a_device_without_an_edge_declines(tmp_path):
     fed = federation()
     tree = grown(fed, tmp_path)
     news: list[str] = []
-    lone = Agent("lone", fleet().shard("device-0"), tree.hub.device("lone"), on_news=news.append)
+    lone = Agent("lone", fleet().shard("device-0"), tree.hub.device("lone", NAME), on_news=news.append)
     tree.agents["lone"] = lone
     while not tree.service.done:
         assert tree.step()

@@ -108,9 +108,11 @@ class Edge:
     def from_above(self, arrival: Arrival, now: float) -> None:
         """Take one arrival of the link upward, at `now` seconds."""
         self.now = now
+        match arrival:
+            case Delivery(message=Announce() as message, federation=federation):
+                self.up.federation = self.up.federation or federation  # it is made for the first that it hears of
+                self.announced = message if federation == self.up.federation else self.announced
         self.reporter.receive(arrival, now)
-        if isinstance(arrival, Delivery) and arrival.federation == self.up.federation != "":
-            self.announced = arrival.message if isinstance(arrival.message, Announce) else self.announced
         self._report()
 
     def from_below(self, arrival: Arrival, now: float) -> None:
