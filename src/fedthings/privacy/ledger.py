@@ -91,7 +91,8 @@ def _participation(claim: Claim) -> str:
     if claim.share:
         return (
             f"sampling: an ASSUMPTION that nothing enforces: each version's devices are a random sample, each device "
-            f"of the fleet with the chance {claim.share:.3g} (Poisson), and nobody learns who is in it"
+            f"of the fleet with the chance {claim.share:.3g} (Poisson, though a fixed number is drawn), and nobody "
+            "learns who is in it"
         )
     often = "once" if claim.times == 1 else f"{claim.times} times"
     apart = f", at least {claim.apart} versions apart" if claim.apart > 1 and claim.times > 1 else ""
