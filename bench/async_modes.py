@@ -38,7 +38,7 @@ class Tail(NamedTuple):
     figure: float
     seed: int = 0
 
-    def outcome(self, ticket: Any, now: float, work: Any) -> Outcome:
+    def outcome(self, ticket: Any, now: float, work: Any, until: float) -> Outcome:
         draw = ((digest(self.seed, *ticket) & (2**64 - 1)) + 0.5) / 2**64
         if self.kind == "log-normal":
             return Outcome(now + exp(self.figure * NormalDist().inv_cdf(draw)))

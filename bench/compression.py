@@ -1,7 +1,7 @@
-"""Compression: what it takes to reach 97 % on MNIST, what is lost on WISDM, and EDEN's error and time.
+"""Compression: what it takes to reach 97 % on MNIST, up and down, what is lost on WISDM, and EDEN's error and time.
 
 MNIST 2NN of McMahan et al. 2017: 100 participants x 600 images, 10 a round, E = 1, B = 10. WISDM: 36 users, 100
-versions. All versions of a setting are simulated; bytes are those of the report bodies.
+versions. All versions of a setting are simulated; bytes are those of the report bodies, or of the model bodies.
 
 python bench/compression.py [--data ../shared/data] [--only mnist]
 """
@@ -44,17 +44,25 @@ SETTINGS: dict[str, tuple] = {
     "rank 8, eden 2 bits": (ft.low_rank(8), ft.eden(2)),
     "sign": (ft.sign(1e-3),),
 }
+DOWN: dict[str, object] = {
+    "float32": None,
+    "int8": ft.int8(),
+    "int4": ft.int4(),
+    "delta 32 bits": ft.delta(32),
+    "delta 8 bits, whole only": ft.delta(8, back=0),
+    "delta 8 bits": ft.delta(8),
+    "delta 6 bits": ft.delta(6),
+    "delta 5 bits": ft.delta(5),
+    "delta 4 bits": ft.delta(4),
+    "delta 3 bits": ft.delta(3),
+}
 GOAL, MOST = 0.97, 400
 """The accuracy to reach, and the versions after which a setting gives up."""
 
 
 def on_mnist(data: Path) -> None:
     """Print what each setting needs to reach the goal."""
-    X, y, test_X, test_y = mnist(data / "mnist")
-    fleet = ft.Fleet.from_arrays(X.reshape(-1, 784), y, ft.partition.iid(y, 100, seed=0))
-    recipe = ft.Recipe(lr=0.1, batch=10, epochs=1)
-    task = ft.Task(model=ft.mlp(784, 200, 200, 10), loss="cross_entropy", recipe=recipe)
-    test = (test_X.reshape(-1, 784), test_y)
+    task, fleet, test = _fleet_of_mnist(data)
     lines, whole = [], 0.0
     for name, stages in SETTINGS.items():
         spec = ft.Federation(task, ft.fedavg(), ft.Pace(goal=10), stages=stages)
@@ -70,6 +78,39 @@ def on_mnist(data: Path) -> None:
         print(*lines[-1], file=sys.stderr, flush=True)
     header = ["MNIST 2NN", "bytes a report", f"versions to {GOAL:.0%}", "MB up to there", "times less than float32"]
     table(header, [*lines, ["to reach", "", "", "", "20, the best"]])
+
+
+def _fleet_of_mnist(data: Path) -> tuple[ft.Task, ft.Fleet, tuple[np.ndarray, np.ndarray]]:
+    X, y, test_X, test_y = mnist(data / "mnist")
+    fleet = ft.Fleet.from_arrays(X.reshape(-1, 784), y, ft.partition.iid(y, 100, seed=0))
+    recipe = ft.Recipe(lr=0.1, batch=10, epochs=1)
+    task = ft.Task(model=ft.mlp(784, 200, 200, 10), loss="cross_entropy", recipe=recipe)
+    return task, fleet, (test_X.reshape(-1, 784), test_y)
+
+
+def down(data: Path) -> None:
+    """Print what goes down in each setting until the goal."""
+    task, fleet, test = _fleet_of_mnist(data)
+    lines, whole = [], 0.0
+    for name, spec in DOWN.items():
+        federation = ft.Federation(task, ft.fedavg(), ft.Pace(goal=10), down=spec)
+        run = ft.simulate(federation, fleet, MOST, test=test, stop={"accuracy": GOAL})
+        before = run.history[:-1]  # the last line holds the closing evaluation too, which asks all 100
+        spent, reached = sum(line["bytes_down"] for line in before), run.summary["test"]["accuracy"] >= GOAL
+        each = spent / sum(line["updates"] for line in before)
+        whole = whole or spent
+        said = f"{whole / spent:.1f}" if reached else "-"
+        versions = str(run.summary["rounds"]) if reached else f"more than {MOST}"
+        lines.append([name, f"{each:,.0f}", versions, f"{spent / 1e6:,.1f}", said])
+        print(*lines[-1], file=sys.stderr, flush=True)
+    header = [
+        "down, MNIST 2NN",
+        "bytes a model",
+        f"versions to {GOAL:.0%}",
+        "MB up to there",
+        "times less than float32",
+    ]
+    table(header, lines)
 
 
 def on_wisdm(data: Path) -> None:
@@ -120,11 +161,16 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, default=Path(os.environ.get("FEDTHINGS_DATA", root.parent / "shared/data"))
     )
-    parser.add_argument("--only", choices=("eden", "mnist", "wisdm"))
+    parser.add_argument("--only", choices=("eden", "mnist", "wisdm", "down"))
     options = parser.parse_args()
     if options.only != "eden" and not (options.data / "mnist").is_dir():
         parser.error(f"there are no data sets in {options.data}: name their folder with --data, or give --only eden")
-    parts = {"eden": eden, "mnist": lambda: on_mnist(options.data), "wisdm": lambda: on_wisdm(options.data)}
+    parts = {
+        "eden": eden,
+        "mnist": lambda: on_mnist(options.data),
+        "down": lambda: down(options.data),
+        "wisdm": lambda: on_wisdm(options.data),
+    }
     for name in [options.only] if options.only else parts:
         parts[name]()
         print()

@@ -47,7 +47,7 @@ def received(hidden: int, *options: str) -> tuple[float, float, float, float]:
                 anonymous, peak = max(anonymous, found[0]), max(peak, found[1])
                 time.sleep(0.002)
             took = time.perf_counter() - begun
-            size = (directory / fleet.names[0] / "model.safetensors").stat().st_size
+            size = (directory / fleet.names[0] / federation.name / "model.safetensors").stat().st_size
     return size / 1e6, anonymous, peak, took
 
 

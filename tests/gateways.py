@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from fedthings.device.agent import Agent
+from fedthings.gateway.edge import Edge
 from fedthings.gateway.gateway import Gateway
 from fedthings.messages import Offer
-from fedthings.simulation.work import Counted
 from fedthings.transport.memory import Hub, MemoryTransport
 from fedthings.transport.topics import COORDINATOR
 from fedthings.transport.transport import Arrival, Delivery
-from virtual import Virtual
+from virtual import NAME, Virtual
 
 
 class Tree(Virtual):
     """`under` names the gateways and what each is under, "" for the coordinator; devices go round those that are free.
 
-    `homes` says where a device joins instead, "" for the coordinator itself.
+    `homes` says where a device joins instead, "" for the coordinator itself. `edges`: the gateways on top make edge
+    rounds.
     """
 
     def __init__(
@@ -35,14 +36,15 @@ class Tree(Virtual):
         *,
         homes: Mapping[str, str] | None = None,
         settings: Mapping[str, Any] | None = None,
+        edges: bool = False,
         **options: Any,
     ) -> None:
-        self.under, self.settings = dict(under), dict(settings or {})
+        self.under, self.settings, self.edges = dict(under), dict(settings or {}), edges
         self.hubs = {name: Hub(post=partial(self.post_at, name)) for name in under}
-        self.gateways: dict[str, Gateway] = {}
+        self.gateways: dict[str, Gateway | Edge] = {}
         leaves = [name for name in under if name not in under.values()] or [""]
         self.homes = {name: leaves[i % len(leaves)] for i, name in enumerate(fleet.names)} | dict(homes or {})
-        top = [name for name, above in under.items() if not above]
+        top = [name for name, above in under.items() if not above and not edges]
         super().__init__(federation, fleet, rounds, directory, gateways=top, **options)
 
     def serve(self):
@@ -52,19 +54,23 @@ class Tree(Virtual):
                 self.open(name)
         return service
 
-    def open(self, name: str) -> Gateway:
+    def open(self, name: str) -> Gateway | Edge:
         """Start a gateway, or start it again with its directory."""
         above = self.under[name]
         up = (self.hubs[above] if above else self.hub).device(name)
         down = self.hubs[name].coordinator("")
         below = [n for n, over in self.under.items() if over == name]
         place = self.directory / "gateways" / name
-        self.gateways[name] = Gateway(up, down, place, gateways=below, **self.settings)
+        if self.edges and not above:
+            devices = sum(name in (home, self.under.get(home)) for home in self.homes.values())
+            self.gateways[name] = Edge(name, up, down, place, devices=devices, gateways=below, **self.settings)
+        else:
+            self.gateways[name] = Gateway(up, down, place, gateways=below, **self.settings)
         return self.gateways[name]
 
     def join(self, name: str) -> Agent:
         home = self.homes[name]
-        transport = (self.hubs[home] if home else self.hub).device(name)
+        transport = (self.hubs[home] if home else self.hub).device(name, NAME)
         directory = self.directory / "devices" / name
         self.agents[name] = Agent(name, self.fleet.shard(name), transport, directory, self.rules.get(name))
         return self.agents[name]
@@ -107,10 +113,9 @@ class Tree(Virtual):
         place = f"{hub}/{address}"
         message = arrival.message if isinstance(arrival, Delivery) else None
         if isinstance(message, Offer) and message.ticket is not None:
-            work = Counted(self.service.engine, self.fleet)
-            at = self.world.outcome(message.ticket, self.now, work).at
+            at = self.outcome(message.ticket)[0].at
             if at is not None:
-                heapq.heappush(self.agenda, (max(at, self.now), next(self.order), place, arrival))
+                heapq.heappush(self.agenda, (max(at, self.now), self.turn(message.ticket), place, arrival))
         else:
             self.mail.append((place, arrival))
 

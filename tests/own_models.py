@@ -91,6 +91,19 @@ class Frozen(nn.Module):
         return self.head(torch.relu(self.features(x)))
 
 
+class Adapted(nn.Linear):
+    """A layer that stays, and two thin matrices beside it that learn (LoRA)."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int):
+        super().__init__(inputs, outputs)
+        self.requires_grad_(False)
+        self.thin = nn.Sequential(nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs, bias=False))
+        nn.init.zeros_(self.thin[1].weight)
+
+    def forward(self, x):
+        return super().forward(x) + self.thin(x)
+
+
 class Gated(nn.Module):
     """A recurrent network over 6 steps of one channel."""
 
@@ -121,6 +134,10 @@ class Follower(nn.Module):
 
 def frozen():
     return ft.with_torch(Frozen, input=6)
+
+
+def adapted(rank: int = 2, width: int = 64):
+    return ft.with_torch(lambda: nn.Sequential(Adapted(6, width, rank), nn.Tanh(), Adapted(width, 3, rank)), input=6)
 
 
 def gated():

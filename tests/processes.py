@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,29 @@ class Processes:
     """`with Processes(...) as world: world.start(); world.wait()`; every process is ended at the end."""
 
     def __init__(
-        self, federation: ft.Federation, fleet: ft.Fleet, rounds: int, directory: Path, broker: str, *options: str
+        self,
+        federation: ft.Federation | Sequence[ft.Federation],
+        fleet: ft.Fleet,
+        rounds: int,
+        directory: Path,
+        broker: str,
+        *options: str,
     ) -> None:
         self.directory, self.out = directory, directory / "run"
         self.rounds, self.broker, self.options = rounds, broker, options
         self.files: Mapping[str, Path] = fleet.write(directory / "data")
         self.names = fleet.names
         directory.mkdir(exist_ok=True)
-        (directory / "fed.toml").write_text(dumps(federation))
+        several = [] if isinstance(federation, ft.Federation) else list(federation)
+        self.specs = {directory / f"{spec.name}.toml": spec for spec in several} or {directory / "fed.toml": federation}
+        for file, spec in self.specs.items():
+            file.write_text(dumps(spec))
+        self.runs = [self.out / spec.name for spec in several] or [self.out]
         self.out.mkdir()
         self.passwords = devices.add(self.out, fleet.names)
         self.served: subprocess.Popen[bytes] | None = None
         self.joined: dict[str, subprocess.Popen[bytes]] = {}
+        self.allow = ""  # a model that is Python code, which the devices' owners let in
         self.ports: Mapping[str, int] = {}  # where devices find the broker that do not reach it directly
 
     def __enter__(self) -> Processes:
@@ -59,7 +70,7 @@ class Processes:
 
     def serve(self) -> subprocess.Popen[bytes]:
         """Start the coordinator, or start it again, and wait until it can be joined."""
-        command = [*PYTHON, "serve", str(self.directory / "fed.toml"), "--rounds", str(self.rounds)]
+        command = [*PYTHON, "serve", *map(str, self.specs), "--rounds", str(self.rounds)]
         command += ["--out", str(self.out), "--broker", self.broker, *self.options, "--json"]
         log = (self.directory / "serve.log").open("ab")
         out = (self.directory / "serve.out").open("wb")
@@ -85,12 +96,13 @@ class Processes:
             return False
         return True
 
-    def join(self, name: str) -> subprocess.Popen[bytes]:
-        """Start the device `name`, or start it again with its state."""
+    def join(self, name: str, *more: str) -> subprocess.Popen[bytes]:
+        """Start the device `name` with `more` options, or start it again with its state."""
         port = self.ports.get(name) or self.port
         command = [*PYTHON, "join", "--broker", f"mqtt://127.0.0.1:{port}", "--name", name, "--once"]
-        command += ["--reconnect", "0.3"]
+        command += ["--reconnect", "0.3", *more]
         command += ["--data", str(self.files[name]), "--state", str(self.directory / "state" / name)]
+        command += ["--allow", self.allow] if self.allow else []
         log = (self.directory / f"{name}.log").open("ab")
         environment = {**ENVIRONMENT, "FEDTHINGS_PASSWORD": self.passwords[name]}
         self.joined[name] = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
@@ -125,6 +137,6 @@ class Processes:
         return json.loads((self.directory / "serve.out").read_text().splitlines()[-1])
 
     def versions(self) -> int:
-        """Return how many lines of history are on the disk."""
-        file = self.out / "history.jsonl"
-        return len(file.read_text().splitlines()) if file.exists() else 0
+        """Return how many lines of history are on the disk, of the federation that has fewest."""
+        files = [run / "history.jsonl" for run in self.runs]
+        return min(len(file.read_text().splitlines()) if file.exists() else 0 for file in files)

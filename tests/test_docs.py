@@ -10,11 +10,13 @@ import tomllib
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 
 import fedthings as ft
 from fedthings.cli import fedthings
 from fedthings.device.rules import Rules
+from fedthings.helper.rules import Rules as HelperRules
 from fedthings.spelling import decode
 
 ROOT = Path(__file__).parent.parent
@@ -109,14 +111,40 @@ def test_the_federation_and_the_rules_in_running_are_accepted(tmp_path: Path) ->
     federation = ft.load(tmp_path / "house.toml")
     (tmp_path / "again.toml").write_text(ft.dumps(federation))
     assert ft.load(tmp_path / "again.toml") == federation
-    assert set(tomllib.loads(text)) == set(federation.__struct_fields__)  # it shows every one
+    own = {"edge", "secure", "privacy"}  # which have their own pages
+    assert set(tomllib.loads(text)) == set(federation.__struct_fields__) - own
+    (edge,) = fenced(ROOT / "docs" / "gateways.md", "toml")
+    assert decode(tomllib.loads(edge)["edge"], ft.Edge) == ft.Edge(rounds=5)
+    assert set(tomllib.loads(edge)["edge"]) == set(ft.Edge.__struct_fields__)
     assert set(tomllib.loads(rules)) == set(decode(tomllib.loads(rules), Rules).__struct_fields__)
+
+
+def test_the_federation_in_privacy_is_that_of_its_toml() -> None:
+    (text,) = fenced(ROOT / "docs" / "privacy.md", "toml")
+    (code,) = fenced(ROOT / "docs" / "privacy.md", "python")
+    task = ft.Task(model=ft.mlp(4, 2), loss="cross_entropy")
+    told: dict[str, ft.Federation] = {}
+    exec(code, {"ft": ft, "task": task}, told)
+    data = {"task": msgspec.to_builtins(task), **tomllib.loads(text), "devices": 1000}
+    assert decode(data, ft.Federation) == told["federation"]
+    assert set(tomllib.loads(text)["privacy"]) == set(ft.central_dp.__struct_fields__)
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
 def test_the_examples_define_a_federation(name: str) -> None:
     pytest.importorskip("sklearn")
     assert isinstance(runpy.run_path(str(ROOT / "examples" / name))["federation"], ft.Federation)
+
+
+def test_the_federation_and_the_rules_in_secure_are_accepted(tmp_path: Path) -> None:
+    text, rules = fenced(ROOT / "docs" / "secure.md", "toml")
+    whole, _ = fenced(ROOT / "docs" / "running.md", "toml")
+    spec = tomllib.loads(whole) | tomllib.loads(text)
+    federation = decode(spec, ft.Federation)
+    assert federation.secure is not None
+    assert set(spec["secure"]) - {"type"} == set(federation.secure.__struct_fields__)
+    assert set(tomllib.loads(rules)) == set(HelperRules.__struct_fields__)
+    decode(tomllib.loads(rules), HelperRules)
 
 
 def test_the_test_files_named_are_there() -> None:

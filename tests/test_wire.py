@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import re
 from pathlib import Path
@@ -42,7 +43,7 @@ rows = st.builds(lambda data, dtype: np.frombuffer(data[: len(data) // 8 * 8], d
 payloads = st.dictionaries(texts, rows, max_size=3)
 offers = st.builds(
     m.Offer,
-    st.sampled_from(["task", "model", "report", "subtotal"]),
+    st.sampled_from(["task", "model", "report", "subtotal", "batch", "share"]),
     digests,
     numbers,
     numbers,
@@ -53,7 +54,7 @@ offers = st.builds(
     st.sampled_from(["", "http:80", "https:65535"]),
     texts,
 )
-receipts = st.builds(m.Receipt, tickets, st.booleans(), texts)
+receipts = st.builds(m.Receipt, tickets, st.booleans(), texts, st.none() | floats)
 STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     m.Offer: offers,
     m.Want: st.builds(m.Want, digests, st.lists(numbers, max_size=5).map(tuple), numbers),
@@ -66,20 +67,25 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
         numbers,
         numbers,
     ),
-    m.Assignment: st.builds(m.Assignment, tickets, offers, offers, floats, st.none() | tickets),
+    m.Assignment: st.builds(m.Assignment, tickets, offers, offers, floats, st.none() | tickets, st.none() | offers),
     m.Pause: st.builds(m.Pause, texts),
     m.Receipt: receipts,
-    m.Farewell: st.builds(m.Farewell, texts, st.none() | offers, st.none() | offers, st.none() | tickets),
+    m.Farewell: st.builds(
+        m.Farewell, texts, st.none() | offers, st.none() | offers, st.none() | tickets, st.none() | offers
+    ),
     m.Refusal: st.builds(m.Refusal, texts, texts),
     m.Hello: st.builds(m.Hello, texts),
     m.Bye: st.builds(m.Bye),
     m.Decline: st.builds(m.Decline, tickets, texts),
     m.Relay: st.builds(m.Relay, names, st.binary(max_size=64)),
-    m.Verdict: st.builds(m.Verdict, digests, st.booleans(), st.lists(receipts, max_size=3).map(tuple), numbers),
+    m.Verdict: st.builds(m.Verdict, digests, st.booleans(), st.lists(receipts, max_size=3).map(tuple), numbers, texts),
     m.Ask: st.builds(m.Ask, texts),
     m.Status: st.builds(m.Status, facts),
     m.Work: st.builds(m.Work, numbers, facts),
     m.Model: st.builds(m.Model, numbers, numbers, payloads),
+    m.Change: st.builds(
+        m.Change, digests | st.just(b""), digests, numbers, st.binary().map(lambda data: np.frombuffer(data, np.uint8))
+    ),
     m.Report: st.builds(m.Report, tickets, payloads, rows, payloads),
     m.Subtotal: st.builds(
         m.Subtotal,
@@ -90,6 +96,21 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
         payloads,
         payloads,
     ),
+    m.Sealed: st.builds(m.Sealed, st.binary(max_size=64), st.binary(max_size=64)),
+    m.Batch: st.builds(
+        m.Batch,
+        digests,
+        digests,
+        st.lists(tickets, max_size=3).map(tuple),
+        payloads,
+        numbers,
+        numbers,
+        numbers,
+        numbers,
+        st.booleans(),
+        st.binary(max_size=32),
+    ),
+    m.Share: st.builds(m.Share, digests, payloads),
 }
 ENVELOPES, BODIES = get_args(m.Envelope), get_args(m.Body)
 
@@ -364,3 +385,17 @@ def test_a_body_in_a_file_is_the_same_and_is_not_read(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(WireError):
             wire.unpack_file(path, m.Model)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="tells by Linux's list of what is mapped")
+def test_a_file_is_let_go_of_with_its_rows_and_not_by_the_collector(tmp_path: Path) -> None:
+    path = tmp_path / "body"
+    path.write_bytes(wire.pack_body(m.Model(1, 2, {"x": np.arange(5000, dtype="f4")})))
+    gc.disable()
+    try:
+        found = wire.unpack_file(path, m.Model)
+        assert str(path) in Path("/proc/self/maps").read_text()
+        del found
+        assert str(path) not in Path("/proc/self/maps").read_text()
+    finally:
+        gc.enable()

@@ -6,19 +6,21 @@ The acceptance test asserts what is compared here, bench/truth.py prints and dra
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
 import fedthings as ft
-from fedthings.engine import Engine
 from fedthings.learn.digits import digits
 from fedthings.protocol.events import Ticket
 from fedthings.run import Run, read
 from fedthings.simulation.links import LINKS, Link, exchanged
+from fedthings.simulation.world import Change, Outcome, Waking, Work, World
 from processes import Processes
 from proxy import Carried, Proxy
 
@@ -38,12 +40,13 @@ class Setting(NamedTuple):
     links: tuple[str, ...]
     pace: ft.Pace
     versions: int
+    more: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def federation(self) -> ft.Federation:
         recipe = ft.Recipe(lr=0.1, batch=32)
         task = ft.Task(model=ft.mlp(64, *self.hidden, 10), loss="cross_entropy", recipe=recipe)
-        return ft.Federation(task, ft.fedavg(), self.pace, seed=4, devices=DEVICES)
+        return ft.Federation(task, ft.fedavg(), self.pace, seed=4, devices=DEVICES, **self.more)
 
     @property
     def world(self) -> ft.Things:
@@ -58,8 +61,25 @@ SETTINGS = {
     "60 KB, two kinds of links": Setting((200,), ("lte_m", "village"), ALL, 8),
     "105 KB in two chunks, a long way": Setting((350,), ("satellite",), ALL, 6),
     "3 KB over NB-IoT": Setting((), ("nb_iot",), ALL, 8),
+    "8 KB up over NB-IoT, down by differences": Setting(
+        (200,), ("nb_iot",), ALL, 8, {"stages": (ft.eden(4),), "down": ft.delta(8)}
+    ),
     "60 KB, any ten make a version": Setting((200,), ("lte_m", "village"), HALF, 14),
 }
+
+
+class Noted(NamedTuple):
+    """A world that notes what each task moves down and up."""
+
+    world: World
+    moved: list[tuple[Ticket, tuple[float, float]]]
+
+    def outcome(self, ticket: Ticket, now: float, work: Work) -> Outcome:
+        self.moved.append((ticket, exchanged(work.down(ticket), work.up(ticket))))
+        return self.world.outcome(ticket, now, work)
+
+    def changes(self, names: Sequence[str]) -> Iterator[Change | Waking]:
+        return self.world.changes(names)
 
 
 class Served(NamedTuple):
@@ -111,13 +131,12 @@ def compare(setting: Setting, directory: Path) -> Compared:
     links = {name: known[world.group(name).link] for name in fleet.names}
     served = serve(setting, setting.versions, directory / "served", links)
     bare = serve(setting, 6, directory / "bare", dict.fromkeys(links, OPEN))
-    simulated = ft.simulate(setting.federation, fleet, setting.versions, world=world)
+    noted = Noted(world, [])
+    simulated = ft.simulate(setting.federation, fleet, setting.versions, world=noted)
     simulated.save(directory / "simulated")
     # A line of history is complete, and appears, when the version after it is made.
     before, after = served.carried[FIRST - 1], served.carried[setting.versions - 1]
-    engine = Engine(setting.federation, setting.versions)
-    tickets = [Ticket(0, version, name, 0) for version in range(FIRST, setting.versions) for name in fleet.names]
-    moved = [exchanged(engine.model_bytes(ticket), engine.report_bytes(ticket)) for ticket in tickets]
+    moved = [bytes_ for ticket, bytes_ in noted.moved if ticket.phase == 0 and ticket.version >= FIRST]
     return Compared(
         _spans(served.run)[FIRST - 1 :],
         _spans(simulated)[FIRST - 1 :],

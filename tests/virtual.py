@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import chain, count
 from math import inf
 from pathlib import Path
@@ -13,24 +13,53 @@ from typing import Any
 from fedthings import run
 from fedthings.device.agent import Agent
 from fedthings.device.rules import Rules
-from fedthings.federation import Federation
+from fedthings.federation import Federation, Phase
 from fedthings.learn.fleet import Fleet
-from fedthings.messages import Offer
+from fedthings.messages import Assignment, Offer
 from fedthings.protocol.events import Ticket
 from fedthings.run import Run
 from fedthings.server.service import Service
 from fedthings.simulation.agenda import Changes
 from fedthings.simulation.things import Things
 from fedthings.simulation.work import Counted
-from fedthings.simulation.world import Steady, Waking, World
+from fedthings.simulation.world import Outcome, Steady, Waking, World
 from fedthings.transport.memory import Hub
+from fedthings.transport.topics import COORDINATOR
 from fedthings.transport.transport import Arrival, Delivery
+from fedthings.vector import Payload
 
 NAME = "fed"
 
 
+class Thing(Agent):
+    """A device whose training takes as long as the world says, instead of what a clock says."""
+
+    takes: Callable[[Ticket], float]
+
+    def _train(self, phase: Phase, job: Assignment, model: Payload, body: bytes, now: float) -> None:
+        self._seconds = self.takes(job.ticket)
+        super()._train(phase, job, model, body, now)
+
+
+class Noted(Counted):
+    """The work of tasks, and how long the world says that all of it takes the device (0: it does not say)."""
+
+    seconds = 0.0
+
+    def effort(self, ticket: Ticket, seconds: float, left: float, most: float = 1.0) -> float:
+        self.seconds = seconds
+        return super().effort(ticket, seconds, left, most)
+
+
 class Virtual:
-    """Everything is delivered at once, but a report arrives when the world says so."""
+    """Everything is delivered at once, but a report arrives when the world says so.
+
+    The service takes in as many arrivals `together` as are due at once.
+    """
+
+    together = 1
+
+    kind: type[Agent] = Thing
 
     def __init__(
         self,
@@ -47,11 +76,11 @@ class Virtual:
         self.now = 0.0
         self.order = count()
         self.mail: deque[tuple[str, Arrival]] = deque()
-        self.agenda: list[tuple[float, int, str, Arrival]] = []
+        self.agenda: list[tuple[float, tuple[int, int], str, Arrival]] = []
         self.hub = Hub(post=self.post)
         self.service = self.serve()
         self.agents: dict[str, Agent] = {}
-        self.given: dict[Ticket, float] = {}  # when each open task was given out, or its device may hear of it
+        self.given: dict[Ticket, tuple[float, float]] = {}  # when a device could begin with its task, and its deadline
         self.changes: Changes | None = None  # when sleepers wake
         wakings = self.world.changes(fleet.names) if isinstance(self.world, Things) else iter(())
         first = next(wakings, None)
@@ -68,32 +97,44 @@ class Virtual:
         return self.service
 
     def wakes(self, waking: Waking) -> None:
-        """Let a sleeper link up, unless it was told to sleep on; it sleeps as soon as it rests, and then misses all."""
+        """Let a sleeper link up, unless it was told to sleep on."""
         agent = self.agents.get(waking.device)
-        for name, other in self.agents.items():
-            if other.transport.linked and (other.resting or name == waking.device):
-                self.hub.sleep(name)
         if agent is None:
             self.join(waking.device, waking.every)
         elif (agent.rest or 0.0) <= self.now:
+            self.hub.sleep(waking.device)
             agent.relink(agent.transport)
             self.hub.link(waking.device)
 
     def join(self, name: str, every: float = 0.0) -> Agent:
         """Start a device's agent, or start it again with its directory."""
-        transport = self.hub.device(name)
+        transport = self.hub.device(name, NAME)
         directory = self.directory / "devices" / name
-        self.agents[name] = Agent(name, self.fleet.shard(name), transport, directory, self.rules.get(name), every=every)
-        return self.agents[name]
+        agent = self.kind(name, self.fleet.shard(name), transport, directory, self.rules.get(name), every=every)
+        agent.takes = lambda ticket: self.outcome(ticket)[1]  # type: ignore[attr-defined]
+        self.agents[name] = agent
+        return agent
+
+    def turn(self, ticket: Ticket) -> tuple[int, int]:
+        """Return where an offer stands among those of one time: the task given out first is the first."""
+        tickets = list(self.given)
+        return tickets.index(ticket) if ticket in self.given else len(tickets), next(self.order)
+
+    def outcome(self, ticket: Ticket) -> tuple[Outcome, float]:
+        """Return what the world says of a task, and how long all of its training takes (seconds)."""
+        work = Noted(self.service.engine, self.fleet, self.service.coordinator.last.get)
+        begins, deadline = self.given.get(ticket, (self.now, inf))
+        phases = work.engine.phases  # a villain's ticket may be of none
+        until = deadline if ticket.phase < len(phases) and phases[ticket.phase].partial else inf
+        return self.world.outcome(ticket, begins, work, until), work.seconds
 
     def post(self, address: str, arrival: Arrival) -> None:
         """Send on its way: reports as the world says, everything else at once."""
         message = arrival.message if isinstance(arrival, Delivery) else None
         if isinstance(message, Offer) and message.ticket is not None:
-            work = Counted(self.service.engine, self.fleet)
-            at = self.world.outcome(message.ticket, self.given.get(message.ticket, self.now), work).at
+            at = self.outcome(message.ticket)[0].at
             if at is not None:
-                heapq.heappush(self.agenda, (at, next(self.order), address, arrival))
+                heapq.heappush(self.agenda, (at, self.turn(message.ticket), address, arrival))
         else:
             self.mail.append((address, arrival))
 
@@ -117,18 +158,30 @@ class Virtual:
         else:
             return False
         self.hub.deliver(address, arrival)
+        for _ in range(self.together - 1 if address == COORDINATOR else 0):
+            if self.mail and self.mail[0][0] == COORDINATOR:
+                self.hub.deliver(*self.mail.popleft())
+            elif self.agenda and self.agenda[0][0] <= self.now:
+                self.hub.deliver(*heapq.heappop(self.agenda)[2:])
         self.drain()
         return True
 
     def drain(self) -> None:
         """Let everyone read what is in the inbox."""
-        for owner in (self.service, *self.agents.values()):
-            while (arrival := owner.transport.inbox.get(0)) is not None:
-                owner.receive(arrival, self.now)
-        for ticket, _ in self.service.coordinator.tasks.values():
+        while arrivals := self.service.transport.inbox.several(0, self.together):
+            for left, arrival in zip(range(len(arrivals) - 1, -1, -1), arrivals, strict=True):
+                self.service.receive(arrival, self.now, more=left > 0)
+        for agent in self.agents.values():
+            while (arrival := agent.transport.inbox.get(0)) is not None:
+                agent.receive(arrival, self.now)
+        for name, agent in self.agents.items() if self.changes is not None else ():
+            if agent.resting:  # a sleeper sleeps as soon as it rests, and then misses all
+                self.hub.sleep(name)
+        for ticket, deadline in self.service.coordinator.tasks.values():
             if ticket not in self.given:
                 agent = self.agents.get(ticket.device) if self.changes is not None else None
-                self.given[ticket] = max(self.now, (agent.rest or 0.0) if agent is not None else 0.0)
+                rests = (agent.rest or 0.0) if agent is not None else 0.0
+                self.given[ticket] = max(self.now, rests), deadline
 
     def run(self) -> Run:
         """Run to the end."""

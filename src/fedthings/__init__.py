@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from fedthings.aggregate.step import Polynomial as polynomial
     from fedthings.aggregate.step import Sgd as sgd
     from fedthings.aggregate.step import Yogi as yogi
+    from fedthings.compress.delta import Delta as delta
     from fedthings.compress.low_rank import LowRank as low_rank
     from fedthings.compress.quantize import int4, int8
     from fedthings.compress.rotate import Eden as eden
+    from fedthings.compress.rotation import Rotate as rotate
     from fedthings.compress.sign import Sign as sign
     from fedthings.compress.sparsify import RandomMask as random_mask
     from fedthings.compress.sparsify import TopK as top_k
@@ -62,8 +64,14 @@ if TYPE_CHECKING:
     from fedthings.learn.synthetic import clusters, synthetic
     from fedthings.learn.task import Recipe, Task
     from fedthings.learn.with_torch import with_torch
+    from fedthings.privacy.blt import Blt as blt
+    from fedthings.privacy.central import CentralDp as central_dp
+    from fedthings.privacy.clip import AdaptiveClip as adaptive_clip
     from fedthings.privacy.clip import Clip as clip
-    from fedthings.protocol.pace import Pace
+    from fedthings.privacy.mechanism import Independent as independent
+    from fedthings.privacy.mechanism import Tree as tree
+    from fedthings.privacy.shares import TwoServers as two_servers
+    from fedthings.protocol.pace import Edge, Pace
     from fedthings.protocol.selection import Forecast as forecast
     from fedthings.protocol.selection import Uniform as uniform
     from fedthings.run import Run, compare
@@ -94,6 +102,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DataError",
     "Device",
+    "Edge",
     "Federation",
     "FedthingsError",
     "Fleet",
@@ -111,8 +120,11 @@ __all__ = [
     "WireError",
     "adagrad",
     "adam",
+    "adaptive_clip",
     "always",
     "avg_pool",
+    "blt",
+    "central_dp",
     "clip",
     "clusters",
     "compare",
@@ -120,6 +132,7 @@ __all__ = [
     "conv1d",
     "conv2d",
     "decay",
+    "delta",
     "dense",
     "diurnal",
     "dropout",
@@ -138,6 +151,7 @@ __all__ = [
     "forecast",
     "hinge",
     "impute",
+    "independent",
     "int4",
     "int8",
     "layer_norm",
@@ -156,6 +170,7 @@ __all__ = [
     "polynomial",
     "random_mask",
     "relu",
+    "rotate",
     "sequential",
     "sgd",
     "sigmoid",
@@ -168,6 +183,8 @@ __all__ = [
     "tanh",
     "top_k",
     "trace",
+    "tree",
+    "two_servers",
     "uniform",
     "with_torch",
     "yogi",
@@ -187,7 +204,7 @@ _MODULES = {
     "learn.synthetic": "synthetic clusters",
     "learn.task": "Task Recipe",
     "learn.with_torch": "with_torch",
-    "protocol.pace": "Pace",
+    "protocol.pace": "Edge Pace",
     "run": "Run compare",
     "simulation.devices": "Device",
     "simulation.links": "Link",
@@ -201,7 +218,15 @@ _STEPS = "sgd momentum adam yogi adagrad constant polynomial hinge decay"
 _HOMES: dict[str, tuple[str, str | None]] = {
     "partition": ("learn.partition", None),
     "clip": ("privacy.clip", "Clip"),
+    "delta": ("compress.delta", "Delta"),
+    "adaptive_clip": ("privacy.clip", "AdaptiveClip"),
+    "central_dp": ("privacy.central", "CentralDp"),
+    "blt": ("privacy.blt", "Blt"),
+    "tree": ("privacy.mechanism", "Tree"),
+    "independent": ("privacy.mechanism", "Independent"),
     "eden": ("compress.rotate", "Eden"),
+    "rotate": ("compress.rotation", "Rotate"),
+    "two_servers": ("privacy.shares", "TwoServers"),
     "top_k": ("compress.sparsify", "TopK"),
     "random_mask": ("compress.sparsify", "RandomMask"),
     "sign": ("compress.sign", "Sign"),

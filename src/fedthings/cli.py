@@ -18,10 +18,10 @@ from fedthings import __version__
 from fedthings.errors import FedthingsError, StoreError, nearest
 
 COMMANDS = {
-    "Train": ("demo", "simulate", "serve", "join", "gateway"),
+    "Train": ("demo", "simulate", "serve", "join", "gateway", "helper"),
     "Before": ("check",),
     "A running federation": ("status", "pause", "resume", "cancel", "devices"),
-    "Results": ("runs", "models", "export", "predict"),
+    "Results": ("runs", "models", "export", "predict", "privacy"),
 }
 """The commands in the order of `--help`; each is `fedthings.commands.NAME:command`, or as in `HOMES`."""
 

@@ -26,6 +26,7 @@ from fedthings.protocol.pace import Pace
 from fedthings.run import Run, prepare
 from fedthings.server import devices
 from fedthings.server.serve import Server
+from fedthings.server.serving import Terms
 from fedthings.strategy import fedavg, fedavgm
 
 HIDDEN = 64
@@ -185,7 +186,9 @@ def demo(
     files = fleet.write(directory / "data")
     keys = _keys(directory, names)
     with (
-        Server(federation, rounds, directory, broker=broker, on_version=view.version, on_news=view.news) as server,
+        Server(
+            [Terms(federation, rounds, on_version=view.version)], directory, broker=broker, on_news=view.news
+        ) as server,
         Processes(server.wake) as processes,
     ):
         ending.attach(server.wake)
@@ -202,10 +205,11 @@ def demo(
             _look(processes, server, view)
             view.step(server)
 
-        result = server.run(ending, on_step=step)
-        if result is None:
+        runs = server.run(ending, on_step=step)
+        if runs is None:
             processes.stop(0.0)
-        return result
+            return None
+        return runs[0]
 
 
 def _keys(directory: Path, names: list[str]) -> dict[str, Path]:

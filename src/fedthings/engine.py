@@ -6,20 +6,24 @@ The service and the simulator give it the same calls, so the same reports make t
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
+from math import sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fedthings import history
-from fedthings.aggregate import fold, step
+from fedthings.aggregate import fold, ring, step
+from fedthings.compress import delta
 from fedthings.errors import SpecError, StoreError, nearest
 from fedthings.federation import (
     Federation,
     Phase,
+    differs,
     encode,
     follow,
     phases,
     received,
+    schema,
     sent,
 )
 from fedthings.history import Line, Tally
@@ -28,29 +32,39 @@ from fedthings.learn.local import evaluator
 from fedthings.learn.metrics import usual, values
 from fedthings.messages import Model, Report, Subtotal
 from fedthings.partial import Partial, expect, template
+from fedthings.privacy import noise
+from fedthings.privacy.central import Source, claimed
+from fedthings.privacy.release import Releases
+from fedthings.private import clipping
 from fedthings.protocol.events import Assign, Command, Discard, Ticket
 from fedthings.spelling import decode
 from fedthings.subtotal import merge, most_bytes, verify
 from fedthings.vector import Array, Key, Payload, Vector
-from fedthings.wire import number_size, size, ticket_size
+from fedthings.wire import number_size, pack_body, size, ticket_size
 
+PACKED = 2
+"""Bodies held that were packed last: the one that is counted is the one that is sent, and the whole beside it."""
 BEST = -1
 """Where the best version's row lies among the rows."""
 
 
 class Made(NamedTuple):
-    """What an advance gives: the lines of history that are complete now, and whether the target is met."""
+    """What an advance gives: the lines of history that are complete now, and why the training ends (events.Stepped).
+
+    `held`: an edge has made all of its rounds; the next version begins with the next task from above.
+    """
 
     lines: list[Line]
-    stop: bool
+    stop: str = ""
+    held: bool = False
 
 
 class Engine:
     """Versions of one model, and the sums from which the next is made.
 
     `rows` is where models are kept by version (a service keeps them on disk); `init` `(dim,)` is a warm
-    start; `test` `(X, y)` is evaluated here at each version; `stop` maps metrics to targets.
-    Raises SpecError for a warm start or a target that does not fit.
+    start; `test` `(X, y)` is evaluated here at each version; `stop` maps metrics to targets; `noise` says where the
+    key of private noise comes from. Raises SpecError for a warm start, a target or a budget that does not fit.
     """
 
     def __init__(
@@ -61,14 +75,14 @@ class Engine:
         test: tuple[Array, Array] | None = None,
         stop: Mapping[str, float] | None = None,
         rows: MutableMapping[int, Vector] | None = None,
+        noise: Source = "keyed",
     ) -> None:
         self.federation = federation
         self.phases = list(phases(federation))
-        self.reports = [spec.reports for spec in self.phases]
         self.phase = self.version = 0
         self.rows = rows if rows is not None else {}
         self.test = test
-        self.stop = _targets(stop or {}, federation)
+        self.stop = _targets(stop or {}, federation, test is not None)
         self.best: dict[str, Any] | None = None
         self.pending: Line | None = None  # the newest version's line, not yet measured
         model = federation.task.model
@@ -79,7 +93,9 @@ class Engine:
         if 0 not in self.rows:
             self.rows[0] = model.init(federation.seed) if init is None else init.astype(np.float32)
         self.trained = 0  # the newest trained version; `version` counts within the phase
+        self._closed: tuple[fold.Sums, Tally] | None = None  # the set that is fixed, while the helper is asked
         self.state = step.init(federation.strategy.step, self.rows[0])
+        self.releases = _releases(federation, self.spec, rounds, noise)
         self._begin(Tally())
 
     # ------------------------------------------------------------- answers
@@ -106,14 +122,58 @@ class Engine:
 
     def _sent(self, version: int) -> Payload:
         """Return the arrays of that body."""
-        if self.spec.kind == "normalise":
-            return {}
-        made = self._made_as(version)
-        return sent(self.spec, self.rows[made], made)
+        return {} if self.spec.kind == "normalise" else self._arrays(self._made_as(version))
 
-    def model_bytes(self, ticket: Ticket) -> int:
-        """Return the bytes of the model body that goes down for `ticket`."""
+    def _arrays(self, made: int) -> Payload:
+        """Return the arrays in which the trained version `made` goes down."""
+        return sent(self.spec, self.rows[made], made, self.releases.bound if self.releases else 0.0)
+
+    def base(self, version: int, kept: Ticket | None) -> Ticket | None:
+        """Return `kept`, the last ticket of a device that was kept, where less goes down to it as `version` for that.
+
+        Such a device holds the model of `kept`; for others, and where it pays not, it is None.
+        """
+        down = self.spec.down
+        if not isinstance(down, delta.Delta) or kept is None or not differs(self.spec):
+            return None
+        if not differs(self.phases[kept.phase]) or self._made_as(version) - self._held(kept) > down.back:
+            return None
+        return kept if self._bytes(version, kept) < self._bytes(version, None) else None
+
+    def packed(self, version: int, base: Ticket | None = None) -> bytes:
+        """Return the body that goes down as `version`: to whoever holds the model of the ticket `base`, if any."""
+        if not differs(self.spec):
+            return pack_body(self.body(version))
+        key = self._pair(version, base)
+        if key not in self._packed:
+            held = b"" if base is None else pack_body(Model(base.phase, key[2], self._arrays(key[2])))
+            body = pack_body(delta.change(pack_body(self.body(version)), held))
+            if len(self._packed) == PACKED:
+                del self._packed[next(iter(self._packed))]
+            self._packed[key], self._sizes[key] = body, len(body)
+        return self._packed[key]
+
+    def model_bytes(self, ticket: Ticket, kept: Ticket | None = None) -> int:
+        """Return the bytes of the model body that goes down for `ticket`; `kept` is the device's last that was kept."""
+        if differs(self.spec):
+            return self._bytes(ticket.version, self.base(ticket.version, kept))
         return self._model_bytes + number_size(self._made_as(ticket.version))
+
+    def _bytes(self, version: int, base: Ticket | None) -> int:
+        """Return the bytes of the body that `packed` gives."""
+        key = self._pair(version, base)
+        if key not in self._sizes:
+            self.packed(version, base)
+        return self._sizes[key]
+
+    def _pair(self, version: int, base: Ticket | None) -> tuple[int, int, int]:
+        """Return which trained version goes down, and the phase and the version of the one it is told by."""
+        made = self._made_as(version)
+        return (made, -1, -1) if base is None else (made, base.phase, self._held(base))
+
+    def _held(self, kept: Ticket) -> int:
+        """Return which trained version a device has received for `kept`."""
+        return self.trained if self.phases[kept.phase].kind == "evaluate" else kept.version
 
     def _made_as(self, version: int) -> int:
         """Return which trained version devices of the running phase receive as `version`."""
@@ -148,15 +208,15 @@ class Engine:
         self.partial.tally.bytes_up += size
         return size
 
-    def assigned(self, ticket: Ticket) -> None:
-        """Count the bytes of the model that goes down for `ticket`."""
-        self.partial.tally.bytes_down += self.model_bytes(ticket)
+    def assigned(self, ticket: Ticket, kept: Ticket | None) -> None:
+        """Count the bytes of the model that goes down for `ticket`; see `model_bytes`."""
+        self.partial.tally.bytes_down += self.model_bytes(ticket, kept)
 
     def obey(self, command: Command) -> None:
         """Count what a command means: a model goes down, a report is left out."""
         if isinstance(command, Assign):
             if not command.again:
-                self.assigned(command.ticket)
+                self.assigned(command.ticket, command.kept)
         elif isinstance(command, Discard):
             self.tally.dropped[command.reason] += 1
 
@@ -164,22 +224,45 @@ class Engine:
         """Fold n reports; see `Partial.keep`."""
         return self.partial.keep(arrays, weights, metrics, lags)
 
-    def advance(self, now: float) -> Made:
-        """Make the next version of the running phase from what was kept, at `now` seconds."""
-        spec, (sums, tally) = self.spec, self.partial.take()
-        self.partial.tally = tally
-        count, weights = sums.count, dict(sums.weights)
-        total: Payload = fold.done(sums, self.partial.fields, self.partial.whole) if count else {}
-        if count:
-            key = Key(spec.seed, "", self.version, 0)
-            total = self.partial.stage.settle(total, count, key)
+    def close(self) -> None:
+        """Fix the set of the next version: what is kept from now on is for the one after."""
+        self._closed = self.partial.take()
+
+    def leave_out(self, arrays: Payload, lag: int, reason: str) -> None:
+        """Take one report of secure mode `(...)` out of the set that is fixed."""
+        assert self._closed is not None
+        sums, tally = self._closed
+        ring.leave_out(sums, arrays, lag)
+        tally.updates -= 1
+        tally.dropped[reason] += 1
+
+    def advance(self, now: float, share: Payload | None = None, lost: str = "") -> Made:
+        """Make the next version of the running phase at `now` seconds, from the set that is fixed or all that was kept.
+
+        `share` is the helper's of the sums in secure mode; with `lost`, a reason, the reports of the set are left out.
+        """
+        spec, (sums, tally) = self.spec, self._closed or self.partial.take()
+        self._closed, fresh, self.partial.tally = None, self.partial.tally, tally
+        if share is not None:
+            ring.add(sums, share)
+        releases = self.releases
+        noise = None if releases is None else lambda total: releases.noised(total, now, tally.updates)
+        total, weights = self.partial.settled(sums, tally, self.version, lost, noise)
+        made = self._advanced(spec, total, weights, now)
+        if self.partial.tally is not tally:  # a line is complete with it
+            self.partial.tally = fresh
+        else:
+            tally.merge(fresh)
+        return made
+
+    def _advanced(self, spec: Phase, total: Payload, weights: Mapping[int, int], now: float) -> Made:
         self.version += 1
         if spec.kind == "normalise":
             return self._normalised(total)
         if spec.kind == "evaluate":
-            return Made(self._complete(closing=True), False)
+            return Made(self._complete(closing=True))
         row = self.rows[self.trained]
-        if count:
+        if total:
             bases = {lag: self.rows[self.trained - lag] for lag in weights}
             mean = step.Mean(total["x"], weights, bases)
             row = step.apply(spec.strategy.step, row, mean, self.state, self.version)
@@ -193,13 +276,17 @@ class Engine:
 
     def finish(self) -> list[Line]:
         """Return the line that is still incomplete, where no closing evaluation came."""
+        if self._closed is not None:  # the helper was still asked
+            self.partial.tally.merge(self._closed[1])
         return self._complete()
 
     # --------------------------------------------------------------- parts
 
     def _begin(self, tally: Tally) -> None:
         spec = self.spec
-        self.partial = Partial(spec, self.reports[self.phase], tally)
+        self.partial = Partial(spec, tally)
+        self._packed: dict[tuple[int, int, int], bytes] = {}
+        self._sizes: dict[tuple[int, int, int], int] = {}
         self._model_bytes = size(self.body(self.version)) - number_size(self._made_as(self.version))
         self._template = template(spec, self.partial)
         self._report_bytes = size(self._template) - ticket_size(self._template.ticket)
@@ -210,7 +297,7 @@ class Engine:
         for index in range(self.phase + 1, len(self.phases)):
             self.phases[index] = follow(self.spec, statistics, self.phases[index])
         self.tally.updates = 0  # what the phase cost and lost stands in the first version's line
-        return Made([], False)
+        return Made([])
 
     def _made(self, row: Vector, now: float) -> Made:
         version = self.trained = self.version
@@ -220,11 +307,16 @@ class Engine:
         self.pending = history.line(version, now, self.tally, test)
         self.partial.tally = Tally()
         # One more than is needed: a checkpoint from before this version must find its own.
-        oldest = version - max(1, self.federation.pace.staleness) - 1
+        down = self.federation.down
+        back = down.back if isinstance(down, delta.Delta) else 0
+        oldest = version - max(1, self.federation.pace.staleness) - 1 - back
         for old in [v for v in self.rows if 0 <= v < oldest]:
             del self.rows[old]
+        self._sizes = {key: count for key, count in self._sizes.items() if key[0] >= oldest}
         stop = any(history.reached(self.stop, complete, test) for complete in lines)
-        return Made(lines, stop or (test is not None and history.reached(self.stop, self.pending, test)))
+        if stop or (test is not None and history.reached(self.stop, self.pending, test)):
+            return Made(lines, "target")
+        return Made(lines, "privacy budget" if self.releases is not None and self.releases.spent else "")
 
     def _complete(self, closing: bool = False) -> list[Line]:
         if self.pending is None:
@@ -265,6 +357,7 @@ class Engine:
             "best": self.best,
             "pending": self.pending,
             "tally": self.tally.snapshot(),
+            "releases": None if self.releases is None else self.releases.snapshot(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -273,6 +366,8 @@ class Engine:
         self.phases = [decode(spec, Phase) for spec in state["phases"]]
         self.state = {name: np.array(row) for name, row in state["state"].items()}
         self.best, self.pending = state["best"], state["pending"]
+        if self.releases is not None:
+            self.releases.restore(state["releases"])
         tally = Tally()
         tally.restore(state["tally"])
         dim = self.spec.task.model.layout.dim
@@ -281,9 +376,36 @@ class Engine:
         self._begin(tally)
 
 
-def _targets(stop: Mapping[str, float], federation: Federation) -> dict[str, float]:
+def _releases(federation: Federation, spec: Phase, rounds: int, source: Source) -> Releases | None:
+    """Return what adds noise to the sums of the phase `spec`; None where nothing is claimed."""
+    clip = clipping(federation.stages)
+    if federation.privacy is None or clip is None:
+        return None
+    x, pace = fold.announced(schema(spec), spec.reports)[0], federation.pace
+    claim = claimed(
+        federation.privacy,
+        clip,
+        goal=pace.goal,
+        separation=pace.separation,
+        cap=pace.cap,
+        devices=federation.devices,
+        rounds=rounds,
+        dim=x.dim,
+        rounding=sqrt(x.dim) * 2.0 ** -(x.scale + 1),
+        deviation=noise.SIGMA,
+        source=source,
+    )
+    return Releases(claim, noise.fresh() if source == "secure" else noise.known(federation.seed))
+
+
+def _targets(stop: Mapping[str, float], federation: Federation, tested: bool) -> dict[str, float]:
     names = [metric.name for metric in usual(federation.task)]
     for name in stop:
         if name not in names:
             raise SpecError(f"stop names the metric {name!r}: {nearest(name, names)}")
+    if stop and federation.privacy is not None and not tested:
+        raise SpecError(
+            f"stop names {', '.join(stop)}, and under a privacy claim devices report no metrics: give a central test "
+            "set, or leave stop out"
+        )
     return dict(stop)

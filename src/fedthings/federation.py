@@ -8,6 +8,7 @@ import tomllib
 import traceback
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -15,28 +16,44 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from fedthings.aggregate import fold
-from fedthings.compress import low_rank, quantize, rotate, sign, sparsify
+from fedthings import hidden, private
+from fedthings.aggregate import fold, step
+from fedthings.aggregate.ring import Ring
+from fedthings.compress import delta, low_rank, quantize, rotate, rotation, sign, sparsify
 from fedthings.errors import DataError, FedthingsError, SpecError, WireError
 from fedthings.learn import own, own_learner
 from fedthings.learn.data import Shard, check
-from fedthings.learn.learner import Learner
+from fedthings.learn.effort import HASTE
+from fedthings.learn.learner import Fit, Learner, alone
 from fedthings.learn.local import evaluator, trainer
 from fedthings.learn.metrics import MANY, nothing
 from fedthings.learn.normalise import standardised, statistician, statistics_schema
 from fedthings.learn.task import Task, within
 from fedthings.privacy import clip
-from fedthings.protocol.pace import Pace, Plan
+from fedthings.privacy.central import CentralDp
+from fedthings.privacy.shares import TwoServers
+from fedthings.protocol.pace import Edge, Pace, Plan
 from fedthings.spelling import decode, sound
 from fedthings.stage import Field, Schema, Stage, chain
 from fedthings.strategy import Strategy
 from fedthings.vector import Array, Key, Payload, Vector
 
 StageSpec: TypeAlias = (
-    clip.Clip | quantize.Quantize | rotate.Eden | sparsify.TopK | sparsify.RandomMask | sign.Sign | low_rank.LowRank
+    clip.Clip
+    | clip.AdaptiveClip
+    | rotation.Rotate
+    | quantize.Quantize
+    | rotate.Eden
+    | sparsify.TopK
+    | sparsify.RandomMask
+    | sign.Sign
+    | low_rank.LowRank
 )
+Down: TypeAlias = quantize.Quantize | delta.Delta
 STAGES: dict[type, Callable[[Any, Schema], Stage]] = {
     clip.Clip: clip.build,
+    clip.AdaptiveClip: clip.adaptive,
+    rotation.Rotate: rotation.build,
     quantize.Quantize: quantize.build,
     rotate.Eden: rotate.build,
     sparsify.TopK: sparsify.top_k,
@@ -50,49 +67,108 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything a coordinator and its devices must agree on; it travels in TOML.
 
     `pace` is when, `strategy` is how, `stages` protect or compress a report on its way, and `down` the model on its.
-    `devices`: how many must be there before the first version (0: as many as work at once).
+    `devices`: how many must be there before the first version (0: as many as work at once). `privacy` is what is
+    claimed of the models: with it, devices report no metrics, and no closing evaluation is made. `secure` hides each
+    report from the coordinator. With `edge` the participants are edges, which `pace`, `stages`, `down` and `devices`
+    then speak of.
     """
 
     task: Task
     strategy: Strategy = Strategy()
     pace: Pace = Pace()
     stages: tuple[StageSpec, ...] = ()
-    down: quantize.Quantize | None = None
+    privacy: CentralDp | None = None
+    down: Down | None = None
     seed: int = 0
     name: str = "federation"
     devices: int = 0
+    edge: Edge | None = None
+    secure: TwoServers | None = None
 
     def __post_init__(self) -> None:
-        for name in ("task", "strategy", "pace"):
+        for name in ("task", "strategy", "pace", *(("edge",) if self.edge else ())):
             sound(name, getattr(self, name))
+        if self.edge is not None and not isinstance(self.strategy.staleness, step.Constant):
+            raise SpecError(
+                "strategy.staleness is set beside edge: a sum has room for a share or a weight, and an edge weighs as "
+                "much as its devices; leave one of them out"
+            )
         for index, spec in enumerate(self.stages):
             sound(f"stages[{index}]", spec)
+        if self.privacy is not None:
+            sound("privacy", self.privacy)
+            if self.edge is not None:
+                raise SpecError(
+                    "edge is set beside privacy: an edge's report is that of many devices, and no bound on it bounds "
+                    "what one of them says; leave one of them out"
+                )
+            private.check(self.privacy, self.task, self.strategy, self.pace, self.stages, self.devices)
+        else:
+            private.refused_alone(self.stages)
         if self.stages and not isinstance(self.task.model, own.Own):
-            stage(phases(self)[-2])  # do they go together?
+            stage(next(phase for phase in phases(self) if phase.kind == "train"))  # do they go together?
+        if self.secure is not None:
+            sound("secure", self.secure)
+            hidden.check(self.secure, self.pace, self.strategy)
+            if self.privacy is not None:
+                raise SpecError(
+                    "secure is set beside privacy: each server would have to add noise to its share, which is not "
+                    "built; leave one of them out"
+                )
+            if self.edge is not None:
+                raise SpecError(
+                    "secure is set beside edge: an edge reads the reports of its devices, which secure mode is to "
+                    "hide; leave one of them out"
+                )
+            if not isinstance(self.task.model, own.Own):
+                for phase in phases(self):
+                    rings(phase)
+        slack = self.pace.slack
+        if self.strategy.partial and 0 < slack < 1 / HASTE:
+            raise SpecError(
+                f"pace.slack is {slack} beside strategy.partial: a device works for {HASTE:g} of the time that it has, "
+                f"so it would have less every time; give at least {1 / HASTE:g}, or 0 for the same deadline"
+            )
         within("seed", self.seed, 0, 2**63 - 1)
         within("devices", self.devices, 0, 2**31)
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", self.name):
-            raise SpecError(f"name is {self.name!r}: use 1 to 32 letters, digits, - and _")
+        check_name(self.name)
+
+
+def check_name(name: str) -> None:
+    """Raise SpecError unless a federation can have this name, and a directory of it among files of ours."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name):
+        raise SpecError(f"name is {name!r}: use 1 to 32 letters, digits, - and _")
+    if name in ("lock", "passwords"):
+        raise SpecError(f"name is {name!r}: choose another, which no file of ours has")
 
 
 class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a device must know to work in one phase; it travels as the task body.
 
     A phase is a run of versions with one payload schema. "normalise" and "evaluate" have one version.
-    `reports`: the most that one version can have; it sets the scale of exact sums, which gateways make too.
+    `reports`: the most that one version can have; it sets the scale of exact sums, which gateways make too. Devices
+    are told the claim, and report nothing that it does not cover.
     """
 
     kind: Literal["normalise", "train", "evaluate"]
     task: Task
     strategy: Strategy
     stages: tuple[StageSpec, ...]
-    down: quantize.Quantize | None = None
+    privacy: CentralDp | None = None
+    down: Down | None = None
     seed: int
     reports: int = 1 << 20
+    edge: Edge | None = None
+    secure: TwoServers | None = None
+
+    @property
+    def partial(self) -> bool:
+        """Whether a device may do a part of the local work."""
+        return self.strategy.partial and self.kind == "train"
 
 
 def phases(federation: Federation) -> tuple[Phase, ...]:
-    """Return the phases in order: normalise where the task asks for it, train, and the closing evaluation.
+    """Return the phases in order: normalise where the task asks for it, train, the closing evaluation where it may be.
 
     Raises SpecError where a model that is Python code cannot be had here.
     """
@@ -108,13 +184,17 @@ def phases(federation: Federation) -> tuple[Phase, ...]:
             task=federation.task,
             strategy=federation.strategy,
             stages=stages,
+            privacy=federation.privacy,
             down=federation.down,
             seed=federation.seed,
             reports=most,
+            edge=federation.edge,
+            secure=federation.secure,
         )
 
     first = (phase("normalise"),) if federation.task.normalise == "fleet" else ()
-    return (*first, phase("train"), phase("evaluate"))
+    last = (phase("evaluate"),) if federation.privacy is None else ()  # what devices measure is not covered
+    return (*first, phase("train"), *last)
 
 
 CLOSING = 1000
@@ -125,8 +205,9 @@ def plans(federation: Federation, rounds: int) -> tuple[Plan, ...]:
     """Return the phases as the coordinator sees them; `rounds` versions are trained."""
     if rounds < 1:
         raise SpecError(f"rounds is {rounds}: it must be at least 1")
-    pace = federation.pace
-    count = pace.concurrency
+    pace, count = federation.pace, federation.pace.concurrency
+    if federation.secure is not None:  # fewer could not be summed
+        pace = msgspec.structs.replace(pace, quorum=max(pace.quorum, federation.secure.min_batch))
     whole = Pace(goal=count, concurrency=count, patience=pace.patience, quorum=min(pace.quorum, count))
     kinds = {
         "normalise": Plan(whole, 1, everyone=True),
@@ -144,31 +225,68 @@ def follow(phase: Phase, statistics: Payload, after: Phase) -> Phase:
     return msgspec.structs.replace(after, task=task)
 
 
+def below(phase: Phase) -> Phase:
+    """Return what the devices of an edge do in `phase`, which is the edge's: their reports make its next model."""
+    assert phase.edge is not None
+    return msgspec.structs.replace(
+        phase,
+        strategy=msgspec.structs.replace(phase.strategy, step=step.Sgd()),
+        stages=(),
+        down=None,
+        reports=phase.edge.most if phase.kind == "train" else phase.reports,
+        edge=None,
+    )
+
+
 def schema(phase: Phase) -> Schema:
     """Return the arrays that a report of `phase` holds, and how they fold."""
     if phase.kind == "normalise":
         return statistics_schema(phase.task.model)
     if phase.kind == "evaluate":
         return ()
-    return (Field("x", phase.task.model.layout.dim),)
+    x = Field("x", phase.task.model.layout.dim, heaviest=fold.HEAVY if phase.edge else fold.WEIGHT)
+    return (x, clip.BELOW) if private.adaptive(phase.stages) else (x,)
+
+
+def bound(phase: Phase) -> float:
+    """Return the norm that no decoded report of `phase` may have more than; inf where nothing is claimed."""
+    if phase.privacy is None:
+        return inf
+    found = private.clipping(phase.stages)
+    return found.bound if isinstance(found, clip.Clip) else 1.0  # adaptive clipping sends units of the bound
 
 
 def learner(phase: Phase, engine: str = "auto", threads: int = 1) -> Learner:
     """Return what a device does in `phase`, with `engine` for its local steps on `threads`."""
     if phase.kind == "normalise":
         return statistician(phase.task)
+    mu, weight, silent = phase.strategy.mu, phase.strategy.weight, phase.privacy is not None
     if isinstance(phase.task.model, own.Own):
         if phase.kind == "evaluate":
             return own_learner.evaluator(phase.task)
-        return own_learner.trainer(phase.task, mu=phase.strategy.mu, weight=phase.strategy.weight)
-    if phase.kind == "evaluate":
+        trains = own_learner.trainer(phase.task, mu=mu, weight=weight, silent=silent)
+    elif phase.kind == "evaluate":
         return evaluator(phase.task, engine, threads)
-    return trainer(phase.task, mu=phase.strategy.mu, weight=phase.strategy.weight, engine=engine, threads=threads)
+    else:
+        trains = trainer(phase.task, mu=mu, weight=weight, engine=engine, threads=threads, silent=silent)
+    return _told_the_bound(trains) if private.adaptive(phase.stages) else trains
+
+
+def _told_the_bound(trains: Learner) -> Learner:
+    """Return the learner whose reports bring adaptive clipping the bound that came with the model."""
+    name = clip.BELOW.name
+
+    def many(models: Payload, states: Any, shards: Any, keys: Any, efforts: Any) -> tuple[Fit, list[Any]]:
+        fit, after = trains.many(models, states, shards, keys, efforts)
+        told = np.broadcast_to(models[name], (len(shards), 1))
+        return fit._replace(report={**fit.report, name: told}), after
+
+    return Learner(trains.init, alone(many), many)
 
 
 def measures(phase: Phase) -> dict[str, Array]:
     """Return the metrics of a report of `phase`, each `(m,)`, with nothing measured."""
-    if phase.kind == "normalise":
+    if phase.kind == "normalise" or phase.privacy is not None:
         return {}
     if isinstance(phase.task.model, own.Own):
         own.verify(phase.task)  # what it measures is known then
@@ -179,11 +297,13 @@ def measures(phase: Phase) -> dict[str, Array]:
 def fits(spec: Federation | Phase, shard: Shard, name: str) -> None:
     """Raise DataError unless the data of device `name` fits the task, and its reports can be summed.
 
-    Raises SpecError where a model that is Python code cannot be had here.
+    Raises SpecError where a model that is Python code cannot be had here, or secure mode cannot hide its reports.
     """
     if isinstance(spec.task.model, own.Own):
         own.verify(spec.task)
     check(shard, spec.task, name)
+    if isinstance(spec, Phase):
+        rings(spec)  # a task that comes from the network may ask for what cannot be hidden
     if spec.strategy.weight == "samples" and len(shard.X) > fold.WEIGHT:
         raise DataError(
             f"{name} has {len(shard.X)} training samples, and a report weighs at most {fold.WEIGHT}: "
@@ -204,12 +324,26 @@ def _build(spec: StageSpec, task: Task, given: Schema) -> Stage:
     return STAGES[type(spec)](spec, given)
 
 
-def sent(phase: Phase, row: Vector, version: int) -> Payload:
-    """Return the arrays in which the model `row` `(dim,)` goes down as `version`: float32, or as `down` says."""
+def rings(phase: Phase) -> Ring | None:
+    """Return how reports of `phase` lie in the rings of secure mode; None where nothing is hidden.
+
+    Raises SpecError where they cannot.
+    """
+    if phase.secure is None:
+        return None
+    return hidden.rings(phase.secure, schema(phase), phase.stages, phase.strategy, phase.reports, measures(phase))
+
+
+def sent(phase: Phase, row: Vector, version: int, bound: float = 0.0) -> Payload:
+    """Return the arrays in which the model `row` `(dim,)` goes down as `version`: float32, or as `down` says.
+
+    With it goes the `bound` of adaptive clipping, where that is a stage.
+    """
+    told = {clip.BELOW.name: np.array([bound], np.float32)} if private.adaptive(phase.stages) else {}
     if phase.down is None:
-        return {"x": row}
+        return {"x": row, **told}
     encoded, _ = _down(phase, phase.down).encode({"x": row[None]}, [None], [Key(phase.seed, "", version, 0)])
-    return {name: rows[0] for name, rows in encoded.items()}
+    return {**{name: rows[0] for name, rows in encoded.items()}, **told}
 
 
 def received(phase: Phase, arrays: Payload) -> Payload:
@@ -223,11 +357,17 @@ def received(phase: Phase, arrays: Payload) -> Payload:
     if phase.down is None:
         return arrays
     decoded = _down(phase, phase.down).decode({name: arrays[name][None] for name in due})
-    return {"x": decoded["x"][0]}
+    return {name: decoded[name][0] for name in ("x", *(name for name in due if name == clip.BELOW.name))}
 
 
-def _down(phase: Phase, spec: quantize.Quantize) -> Stage:
-    return quantize.build(spec, (Field("x", phase.task.model.layout.dim),))
+def _down(phase: Phase, spec: Down) -> Stage:
+    given = (Field("x", phase.task.model.layout.dim),)
+    return delta.build(spec, given) if isinstance(spec, delta.Delta) else quantize.build(spec, given)
+
+
+def differs(phase: Phase) -> bool:
+    """Return whether models of `phase` go down as what they differ in from others (`messages.Change`)."""
+    return phase.kind != "normalise" and isinstance(phase.down, delta.Delta)
 
 
 # ------------------------------------------------------------------------ files

@@ -26,7 +26,7 @@ class Offer(Message, frozen=True):
 
     `retained`: its chunks lie at the broker (topics.blob). `first` may carry chunk 0 at once.
     `http`, "http:PORT" or "https:PORT", says that it can be had there too, at the broker's host, with `token`.
-    `what` is "task", "model", "report" or "subtotal"; a report names its ticket.
+    `what` is "task", "model", "report", "subtotal", "batch" or "share"; a report names its ticket.
     """
 
     what: str
@@ -66,7 +66,7 @@ class Chunk(Message, frozen=True):
 class Announce(Message, frozen=True):
     """Retained: who coordinates. A new `boot` (random per start) asks every device to say Hello.
 
-    `state` is one of "running", "paused", "finished".
+    `state` is one of "running", "paused", "finished". `edges`: those who take part are gateways that make edge rounds.
     """
 
     boot: str
@@ -74,12 +74,14 @@ class Announce(Message, frozen=True):
     state: str
     phase: int
     version: int
+    edges: bool = False
 
 
 class Assignment(Message, frozen=True):
     """Do this once: `task` and `model` are pulled where the device lacks them.
 
-    `seconds` are left until the deadline; `kept` is the last of the device's tickets that was kept.
+    `seconds` are left until the deadline; `kept` is the last of the device's tickets that was kept. `delta` is what
+    the model differs in from that ticket's: who does not hold it pulls `model`.
     """
 
     ticket: Ticket
@@ -87,6 +89,7 @@ class Assignment(Message, frozen=True):
     model: Offer
     seconds: float
     kept: Ticket | None
+    delta: Offer | None = None
 
 
 class Pause(Message, frozen=True):
@@ -104,20 +107,23 @@ class Receipt(Message, frozen=True):
 
     It is safe and counts toward the version (`kept`), or not. `reason`, where there is one, says why it is
     left out of the sum: by its values, which are looked at when it is kept, or because it was not kept.
+    A device that sleeps is told with it to stay away for `seconds`, as by a Pause.
     """
 
     ticket: Ticket
     kept: bool
     reason: str = ""
+    seconds: float | None = None
 
 
 class Farewell(Message, frozen=True):
-    """The federation has ended; `model` is its last version, to keep for predictions."""
+    """The federation has ended; `model` is its last version, to keep for predictions; `delta` as in an assignment."""
 
     reason: str
     task: Offer | None
     model: Offer | None
     kept: Ticket | None = None
+    delta: Offer | None = None
 
 
 class Refusal(Message, frozen=True):
@@ -166,12 +172,14 @@ class Verdict(Message, frozen=True):
 
     `merged`: it is safe, and each of its tickets is kept. Otherwise none of it is: sum again without those in
     `out`, which are dealt with already, and of no more than `most` tickets (0: any number).
+    A helper answers a batch with it that it gives no share for: without those in `out`, or for the `reason` at all.
     """
 
     digest: bytes
     merged: bool
     out: tuple[Receipt, ...] = ()
     most: int = 0
+    reason: str = ""
 
 
 # --------------------------------------------------- operator and coordinator
@@ -207,6 +215,19 @@ class Model(Message, frozen=True):
     arrays: Payload
 
 
+class Change(Message, frozen=True):
+    """The body that stands for a model body: in which bytes it differs from one that the receiver has.
+
+    `base` is that one's SHA-256, empty for none; `digest` and `size` (bytes) are of what comes out. `difference`
+    is one byte less the other, modulo 256, where there are both; deflated (RFC 1951), uint8 `(n,)`.
+    """
+
+    base: bytes
+    digest: bytes
+    size: int
+    difference: Any
+
+
 class Report(Message, frozen=True):
     """The report body: what one device sends for one ticket.
 
@@ -235,6 +256,43 @@ class Subtotal(Message, frozen=True):
     values: Payload
 
 
+class Sealed(Message, frozen=True):
+    """The body that only the other of two servers can read: `data` is a body, closed with the key of `sender`."""
+
+    sender: bytes
+    data: bytes
+
+
+class Batch(Message, frozen=True):
+    """The body that asks the helper for its share of a set of reports, for which `digest` stands.
+
+    `arrays`: "shares", of each ticket the SHA-256 of the leader's share, and "seeds", its sealed seed, uint8, one
+    behind the other. `task` is the SHA-256 of the task body. A report has `dim` numbers of `bits`, and `exact` of 64.
+    With `norms` the federation checks norms; with a `draw` these are asked for, and not the sum.
+    """
+
+    digest: bytes
+    task: bytes
+    tickets: tuple[Ticket, ...]
+    arrays: Payload
+    bits: int
+    dim: int
+    exact: int
+    min_batch: int
+    norms: bool = False
+    draw: bytes = b""
+
+
+class Share(Message, frozen=True):
+    """The body that holds the helper's share of the set `digest`: the sum of its masks.
+
+    Of norms: "sketches", the projections of each mask in the order of the batch's tickets, and "draw".
+    """
+
+    digest: bytes
+    arrays: Payload
+
+
 Envelope: TypeAlias = (
     Offer
     | Want
@@ -253,4 +311,4 @@ Envelope: TypeAlias = (
     | Ask
     | Status
 )
-Body: TypeAlias = Work | Model | Report | Subtotal
+Body: TypeAlias = Work | Model | Change | Report | Subtotal | Sealed | Batch | Share

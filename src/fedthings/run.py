@@ -20,6 +20,7 @@ from fedthings.history import Line, total
 from fedthings.learn import save
 from fedthings.learn.model import Sequential, outputs
 from fedthings.learn.own import Own
+from fedthings.privacy import ledger
 from fedthings.spelling import decode
 from fedthings.vector import Array, Vector
 
@@ -36,7 +37,10 @@ HISTORY, SUMMARY, MODEL, BEST_MODEL, FEDERATION = (
 
 @dataclass(frozen=True)
 class Run:
-    """What a federation gives: `history` a line a version, `summary`, and the last model with its scaling."""
+    """What a federation gives: `history` a line a version, `summary`, and the last model with its scaling.
+
+    `ledger` is that of a federation with a privacy claim, as text.
+    """
 
     federation: Federation
     history: list[Line]
@@ -44,6 +48,7 @@ class Run:
     model: Sequential | Own
     row: Vector
     best: Vector | None = None
+    ledger: str = ""
 
     def predict(self, X: Array) -> Array:
         """Return the outputs `(n, ...)` of the last model for samples `X` `(n, *shape)`. Raises SpecError."""
@@ -105,8 +110,11 @@ def compare(
 def result(engine: Engine, history: Sequence[Line], facts: Mapping[str, Any]) -> Run:
     """Return the run that `engine` has ended with; `facts` are what only the driver knows."""
     last = dict(history[-1]) if history else {}
+    releases = engine.releases
+    privacy = {} if releases is None else {"privacy": ledger.status(releases.claim, releases.lines)}
     summary = {
         **last,
+        **privacy,
         "total": total(history),
         "rounds": engine.trained,
         "seed": engine.federation.seed,
@@ -121,7 +129,13 @@ def result(engine: Engine, history: Sequence[Line], facts: Mapping[str, Any]) ->
         engine.spec.task.model,
         np.array(engine.rows[engine.trained]),
         np.array(engine.rows[BEST]) if BEST in engine.rows else None,
+        written_ledger(engine),
     )
+
+
+def written_ledger(engine: Engine) -> str:
+    """Return the privacy ledger as text, "" where nothing is claimed."""
+    return "" if engine.releases is None else ledger.text(engine.releases.claim, engine.releases.lines)
 
 
 def environment(trains: str = "") -> dict[str, str]:
@@ -195,8 +209,23 @@ def written_line(line: Line) -> str:
     return json.dumps(line) + "\n"
 
 
+def account(directory: Path, engine: Engine) -> None:
+    """Write the privacy ledger, before what stands in it last is seen by anyone."""
+    if engine.releases is None:
+        return
+    file, lines = directory / ledger.FILE, engine.releases.lines
+    if len(lines) > 1 and file.exists() and engine.releases.written == len(lines) - 1:
+        with file.open("a") as more:
+            more.write(ledger.line(lines[-1]))
+    else:
+        replace(file, written_ledger(engine))
+    engine.releases.written = len(lines)
+
+
 def finish(directory: Path, run: Run) -> None:
     """Write the models and the summary of a run that has ended."""
+    if run.ledger:
+        replace(directory / ledger.FILE, run.ledger)
     notes = {"version": str(run.summary["rounds"])}
     save.save(directory / MODEL, run.model, run.row, notes)
     if run.best is not None and run.summary["best"]:
@@ -217,4 +246,5 @@ def read(directory: str | Path) -> Run:
         raise StoreError(f"{directory} is not the directory of a finished run: {error}") from None
     model, row, _ = save.load(directory / MODEL)
     best = save.load(directory / BEST_MODEL)[1] if (directory / BEST_MODEL).exists() else None
-    return Run(federation, history, summary, model, row, best)
+    book = (directory / ledger.FILE).read_text() if federation.privacy is not None else ""
+    return Run(federation, history, summary, model, row, best, book)

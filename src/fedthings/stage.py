@@ -23,6 +23,7 @@ class Field(NamedTuple):
 
     `dtype` is "f4" (one int64 limb at 2**scale) or "f8" (four limbs, exact for statistics).
     `per` is what the sum is divided by: "weight" (each row counts weight times) or "one" (a plain sum).
+    `heaviest` is the largest weight of one report.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Field(NamedTuple):
     dtype: str = "f4"
     scale: int = 36
     per: str = "weight"
+    heaviest: int = 1 << 16
 
 
 class Stage(NamedTuple):

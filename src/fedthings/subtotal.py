@@ -56,8 +56,8 @@ def merge(partial: Partial, subtotal: Subtotal, lag: int) -> None:
     summed = subtotal.reasons.count("")
     limbs = {f.name: np.split(partial.stale_by(lag, subtotal.arrays[f.name]), fold.limbs(f)) for f in partial.fields}
     tally = Tally()
-    tally.updates = summed
-    tally.dropped = Counter(reason for reason in subtotal.reasons if reason)
+    tally.updates = len(subtotal.tickets) if partial.private else summed
+    tally.dropped = Counter() if partial.private else Counter(reason for reason in subtotal.reasons if reason)
     tally.sums = dict(subtotal.metrics)
     tally.values = {name: row.tolist() for name, row in subtotal.values.items()}
     weights, counts = ({lag: int(subtotal.weight[0])}, {lag: summed}) if summed else ({}, {})
@@ -79,7 +79,7 @@ def verify(subtotal: Subtotal, partial: Partial, template: Report) -> None:
     if subtotal.weight.shape != (1,) or subtotal.weight.dtype != np.int64:
         raise WireError("wrong type", "weight is one int64")
     weight = int(subtotal.weight[0])
-    if not summed <= weight <= summed * fold.WEIGHT:
+    if not summed <= weight <= summed * fold.heaviest(partial.fields):
         raise WireError("out of range", f"{summed} reports do not weigh {weight}")
     for f in partial.fields:
         if not _within(

@@ -18,7 +18,22 @@ import numpy as np
 from msgspec import Struct
 
 from fedthings.errors import WireError
-from fedthings.messages import Body, Envelope, Message, Model, Offer, Receipt, Report, Status, Subtotal, Work
+from fedthings.messages import (
+    Batch,
+    Body,
+    Change,
+    Envelope,
+    Message,
+    Model,
+    Offer,
+    Receipt,
+    Report,
+    Sealed,
+    Share,
+    Status,
+    Subtotal,
+    Work,
+)
 from fedthings.protocol.events import Ticket
 from fedthings.vector import Array
 
@@ -32,7 +47,7 @@ NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DEPTH = 64  # a model's spec nests about 10 deep
 _ITEMS = 1 << 18  # heads in a message: 256 Ki small items take about 0.1 s to walk
 _WORDS = {
-    "what": ("task", "model", "report", "subtotal"),
+    "what": ("task", "model", "report", "subtotal", "batch", "share"),
     "state": ("running", "paused", "finished"),
 }
 # RFC 8746 section 2.1. The first of a type is what is written; big-endian ones are read only.
@@ -41,7 +56,7 @@ _TAGS |= {"<f2": 84, "<f4": 85, "<f8": 86}
 _BIG = {65: ">u2", 66: ">u4", 67: ">u8", 73: ">i2", 74: ">i4", 75: ">i8", 80: ">f2", 81: ">f4", 82: ">f8"}
 _DTYPES = {tag: np.dtype(name) for name, tag in _TAGS.items()} | {t: np.dtype(n) for t, n in _BIG.items()}
 
-B = TypeVar("B", Work, Model, Report, Subtotal)
+B = TypeVar("B", Work, Model, Change, Report, Subtotal, Sealed, Batch, Share)
 _ENVELOPES = {kind.__name__.lower(): kind for kind in get_args(Envelope)}
 _BODIES = {kind.__name__.lower(): kind for kind in get_args(Body)}
 
@@ -63,7 +78,7 @@ def pack(message: Envelope, federation: str) -> bytes:
 
 
 def pack_body(body: Body) -> bytes:
-    """Return a body (task, model, report or subtotal) as bytes; equal bodies give equal bytes. Raises WireError."""
+    """Return a body (any message of `Body`) as bytes; equal bodies give equal bytes. Raises WireError."""
     return _pack(body, {})
 
 
@@ -187,16 +202,17 @@ def unpack_file(path: Path, kind: type[B]) -> B:
         at = end
     fields = _loads(b"".join([*hollow, mapped[at:]]))
     view = memoryview(mapped)
+    rows = [view[start:end] for _, start, end in heads.rows]
+    return _of(_unpack({name: _filled(value, rows) for name, value in fields.items()}, _BODIES), kind)
 
-    def filled(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: filled(inner) for name, inner in value.items()}
-        if not isinstance(value, cbor2.CBORTag):
-            return value
-        _, start, end = heads.rows[int.from_bytes(value.value, "big")]
-        return cbor2.CBORTag(value.tag, view[start:end])
 
-    return _of(_unpack({name: filled(value) for name, value in fields.items()}, _BODIES), kind)
+def _filled(value: Any, rows: list[memoryview]) -> Any:
+    """Return `value` with the bytes of each typed array instead of their number."""
+    if isinstance(value, dict):
+        return {name: _filled(inner, rows) for name, inner in value.items()}
+    if not isinstance(value, cbor2.CBORTag):
+        return value
+    return cbor2.CBORTag(value.tag, rows[int.from_bytes(value.value, "big")])
 
 
 def _fields(data: bytes, arrays: bool) -> dict[str, Any]:
@@ -225,8 +241,9 @@ def _unpack(fields: dict[str, Any], kinds: Mapping[str, Any]) -> Any:
     for name in ("arrays", "metrics", "values"):
         if isinstance(fields.get(name), dict):
             fields[name] = {key: _row(value) for key, value in fields[name].items()}
-    if "weight" in fields:
-        fields["weight"] = _row(fields["weight"])
+    for name in ("weight", "difference"):
+        if name in fields:
+            fields[name] = _row(fields[name])
     try:
         message = msgspec.convert(fields, kinds[tag], builtin_types=(bytes,))
     except msgspec.ValidationError as error:
@@ -266,6 +283,10 @@ def _check(message: Struct) -> None:
             good = value == value
         elif name == "digest":
             good = len(value) == 32
+        elif name == "base":
+            good = len(value) in (0, 32)
+        elif name == "difference":
+            good = value.dtype == np.uint8
         elif name == "device":
             good = bool(NAME.fullmatch(value))
         elif name == "starts":
@@ -278,6 +299,8 @@ def _check(message: Struct) -> None:
 
 def _sound(item: Ticket | Receipt) -> bool:
     """Return whether a ticket, also that of a receipt, is within the bounds."""
+    if isinstance(item, Receipt) and item.seconds is not None and item.seconds != item.seconds:
+        return False
     ticket = item if isinstance(item, Ticket) else item.ticket
     numbers = (ticket.phase, ticket.version, ticket.attempt)
     return bool(NAME.fullmatch(ticket.device)) and all(0 <= n < 1 << 63 for n in numbers)
@@ -319,7 +342,10 @@ class _Heads:
         self.items += 1
         if depth > _DEPTH or self.items > _ITEMS:
             raise WireError("malformed", "nested too deep, or too many items")
-        major, n, at = self._head(at)
+        if at < len(self.data) and (n := self.data[at] & 31) < 24:
+            major, at = self.data[at] >> 5, at + 1
+        else:
+            major, n, at = self._head(at)
         if major <= 1:
             return at
         if major == 7:

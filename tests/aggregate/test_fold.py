@@ -85,6 +85,19 @@ def test_the_announced_scale_cannot_overflow():
     assert top * fold.WEIGHT * (1 << 12) < 2**63
 
 
+def test_an_edge_may_weigh_more_than_a_device_and_cannot_overflow():
+    rows = {"x": np.full((3, 4), fold.BOUND, np.float32)}
+    weights = np.array([fold.HEAVY, fold.HEAVY + 1, fold.WEIGHT + 1])
+    for heaviest, good in ((fold.HEAVY, [0, 2]), (fold.WEIGHT, [])):
+        schema = fold.announced((Field("x", 4, heaviest=heaviest),), 16)
+        sums = fold.init(schema)
+        reasons = fold.keep(sums, schema, rows, weights, [0, 0, 0])
+        assert np.flatnonzero(reasons == "").tolist() == good
+        assert (int(fold.BOUND) << schema[0].scale) * heaviest * 16 < 2**63
+        if good:
+            assert np.array_equal(fold.done(sums, schema)["x"], np.full(4, fold.BOUND, np.float64))
+
+
 def test_weights_and_counts_are_kept_for_each_lag():
     payload, weights = reports(3)
     sums = fold.init(SCHEMA)

@@ -154,7 +154,7 @@ class Muddled(Virtual):
 def test_chunks_in_any_order_and_of_any_length(tmp_path: Path) -> None:
     world = Muddled(federation(HONEST, "fleet"), fleet(HONEST), ROUNDS, tmp_path, chunk=64)
     for agent in world.agents.values():
-        agent.chunk = 64
+        agent.upload.chunk = 64
     result = world.run()
     assert np.array_equal(result.row, ft.simulate(federation(HONEST, "fleet"), fleet(HONEST), ROUNDS).row)
     assert set(world.service.refusals) == {"malformed"}

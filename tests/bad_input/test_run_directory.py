@@ -12,6 +12,7 @@ import fedthings as ft
 from fedthings import checkpoint
 from fedthings.lifeline import alone
 from fedthings.run import read
+from fedthings.server import service
 from fedthings.server.service import Service
 from fedthings.server.store import FILE
 from fedthings.transport.memory import Hub
@@ -165,8 +166,9 @@ def test_with_a_damaged_model(damage: bytes | None, run: Path) -> None:
         served(run)
 
 
-def test_with_a_report_that_was_taken_away(tmp_path: Path) -> None:
+def test_with_a_report_that_was_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A receipt was given, so going on without the report would lose it: it is told."""
+    monkeypatch.setattr(service, "JOURNALED", 0)
     world = left(tmp_path)
     while world.service.coordinator.kept < 2:
         world.step()

@@ -77,11 +77,12 @@ def test_no_process_is_left_when_a_fork_of_the_parent_holds_the_pipe(kind: Kind,
 
 
 def test_mosquitto_dies_with_the_process_that_holds_it(kind: Kind, tmp_path: Path) -> None:
-    broker = Broker.start(tmp_path, prefer=kind)
+    ended = threading.Event()
+    broker = Broker.start(tmp_path, prefer=kind, on_end=ended.set)
     pids = family(broker.pid)
     os.kill(broker.pid, signal.SIGKILL)
     assert gone(pids)
-    broker.wait()
+    assert ended.wait(10)
     assert not broker.alive
     with pytest.raises(TransportError, match=r"broker\.log"):
         broker.admit({"new": ""})

@@ -185,6 +185,20 @@ def test_a_matrix_of_low_rank_arrives_whole() -> None:
     np.testing.assert_allclose(sent(MAKERS["low_rank"](SCHEMA), x), x, atol=1e-4)
 
 
+def test_low_rank_is_near_the_best_of_its_rank() -> None:
+    """One power iteration from a random start errs by less than twice what the best does (Eckart and Young 1936)."""
+    rng, x = np.random.default_rng(1), np.zeros((1, DIM), np.float32)
+    best = 0.0
+    for part in (LAYOUT.parts[0], LAYOUT.parts[2]):
+        m, c = int(np.prod(part.shape[:-1])), part.shape[-1]
+        u, _, v = np.linalg.svd(rng.standard_normal((m, c)), full_matrices=False)
+        values = 0.4 ** np.arange(min(m, c))
+        x[0, part.start : part.stop] = (u * values @ v).reshape(-1)
+        best += float((values[2:] ** 2).sum())
+    error = float(np.square(sent(MAKERS["low_rank"](SCHEMA), x) - x).sum())
+    assert best * 0.99 < error < 2**2 * best
+
+
 def test_the_majority_decides() -> None:
     stage = sign.build(sign.Sign(0.01), (Field("x", 9),))
     x = np.array([[1, 1, -1, -1, 5, -3, 1, 0, -9]] * 2 + [[-2, 1, 1, -1, -1, -1, 1, 0, -9]], np.float32)

@@ -151,6 +151,34 @@ def test_a_download_that_is_broken_off_goes_on_where_it_was(source: Source, rang
     assert assembly.done and assembly.data == BODY and woken == 2
 
 
+@pytest.mark.parametrize("tls", [False, True])
+def test_what_is_stopped_counts_as_no_failure(source: Source, ranges: Ranges, tls: bool, tmp_path: Path) -> None:
+    """Its radio goes off, as often as it likes: nothing more comes in, and what is asked for then comes at once."""
+    public, private = authority(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(public, private)
+    inbox = Inbox()
+    downloads = Downloads("127.0.0.1", inbox, ssl.create_default_context(cafile=public))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = f"{'https' if tls else 'http'}:{silent.getsockname()[1]}"
+        offer = source.offer("model", http=place, token=TOKEN)
+        for _ in range(module.TRIES):
+            downloads.ask(offer, Want(offer.digest, (0,)), "fed")
+            end, _ = silent.accept()
+            with context.wrap_socket(end, server_side=True) if tls else end as asked:
+                assert asked.recv(1)
+                downloads.ask(offer, Want(offer.digest, (0,)), "fed")  # this is forgotten too
+                downloads.stop()
+                while asked.recv(1 << 16):
+                    pass  # until it has hung up
+        good = source.offer("model", http=ranges.place, token=TOKEN)
+        downloads.ask(good, Want(good.digest, (0,)), "fed")
+        arrival = inbox.get(5)
+        assert isinstance(arrival, Delivery) and isinstance(arrival.message, Chunk)
+        assert downloads.can(offer)
+    downloads.close()
+
+
 def test_what_is_damaged_is_found(source: Source, ranges: Ranges) -> None:
     assert isinstance(source.body, Path)
     offer = source.offer("model", http=ranges.place, token=TOKEN)
@@ -225,7 +253,7 @@ def test_an_agent_fetches_a_large_model_so_and_else_over_mqtt(how: str, tmp_path
     files = Damaged(service.bodies.files) if how == "damaged" else service.bodies.files
     ranges = Ranges(files, TOKEN, "127.0.0.1")
     service.bodies.http, service.bodies.token = "http:1" if how == "nobody there" else ranges.place, TOKEN
-    transport = hub.device(name)
+    transport = hub.device(name, "fed")
     downloads = Downloads("127.0.0.1", transport.inbox)
     agent = Agent(name, fleet.shard(name), transport, tmp_path / "device", downloads=downloads)
     service.announce()

@@ -131,8 +131,8 @@ def test_a_device_keeps_to_its_rate_and_the_model_is_the_same(tmp_path: Path, mo
     world = Slow(federation(), fleet(), 1, tmp_path, chunk=4096)
     worlds.append(world)
     for agent in world.agents.values():
-        agent.chunk = 4096
-        agent.rate = Rate(2000.0)
+        agent.upload.chunk = 4096
+        agent.rate.limit = 2000.0
     result = world.run()
     assert np.array_equal(result.row, ft.simulate(federation(), fleet(), 1).row)
     for name in world.agents:
@@ -152,8 +152,8 @@ class AtOnce(Virtual):
 def test_uploads_share_the_coordinator_a_window_each_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = AtOnce(federation(2000), fleet(), 1, tmp_path)
     for agent in world.agents.values():
-        agent.chunk = 1024
-    world.service.spool.turns.most = 1
+        agent.upload.chunk = 1024
+    world.service.turns.most = 1
     order: list[str] = []
     wants = world.service.transport.send
 
@@ -174,7 +174,7 @@ def test_a_link_that_breaks_again_and_again(tmp_path: Path) -> None:
     """Of a report in chunks nothing is sent twice that the coordinator has, and the model is the same."""
     world = Virtual(federation(2000), fleet(), 1, tmp_path)
     for agent in world.agents.values():
-        agent.chunk = 4096
+        agent.upload.chunk = 4096
     steps = 0
     while not world.service.done and world.step():
         steps += 1

@@ -12,12 +12,19 @@ from pathlib import Path
 import pytest
 
 import fedthings as ft
+from fedthings.commands.control import page
+from fedthings.device.join import with_password
 from fedthings.federation import dumps
 from fedthings.learn.digits import digits
+from fedthings.messages import Hello, Refusal, Relay
 from fedthings.run import read
-from fedthings.server import devices
+from fedthings.server import devices, place
 from fedthings.server.ask import ask
 from fedthings.server.broker import _free, mosquitto
+from fedthings.transport.mqtt import MqttTransport
+from fedthings.transport.topics import COORDINATOR
+from fedthings.transport.transport import Delivery
+from fedthings.wire import pack
 from processes import ENVIRONMENT, PYTHON, Processes
 
 if not mosquitto() and not os.environ.get("CI"):
@@ -29,14 +36,16 @@ class Gated(Processes):
 
     def __init__(self, federation, fleet, rounds: int, directory: Path, under: dict[str, str], *options: str) -> None:
         top = [name for name, above in under.items() if not above]
-        gates = [word for name in top for word in ("--gateway", name)]
+        gates = [word for name in top for word in ("--gateway", name) if not fleet.edges]
         super().__init__(federation, fleet, rounds, directory, "mosquitto", *options, *gates)
         self.under: dict[str, str] = under
         self.gates: dict[str, subprocess.Popen[bytes]] = {}
         self.passwords |= devices.add(self.out, top)
         leaves = [name for name in under if name not in under.values()]
         self.homes = {name: leaves[i % len(leaves)] for i, name in enumerate(fleet.names)}
-        self.words = {name: devices.add(self.place(name), [*fleet.names, *self.below(name)]) for name in under}
+        self.homes |= {name: edge for edge, names in fleet.edges.items() for name in names}
+        mine = {name: fleet.edges.get(name, fleet.names) for name in under}  # an edge waits for those on its list
+        self.words = {name: devices.add(self.place(name), [*mine[name], *self.below(name)]) for name in under}
 
     def place(self, name: str) -> Path:
         return self.directory / "gateways" / name
@@ -71,11 +80,11 @@ class Gated(Processes):
     def port_of(self, name: str) -> int:
         return json.loads((self.place(name) / "broker.json").read_text())["port"]
 
-    def join(self, name: str):
+    def join(self, name: str, *more: str):
         home = self.homes[name]
         self.ports = {**self.ports, name: self.port_of(home)}
         self.passwords[name] = self.words[home][name]
-        return super().join(name)
+        return super().join(name, *more)
 
     def log(self, name: str) -> str:
         return (self.directory / f"{name}.log").read_text()[-3000:]
@@ -102,10 +111,10 @@ class Gated(Processes):
             time.sleep(0.005)
 
 
-def federation(n: int) -> ft.Federation:
+def federation(n: int, **fields) -> ft.Federation:
     recipe = ft.Recipe(lr=0.3, batch=16, keep=0.2)
     task = ft.Task(model=ft.mlp(64, 16, 10), loss="cross_entropy", normalise="fleet", recipe=recipe)
-    return ft.Federation(task, ft.fedavgm(), ft.Pace(goal=n, patience=600.0), seed=4, devices=n)
+    return ft.Federation(task, ft.fedavgm(), ft.Pace(goal=n, patience=600.0), seed=4, devices=n, **fields)
 
 
 def assert_same(world: Processes, simulated: ft.Run, directory: Path) -> None:
@@ -132,6 +141,25 @@ def test_the_model_is_the_simulators(under, tmp_path):
         assert all(not list(world.place(name).glob("*/spool/*")) for name in under)
 
 
+@pytest.mark.parametrize("killed", [False, True], ids=["calm", "killed"])
+def test_edges_make_rounds_of_their_own_and_the_model_is_the_simulators(killed, tmp_path):
+    rounds = 60 if killed else 6
+    spec = federation(2, edge=ft.Edge(3, patience=600.0))
+    fleet = digits(6, 1).under({f"device-{i}": "west" if i < 4 else "east" for i in range(6)})
+    with Gated(spec, fleet, rounds, tmp_path, {"west": "", "east": ""}) as world:
+        world.start()
+        if killed:
+            world.until(5)
+            facts = ask("status", world.place("west"))
+            assert facts["edge"] and facts["waiting"] and dict(page(facts))["devices"].startswith("4 present")
+            world.kill(world.gates["west"])
+            world.gate("west")
+        world.wait()
+        passed = world.passed()
+        assert_same(world, ft.simulate(spec, fleet, rounds), tmp_path / "simulated")
+        assert passed["east"]["merged"] == 2 * (3 * rounds + 2) and passed["east"]["sums"] == rounds + 2
+
+
 def test_a_gateway_is_killed_and_its_devices_move(tmp_path):
     # So many rounds that the gateway is back before they end: without it they go on, a hundredth of a second each.
     spec, fleet, rounds = federation(6), digits(6, 1), 300
@@ -147,6 +175,35 @@ def test_a_gateway_is_killed_and_its_devices_move(tmp_path):
         world.gate("west")  # it comes back with whatever it still held
         world.wait()
         world.passed()
+        assert_same(world, ft.simulate(spec, fleet, rounds), tmp_path / "simulated")
+
+
+def test_devices_fall_back_on_the_coordinator_and_come_back(tmp_path):
+    """Their gateway is killed with the reports that it holds: by themselves they go on at the coordinator's broker."""
+    spec, fleet, rounds = federation(4), digits(4, 1), 500
+    with Gated(spec, fleet, rounds, tmp_path, {"west": ""}) as world:
+        direct = dict(world.passwords)
+        world.serve()
+        world.gate("west")
+        for name in world.names:
+            url = f"mqtt://{name}:{direct[name]}@127.0.0.1:{world.port}"
+            world.join(name, "--broker", url, "--next-after", "0.5", "--go-back", "0.5")
+        world.until(5)
+        world.kill(world.gates["west"])
+        at = world.versions()
+        world.until(at + 20)
+        world.gate("west")
+        end = time.monotonic() + 60
+        while ask("status", world.out).get("gateways") != {"west": 4}:
+            assert world.served.poll() is None and time.monotonic() < end, world.log(world.names[0])
+            time.sleep(0.1)
+        world.until(world.versions() + 5)
+        world.kill(world.gates["west"])  # and once more, for good
+        world.wait()
+        for name in world.names:
+            said = world.log(name)
+            assert "was out of reach for" in said and f"now 127.0.0.1:{world.port}" in said
+            assert f"linked to 127.0.0.1:{world.port_of('west')}" in said
         assert_same(world, ft.simulate(spec, fleet, rounds), tmp_path / "simulated")
 
 
@@ -177,6 +234,53 @@ def test_what_is_above_is_away_for_some_seconds(tmp_path):
         world.serve()
         world.wait()
         world.passed()
+        assert_same(world, ft.simulate(spec, fleet, rounds), tmp_path / "simulated")
+
+
+def refused(url: str, name: str, federation: str, message) -> Refusal:
+    """Say `message` to whoever is the coordinator at a broker, and return what it answers."""
+    end = MqttTransport(url, name, federation)
+    try:
+        end.send(COORDINATOR, message)
+        stop = time.monotonic() + 10
+        while (left := stop - time.monotonic()) > 0:
+            arrival = end.inbox.get(left)
+            if isinstance(arrival, Delivery) and isinstance(arrival.message, Refusal):
+                return arrival.message
+    finally:
+        end.close()
+    raise AssertionError("there is no answer")
+
+
+def test_devices_of_another_federation_are_refused_at_a_gateway_and_behind_one(tmp_path):
+    """A device that comes to the wrong gateway; a gateway that speaks for the wrong devices; all else goes on."""
+    spec, fleet, rounds = federation(4), digits(4, 1), 8
+    with Gated(spec, fleet, rounds, tmp_path, {"west": "", "rogue": ""}) as world:
+        words = devices.add(world.place("west"), ["guest"])
+        world.homes = dict.fromkeys(fleet.names, "west")
+        world.words["west"] |= words
+        world.serve()
+        world.gate("west")
+        at = with_password(f"mqtt://127.0.0.1:{world.port_of('west')}", "guest", words["guest"])
+        ours = (facts := ask("status", world.place("west")))["federation"]
+        assert facts["gateway"]
+        answer = refused(at, "guest", "other-1", Hello("x"))
+        assert answer.reason == "another federation" and "other-1" in answer.detail, answer
+        assert set(ask("status", world.place("west"))["refused"]) == {"another federation"}  # its Bye is too
+        above = with_password(f"mqtt://127.0.0.1:{world.port}", "rogue", world.passwords["rogue"])
+        federation_ = place.read(world.out).federation
+        for device, theirs, reason in (
+            ("device-0", "other-1", "another federation"),
+            ("guest", federation_, "unknown device"),
+        ):
+            answer = refused(above, "rogue", federation_, Relay(device, pack(Hello("x"), theirs)))
+            assert answer.reason == reason, answer
+        assert ask("status", world.out)["refused"] == {"another federation": 1, "unknown device": 1}
+        assert ours == ask("status", world.out)["federation"]
+        for name in fleet.names:
+            world.join(name)
+        world.wait()
+        assert world.passed()["west"]["merged"] == 4 * (rounds + 2)
         assert_same(world, ft.simulate(spec, fleet, rounds), tmp_path / "simulated")
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fedthings as ft
-from fedthings.device import agent as module
+from fedthings.device import bodies as module
 from fedthings.learn.digits import digits
 from fedthings.messages import Message, Want
 from fedthings.transport.memory import MemoryTransport
-from fedthings.transport.pacing import Rate
 from fedthings.transport.transport import Arrival
 from gateways import Tree
 
@@ -35,11 +35,11 @@ class AtOnce(Tree):
 def grown(directory: Path, spec: ft.Federation, under=STACKED, chunk: int = 512, kind: type[Tree] = Tree) -> Tree:
     tree = kind(spec, digits(DEVICES, 0), ROUNDS, directory, under, settings={"chunk": chunk}, chunk=chunk)
     for agent in tree.agents.values():
-        agent.chunk = chunk
+        agent.upload.chunk = chunk
     return tree
 
 
-@pytest.mark.parametrize("down", [None, ft.int8()], ids=["float32", "int8"])
+@pytest.mark.parametrize("down", [None, ft.int8(), ft.delta(8, 64)], ids=["float32", "int8", "delta"])
 def test_bodies_in_files_and_in_many_chunks(down, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SPOOLED", 0)
     spec = federation(down=down)
@@ -61,7 +61,7 @@ def test_uploads_take_turns_at_a_gateway(tmp_path, monkeypatch):
     tree = grown(tmp_path, federation(), {"west": ""}, kind=AtOnce)
     while not tree.gateways["west"].bound:
         assert tree.step()
-    tree.gateways["west"].hold.spool.turns.most = 1
+    tree.gateways["west"].hold.turns.most = 1
     monkeypatch.setattr(MemoryTransport, "send", noted)
     run = tree.run()
     assert np.array_equal(run.row, ft.simulate(federation(), digits(DEVICES, 0), ROUNDS).row)
@@ -70,10 +70,46 @@ def test_uploads_take_turns_at_a_gateway(tmp_path, monkeypatch):
         assert len(set(order[at : at + DEVICES])) == DEVICES  # nobody twice before all others once
 
 
+def test_sums_take_turns_at_the_coordinator(tmp_path, monkeypatch):
+    order: list[str] = []
+    send = MemoryTransport.send
+
+    def noted(self: MemoryTransport, to: str, message: Message) -> bool:
+        if isinstance(message, Want) and message.starts and to in ("west", "east"):
+            order.append(to)
+        return send(self, to, message)  # type: ignore[arg-type]
+
+    tree = grown(tmp_path, federation(), {"west": "", "east": ""}, kind=AtOnce)
+    tree.service.turns.most = 1
+    monkeypatch.setattr(MemoryTransport, "send", noted)
+    run = tree.run()
+    assert np.array_equal(run.row, ft.simulate(federation(), digits(DEVICES, 0), ROUNDS).row)
+    changes = sum(one != other for one, other in pairwise(order))
+    assert len(order) > 8 and changes >= len(order) // 2  # a window each, one after the other
+
+
+def test_a_gateway_on_a_link_that_breaks_sends_and_fetches_in_shorter_chunks(tmp_path):
+    tree = grown(tmp_path, federation(), {"west": ""}, chunk=4096)
+    west = tree.gateways["west"]
+    steps, shortest = 0, 4096
+    while not tree.service.done:
+        assert tree.step()
+        steps += 1
+        shortest = min(shortest, west.pacing.length)
+        if steps % 7 == 0 and steps < 2000 and (west.upload.going or (west.bound and west.cache.fetching)):
+            tree.mail = type(tree.mail)(
+                (place, a) for place, a in tree.mail if place != "west" and getattr(a, "sender", "") != "west"
+            )
+            tree.hub.unlink("west")
+            tree.hub.link("west")
+    assert np.array_equal(tree.result().row, ft.simulate(federation(), digits(DEVICES, 0), ROUNDS).row)
+    assert shortest < 4096
+
+
 def test_links_that_break_behind_a_gateway_and_a_rate(tmp_path):
     tree = grown(tmp_path, federation(), {"west": ""}, chunk=4096)
     slow = tree.agents["device-1"]
-    slow.rate = Rate(5000.0)
+    slow.rate.limit = 5000.0
     steps = 0
     while not tree.service.done:
         assert tree.step()
@@ -93,7 +129,7 @@ def test_a_sleeper_behind_a_gateway_with_a_rate(tmp_path):
     """It is awake for 2 seconds of every 10, too short for its model: each waking goes on where the last one was."""
     tree = grown(tmp_path, federation(), {"west": ""})
     sleeper, hub = tree.agents["device-2"], tree.hubs["west"]
-    sleeper.every, sleeper.rate = 10.0, Rate(1000.0)
+    sleeper.every, sleeper.rate.limit = 10.0, 1000.0
     turn, wakings = 2.0, 0  # when it falls asleep or wakes next
     while not tree.service.done:
         linked = sleeper.transport.linked

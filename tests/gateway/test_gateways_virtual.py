@@ -67,6 +67,46 @@ def test_a_gateway_is_killed_and_its_devices_move(tmp_path, want):
     assert_same(tree.result(), want)
 
 
+@pytest.mark.parametrize("back", [False, True], ids=["for good", "and back"])
+def test_devices_go_from_a_gateway_to_the_coordinator_and_come_back(back, tmp_path, want):
+    """The gateway holds a report of each that it cannot send up; each offers it to the coordinator too."""
+    tree = Tree(federation(), digits(8, 0), ROUNDS, tmp_path, FLAT, settings={"interval": 5.0, "count": 9})
+    moved: list[str] = []
+    while not tree.service.done:
+        assert tree.step()
+        coordinator = tree.service.coordinator
+        if not moved and coordinator.phase == 1 and coordinator.version == 1 and held(tree, "west"):
+            moved = [ticket.device for ticket in held(tree, "west")]
+            for name in moved:
+                tree.move(name, "")
+            tree.drain()
+        elif back and moved and coordinator.version == 2 and tree.homes[moved[0]] == "":
+            for name in moved:
+                tree.move(name, "west")
+            tree.drain()
+    assert moved
+    assert_same(tree.result(), want)
+    while tree.mail:
+        tree.step()
+    assert not held(tree, "west")
+
+
+@pytest.mark.parametrize("at", range(40, 240, 25))
+def test_devices_wander_at_any_moment(at, tmp_path, want):
+    """Each step a device goes on elsewhere: at another gateway, or at the coordinator; nobody is counted twice."""
+    tree = Tree(federation(), digits(8, 0), ROUNDS, tmp_path, FLAT, settings={"count": 2})
+    places = [*FLAT, ""]
+    for step in range(100_000):
+        if at <= step < at + 20:
+            name = tree.fleet.names[(step * 3) % 8]
+            tree.move(name, places[(step * 7) % 5])
+            tree.drain()
+        if tree.service.done:
+            break
+        assert tree.step()
+    assert_same(tree.result(), want)
+
+
 def held(tree: Tree, name: str) -> set:
     """Return the tickets that a gateway holds."""
     gateway = tree.gateways.get(name)
@@ -209,7 +249,13 @@ def test_the_coordinator_is_killed_between_any_two_writes(tmp_path, monkeypatch,
         assert_same(tree.result(), want)
         return killed
 
-    for kind, name in ((Store, "journal"), (Store, "checkpoint"), (Service, "_merge"), (Engine, "merge")):
+    for kind, name in (
+        (Store, "journal"),
+        (Store, "commit"),
+        (Store, "checkpoint"),
+        (Service, "_merge"),
+        (Engine, "merge"),
+    ):
         monkeypatch.setattr(kind, name, watched(getattr(kind, name)))
     run(tmp_path / "calm", 0)
     points = seen

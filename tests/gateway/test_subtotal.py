@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 import fedthings as ft
 from fedthings.federation import phases
@@ -21,7 +22,7 @@ DIM = TASK.model.layout.dim
 def test_a_subtotal_is_its_reports(strategy, lag) -> None:
     pace = ft.Pace(goal=3, concurrency=6, staleness=4)
     spec = phases(ft.Federation(TASK, strategy, pace))[0]
-    one, other, below = (Partial(spec, 8) for _ in range(3))
+    one, other, below = (Partial(replace(spec, reports=8)) for _ in range(3))
     rng, due = np.random.default_rng(0), template(spec, one)
     weights = [1, 1, 1] if strategy.weight == "equal" else [3, 7, 40]
     reports = [

@@ -10,6 +10,8 @@ from fedthings.device.rules import Rules
 from fedthings.errors import SpecError
 from fedthings.learn.digits import digits
 from fedthings.protocol.events import Ticket
+from fedthings.simulation.world import Uneven
+from several import Several
 from virtual import Virtual
 
 
@@ -31,42 +33,85 @@ def test_what_the_owner_does_not_want_is_declined_before_the_model_is_fetched(tm
 
 def test_a_device_that_never_joins_is_never_asked(tmp_path):
     rules = {"device-1": Rules(federations=("another",))}
-    world = Virtual(federation(goal=3, patience=9.0), digits(4, 0), 2, tmp_path, rules=rules)
+    world = Several([federation(goal=3, patience=9.0)], digits(4, 0), 2, tmp_path, rules)
     world.run()
-    assert "device-1" not in world.service.coordinator.last
-    assert "device-1" not in world.service.coordinator.present
+    (service,) = world.services.services
+    assert service.coordinator.last.keys() == {"device-0", "device-2", "device-3"}
+    assert "device-1" not in service.coordinator.present
 
 
-@pytest.mark.parametrize(("strategy", "share"), [(ft.fedprox(0.1), 0.5), (ft.fedavg(), 1.0)])
-def test_partial_work_is_done_where_the_strategy_takes_it(strategy, share, tmp_path, monkeypatch):
+def watched(monkeypatch) -> dict[tuple[str, str, int], float]:
+    """Return where agents' efforts will stand, by kind of phase, device and version."""
     efforts = {}
     real = agents.learner
 
-    def watched(phase):
+    def learner(phase):
         ours = real(phase)
 
         def one(model, state, shard, key, effort):
-            efforts[phase.kind, key.device] = effort
+            efforts[phase.kind, key.device, key.version] = effort
             return ours.one(model, state, shard, key, effort)
 
         return ours._replace(one=one)
 
-    monkeypatch.setattr(agents, "learner", watched)
+    monkeypatch.setattr(agents, "learner", learner)
+    return efforts
+
+
+@pytest.mark.parametrize(("strategy", "share"), [(ft.fedprox(0.1), 0.5), (ft.fedavg(), 1.0)])
+def test_partial_work_is_done_where_the_strategy_takes_it(strategy, share, tmp_path, monkeypatch):
+    efforts = watched(monkeypatch)
     world = Virtual(federation(strategy, goal=4), digits(4, 0), 1, tmp_path, rules={"device-2": Rules(effort=0.5)})
     run = world.run()
-    assert efforts["train", "device-2"] == share
-    assert efforts["train", "device-0"] == 1.0
+    assert efforts["train", "device-2", 0] == share
+    assert efforts["train", "device-0", 0] == 1.0
     assert run.history[0]["updates"] == 4
 
 
-def test_a_slow_device_does_what_the_deadline_leaves_time_for(tmp_path):
-    world = Virtual(federation(ft.fedprox(0.1), goal=4), digits(4, 0), 1, tmp_path)
+class Clock:
+    """A clock by which whatever is done takes 100 seconds."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 100.0
+        return self.now
+
+
+def test_a_slow_device_does_what_the_deadline_leaves_time_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(agents, "time", Clock())
+    monkeypatch.setattr(Virtual, "kind", agents.Agent)
+    efforts = watched(monkeypatch)
+    world = Virtual(federation(ft.fedprox(0.1), goal=4, patience=60.0), digits(4, 0), 2, tmp_path)
+    world.run()
+    assert efforts["train", "device-0", 0] == 1.0  # nothing is known yet
+    assert efforts["train", "device-0", 1] == pytest.approx(0.8 * 0.6)
+
+
+def test_what_it_took_to_fetch_is_not_left(tmp_path, monkeypatch):
+    """The model comes 20 seconds after the assignment."""
+    efforts = watched(monkeypatch)
+    steady = Uneven(median=100.0, spread=0.0)
+    world = Virtual(federation(ft.fedprox(0.1), goal=4, patience=60.0), digits(4, 0), 1, tmp_path, steady)
     agent = world.agents["device-0"]
-    assert agent._effort(60.0) == 1.0  # nothing is known yet
-    agent._seconds = 100.0
-    assert agent._effort(60.0) == pytest.approx(0.8 * 0.6)
-    assert agent._effort(1000.0) == 1.0
+    while not agent.bodies.coming:
+        assert world.step()
+    while agent.shelf.pending is None:
+        late = next(entry for entry in world.mail if entry[0] == "device-0")
+        world.mail.remove(late)
+        agent.receive(late[1], 20.0)
+    while world.service.engine.trained < 1:
+        assert world.step()
     world.service.close()
+    assert efforts["train", "device-0", 0] == pytest.approx(0.8 * 0.4)
+    assert efforts["train", "device-1", 0] == pytest.approx(0.8 * 0.6)
+
+
+def test_a_deadline_of_ones_own_that_would_shrink_is_refused():
+    with pytest.raises(SpecError, match=r"pace\.slack is 1\.2 beside strategy\.partial: .* at least 1\.25"):
+        federation(ft.fedprox(0.1), goal=4, slack=1.2)
+    assert federation(ft.fedprox(0.1), goal=4, slack=1.25).pace.slack == 1.25
 
 
 def test_rules_that_cannot_be_are_refused():

@@ -35,6 +35,19 @@ def test_late_is_eager(tmp_path):
     assert np.array_equal(late.row, eager.row)
 
 
+@pytest.mark.parametrize("pace", [PACE, ft.Pace(goal=6, concurrency=8, patience=3.0)])
+def test_late_is_eager_where_a_part_of_the_work_is_done(pace, tmp_path):
+    """How much a device does is known when it is asked, since it does not depend on what comes of it."""
+    world, spec = Uneven(median=4.0, spread=1.5, lost=0.15), federation(pace=pace, strategy=ft.fedprox(0.1))
+    late, eager = ft.simulate(spec, fleet(), 10, world=world), Virtual(spec, fleet(), 10, tmp_path, world).run()
+    assert np.array_equal(late.row, eager.row)
+    assert late.history == eager.history
+    whole = ft.simulate(federation(pace=pace, strategy=ft.Strategy(mu=0.1)), fleet(), 10, world=world)
+    seen = [sum(line["updates"] for line in run.history) for run in (late, whole)]
+    assert seen[0] > seen[1] or late.summary["seconds"] < whole.summary["seconds"]
+    assert not np.array_equal(late.row, whole.row)
+
+
 def test_only_kept_tasks_are_trained(monkeypatch):
     from fedthings.simulation.cohort import Cohorts
 

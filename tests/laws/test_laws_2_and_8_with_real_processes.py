@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from msgspec import structs
 
 import fedthings as ft
 from fedthings.learn.digits import digits
@@ -32,11 +33,12 @@ def federation(devices: int, **recipe) -> ft.Federation:
     return ft.Federation(task, ft.fedavgm(), ft.Pace(goal=devices, patience=600.0), seed=4, devices=devices)
 
 
-def assert_the_same(world: Processes, simulated: ft.Run, directory: Path) -> None:
+def assert_the_same(world: Processes, simulated: ft.Run, directory: Path, out: Path | None = None) -> None:
     """The model file is the simulator's, byte for byte; every version has every report exactly once."""
+    out = out or world.out
     simulated.save(directory)
-    assert (world.out / "model.safetensors").read_bytes() == (directory / "model.safetensors").read_bytes()
-    run = read(world.out)
+    assert (out / "model.safetensors").read_bytes() == (directory / "model.safetensors").read_bytes()
+    run = read(out)
     assert [line["version"] for line in run.history] == [line["version"] for line in simulated.history]
     for served, line in zip(run.history, simulated.history, strict=True):
         same = ("updates", "dropped", "loss", "metrics", "worst_decile", "bytes_up")
@@ -50,6 +52,29 @@ def test_four_processes_end_in_the_simulators_model(broker, tmp_path):
         world.start()
         world.wait()
         assert_the_same(world, simulated, tmp_path / "simulated")
+
+
+def two_federations() -> list[ft.Federation]:
+    first, second = federation(4), federation(4, lr=0.1, epochs=2)
+    return [structs.replace(first, name="heat"), structs.replace(second, name="light", seed=5)]
+
+
+def test_two_federations_share_four_processes(broker, tmp_path):
+    """One coordinator, which is killed, one broker, one process a device: both models are the simulator's."""
+    rounds, specs, fleet = 30, two_federations(), digits(4, 1)
+    simulated = [ft.simulate(spec, fleet, rounds) for spec in specs]
+    with Processes(specs, fleet, rounds, tmp_path, broker) as world:
+        world.start()
+        for version, later in moments(f"two {broker}", 15, 5):
+            until(world, version, later)
+            world.kill(world.served)
+            world.serve()
+        summary = world.wait(300)
+        assert list(summary) == ["heat", "light"]
+        for spec, run, out in zip(specs, simulated, world.runs, strict=True):
+            assert_the_same(world, run, tmp_path / "simulated" / spec.name, out)
+            kept = tmp_path / "state" / world.names[0] / spec.name / "model.safetensors"
+            assert kept.read_bytes() == (out / "model.safetensors").read_bytes()
 
 
 def moments(label: str, versions: int, n: int) -> list[tuple[int, float]]:

@@ -348,7 +348,7 @@ def test_join_allows_what_the_rules_and_the_command_name(
 
     def join(*arguments: object, rules: Rules, **more: object) -> Attended:
         given.append(rules.allow)
-        return Attended(0, 0, 0, 0, 0, 0)
+        return Attended(0, 0, 0, 0, 0, 0, 0, 0)
 
     monkeypatch.setattr("fedthings.device.join.join", join)
     monkeypatch.setattr("fedthings.commands.join.one_thread", lambda: None)

@@ -255,6 +255,24 @@ def test_frozen_layers_stay_as_they_are_made_and_count() -> None:
     np.testing.assert_allclose(made.model.predict(row, shard.X), want, atol=1e-5)
 
 
+def test_of_adapted_layers_only_the_thin_matrices_are_learnt() -> None:
+    """LoRA (Hu et al. 2022, eq. 3): W x + B A x, with B zero at first; the row has A and B and nothing else."""
+    made = task("adapted", lr=0.5, settings={"rank": 2, "width": 64})
+    names = [part.name for part in made.model.layout.parts]
+    assert names == [f"{layer}.thin.{i}.weight" for layer in (0, 2) for i in (0, 1)]
+    assert made.model.layout.dim == 2 * (6 + 64) + 2 * (64 + 3)
+    shard, row = shards([20])[0], made.model.init(3)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        first, last = own_models.Adapted(6, 64, 2), own_models.Adapted(64, 3, 2)
+        want = nn.functional.linear(torch.from_numpy(shard.X), first.weight, first.bias).tanh()
+        want = nn.functional.linear(want, last.weight, last.bias).numpy()
+    np.testing.assert_allclose(made.model.predict(row, shard.X), want, atol=1e-5)
+    fit, _ = go(own_learner.trainer(made), row, [shard])
+    change = made.model.layout.views(fit.report["x"][0])
+    assert change["0.thin.1.weight"].any() and change["2.thin.1.weight"].any()
+
+
 def test_a_buffer_that_is_assigned_anew_travels_and_a_counter_begins_anew() -> None:
     made = task("follower", epochs=1, batch=0)
     shard, row = shards([10])[0], made.model.init(0)

@@ -200,7 +200,7 @@ def test_phases_follow_each_other_and_everyone_is_asked():
 def test_a_target_ends_the_phase():
     coordinator, out = started(Pace(goal=1), 1, versions=100)
     coordinator.on(Arrived(tickets(out)[0]), 1.0)
-    assert coordinator.on(Stepped(1, stop=True), 1.0) == [Finish("target")]
+    assert coordinator.on(Stepped(1, stop="target"), 1.0) == [Finish("target")]
 
 
 def test_pause_resume_cancel():

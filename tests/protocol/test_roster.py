@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedthings.protocol.roster import Roster
@@ -26,6 +26,7 @@ def test_a_draw_is_free_of_the_order_of_joining(names, random, number):
     assert _roster(names).draw(number) == _roster(shuffled).draw(number)
 
 
+@settings(deadline=None)
 @given(NAMES)
 def test_every_rank_falls_on_another_device(names):
     assert {_roster(names).draw(rank) for rank in range(len(names))} == set(names)

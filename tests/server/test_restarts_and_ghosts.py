@@ -27,7 +27,7 @@ class Slow:
     def __init__(self, dead: bool = False) -> None:
         self.dead = dead
 
-    def outcome(self, ticket: Ticket, now: float, work: Work) -> Outcome:
+    def outcome(self, ticket: Ticket, now: float, work: Work, until: float) -> Outcome:
         if self.dead and ticket.device == "device-2" and ticket.version > 2:
             return Outcome(None)
         return Outcome(now + (500.0 if ticket.device == "device-0" else 1.0))
@@ -135,6 +135,6 @@ def test_the_coordinator_forgets_what_is_over():
         coordinator.on(Arrived(other), float(version))
         out = coordinator.on(Stepped(version), float(version))
         other = next(c.ticket for c in out if isinstance(c, Assign) and c.ticket.device == "b")
-    assert len(coordinator._due) < 200
-    assert len(coordinator.snapshot()["tasks"]) <= 2
+    assert len(coordinator.tasks._due) < 200
+    assert len(coordinator.tasks) <= 2
     assert slow.version == 0

@@ -157,7 +157,8 @@ def test_stopped_by_ctrl_c_it_goes_on_and_can_be_cancelled(files, start):
     lines = [json.loads(line) for line in history.read_text().splitlines()]
     assert summary["reason"] == "cancelled" and summary["rounds"] > told["version"]
     assert [line["version"] for line in lines] == list(range(1, summary["rounds"] + 1))
-    assert (files / "state-a" / "model.safetensors").read_bytes() == (files / "run" / "model.safetensors").read_bytes()
+    kept = files / "state-a" / "two" / "model.safetensors"
+    assert kept.read_bytes() == (files / "run" / "model.safetensors").read_bytes()
 
 
 def test_a_device_that_is_removed_is_out(files, start):
@@ -204,3 +205,74 @@ def test_the_trace_and_the_place_are_kept(files, start):
     kept = place.read(files / "run")
     assert kept is not None and kept.federation.startswith("two-") and place.newest(files) == files / "run"
     assert (files / "run" / "serve.json").stat().st_mode & 0o077 == 0
+
+
+@pytest.fixture
+def both(files) -> list[str]:
+    """Two federations for one fleet, and the words that serve them."""
+    text = (files / "fed.toml").read_text()
+    for name in ("heat", "light"):
+        (files / f"{name}.toml").write_text(text.replace('"two"', f'"{name}"'))
+    line = ["serve", str(files / "heat.toml"), str(files / "light.toml"), "--out", str(files / "run")]
+    return [*line, "--rounds", "4", "--rounds", "light:3"]
+
+
+def test_several_federations_are_served_and_asked_together(files, both, start):
+    run = str(files / "run")
+    devices.hand_out(files / "run", devices.add(files / "run", ["a", "b"]))
+    served = start(*both, "--json", log="serve")
+    until("devices join with", files / "serve")
+    asked_ = json.loads(done("status", run, "--json"))
+    assert [facts["federation"] for facts in asked_["federations"]] == ["heat", "light"]
+    assert [facts["rounds"] for facts in asked_["federations"]] == [4, 3]
+    assert "name one with --federation, of heat, light" in done("pause", run, code=2)
+    assert "has no federation 'dark': it has heat, light" in done("pause", run, "--federation", "dark", code=2)
+    assert "light: paused" in done("pause", run, "--federation", "light")
+    url = place.read(files / "run").broker
+    page = done("status", "--broker", url)
+    assert "heat: running" in page and "light: paused" in page
+    assert "no federation 'dark' at this broker: there is heat, light" in done(
+        "resume", "--broker", url, "--federation", "dark", code=2
+    )
+    assert "light: running" in done("resume", "--broker", url, "--federation", "light")
+    assert "shares its devices with other federations" in done("devices", "--out", f"{run}/heat", "add", "c", code=5)
+
+    joined = [join(files, start, "a"), join(files, start, "b")]
+    assert served.wait(60) == 0, (files / "serve").read_text()
+    summaries = json.loads((files / "serve").read_text().splitlines()[-1])
+    assert {name: summary["rounds"] for name, summary in summaries.items()} == {"heat": 4, "light": 3}
+    for process, name in zip(joined, ("a", "b"), strict=True):
+        assert process.wait(20) == 0, (files / name).read_text()
+    cost = json.loads(done("devices", "--out", run, "list", "--json"))["devices"]
+    assert [device["reports"] for device in cost] == [4 + 1 + 3 + 1] * 2  # and the closing evaluations
+    for name in ("heat", "light"):
+        own = files / "run" / name / "model.safetensors"
+        assert (files / "state-a" / name / "model.safetensors").read_bytes() == own.read_bytes()
+        assert f"{name}: finished" in done("status", f"{run}/{name}")
+    assert "light: finished" in done("status", run)
+    predict = ["predict", "--state", str(files / "state-a"), "--data", str(files / "a.npz")]
+    assert "models of several: name one with --federation, of heat, light" in done(*predict, code=2)
+    assert "has no model of 'dark': it has heat, light" in done(*predict, "--federation", "dark", code=2)
+    assert done(*predict, "--federation", "light").startswith("output_0")
+
+
+def test_several_federations_that_cannot_be_served_together(files, both, start):
+    text = (files / "light.toml").read_text()
+    (files / "light.toml").write_text(text.replace('"light"', '"heat"'))
+    assert "two federations are called 'heat': give each a `name` of its own" in done(*both[:-2], code=2)
+    (files / "light.toml").write_text(text.replace('"light"', '"lock"'))
+    assert "choose another, which no file of ours has" in done(*both[:-2], code=2)
+    (files / "light.toml").write_text(text)
+    assert "there is no federation 'dark': heat, light" in done(*both, "--stop", "dark:accuracy=0.9", code=2)
+    assert "'x' is not a number of at least 1" in done(*both, "--rounds", "light:x", code=2)
+    served = start(*both, log="serve")
+    until("devices join with", files / "serve")
+    served.kill()
+    served.wait()
+    assert "holds several federations (heat, light): serve them together" in done(*words(files), code=5)
+    alone = ["serve", str(files / "heat.toml"), "--rounds", "4", "--out", str(files / "run" / "heat")]
+    assert "serve it with the others, from the directory above" in done(*alone, code=5)
+    other = [*both[:4], str(files / "one"), *both[5:]]
+    (files / "one").mkdir()
+    (files / "one" / "federation.toml").write_text((files / "fed.toml").read_text())
+    assert "holds the run of one federation: name another directory for heat, light" in done(*other, code=5)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fedthings as ft
+import own_models
+import processes
 from fedthings.device.rules import Rules
 from fedthings.learn import own, save
+from fedthings.protocol.events import Ticket
+from fedthings.run import read
 from fedthings.simulation.world import Uneven
 from virtual import Virtual
 
@@ -61,6 +67,39 @@ def test_trace_history_and_model_of_the_service_are_those_of_the_simulator(model
     np.testing.assert_array_equal(served.row, simulated.row)
     assert served.history == simulated.history and len(served.history) == 6
     assert served.model == simulated.model == ft.own(f"own_models:{model}")
+
+
+def test_only_what_trains_travels(tmp_path) -> None:
+    """Of adapted layers (LoRA) the base neither goes down nor up, in the simulator and on the wire."""
+    spec, things = federation("adapted", "synchronous"), fleet()
+    thin, base = 2 * (6 + 64 + 64 + 3), 6 * 64 + 64 + 64 * 3 + 3
+    rules = {name: Rules(allow=("own_models:adapted",)) for name in things.names}
+    world = Virtual(spec, things, 4, tmp_path, SLOW, rules)
+    served, simulated = world.run(), ft.simulate(spec, things, 4, world=SLOW)
+    np.testing.assert_array_equal(served.row, simulated.row)
+    assert served.history == simulated.history
+    assert simulated.row.size == thin
+    line = simulated.history[1]
+    assert 4 * thin < line["bytes_up"] / line["updates"] < 4 * thin + 300 < 4 * (thin + base)
+    assert world.service.engine.model_bytes(Ticket(0, 0, "device-0", 0)) < 4 * thin + 100
+
+
+def test_only_what_trains_travels_between_real_processes(tmp_path, monkeypatch) -> None:
+    X, y = np.random.default_rng(1).normal(size=(60, 6)).astype("f4"), np.arange(60) % 3
+    things = ft.Fleet.from_arrays(X, y, np.arange(60) // 3 % 2)
+    task = ft.Task(model=ft.own("own_models:adapted"), loss="cross_entropy", recipe=ft.Recipe(lr=0.1, batch=8))
+    spec = ft.Federation(task, ft.fedavg(), ft.Pace(goal=2, patience=120.0), devices=2)
+    paths = [str(Path(own_models.__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setitem(processes.ENVIRONMENT, "PYTHONPATH", os.pathsep.join(paths))
+    with processes.Processes(spec, things, 3, tmp_path, "mosquitto") as world:
+        world.allow = "own_models:adapted"
+        world.start()
+        world.wait()
+        served = read(world.out)
+    simulated = ft.simulate(spec, things, 3)
+    np.testing.assert_allclose(served.row, simulated.row, atol=1e-5)
+    assert [line["bytes_up"] for line in served.history] == [line["bytes_up"] for line in simulated.history]
+    assert served.row.size == 2 * (6 + 64 + 64 + 3)
 
 
 def test_a_device_keeps_its_model_to_predict_with(tmp_path) -> None:

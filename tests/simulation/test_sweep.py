@@ -305,7 +305,7 @@ def test_a_call_that_could_make_no_run_can_be_put_right(tmp_path: Path) -> None:
 class Slow:
     """A world that does not say what it is."""
 
-    def outcome(self, ticket: Any, now: float, work: Any) -> Outcome:
+    def outcome(self, ticket: Any, now: float, work: Any, until: float) -> Outcome:
         return Outcome(now + 2.0)
 
     def changes(self, names: Any) -> Iterator[Any]:

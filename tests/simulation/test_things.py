@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 import fedthings as ft
+from fedthings.learn.effort import effort
 from fedthings.protocol.events import Ticket
 from fedthings.simulation import things
 from fedthings.simulation.availability import Diurnal, DutyCycle
@@ -44,8 +45,11 @@ class Task:
     def up(self, ticket):
         return self.sizes[1]
 
-    def flops(self, ticket, now):
-        return self.sizes[2]
+    def flops(self, ticket, now, effort=1.0):
+        return self.sizes[2] * effort
+
+    def effort(self, ticket, seconds, left, most=1.0):
+        return effort(seconds, left, most)
 
     def memory(self, ticket):
         return self.sizes[3]
@@ -78,10 +82,27 @@ def tickets(count, version=0):
 
 
 def test_time_and_joules_of_a_task_by_hand():
-    at, joules, declined = world().outcome(Ticket(1, 0, "d", 0), 100.0, Task())
+    at, joules, declined, share = world().outcome(Ticket(1, 0, "d", 0), 100.0, Task())
     assert at == pytest.approx(100 + sum(TIMES))
     assert joules == pytest.approx(sum(JOULES))
-    assert declined == ""
+    assert (declined, share) == ("", 1.0)
+
+
+def test_a_part_of_the_work_takes_a_part_of_its_time_and_joules(tmp_path):
+    """4 s to fetch, then 0.8 of what is left until the deadline to train in, where all of it would take 10 s."""
+    ticket = Ticket(1, 0, "d", 0)
+    at, joules, _, share = world().outcome(ticket, 100.0, Task(), 109.0)
+    assert share == pytest.approx(0.8 * 5 / 10)
+    assert at == pytest.approx(100 + TIMES[0] + 4.0 + TIMES[2])
+    assert joules == pytest.approx(JOULES[0] + 0.4 * JOULES[1] + JOULES[2])
+    assert world().outcome(ticket, 100.0, Task(), 200.0) == world().outcome(ticket, 100.0, Task())
+    assert world(effort=0.25).outcome(ticket, 100.0, Task(), 200.0).effort == 0.25
+    assert world(effort=0.25).outcome(ticket, 100.0, Task()).effort == 1.0  # where the strategy wants all of it
+    assert world().outcome(ticket, 100.0, Task(), 103.0).effort == 0.01  # too late before it begins
+    path = tmp_path / "trace.csv"
+    path.write_text("device,start,end\nd,0,2\nd,50,52\nd,100,102\n")
+    away = world(available=things.Trace(str(path))).outcome(ticket, 0.0, Task(), 62.0)  # it has fetched at 52
+    assert (away.at, away.effort) == (102.0, pytest.approx(0.8))
 
 
 def test_what_is_asked_for_takes_a_round_trip_more_and_windows_that_end_too_soon_idle():
@@ -103,7 +124,7 @@ def test_what_is_asked_for_takes_a_round_trip_more_and_windows_that_end_too_soon
 
 def test_a_device_without_the_memory_declines_after_a_round_trip():
     outcome = world().outcome(Ticket(1, 0, "d", 0), 100.0, Task(memory=1e6 + 1))
-    assert outcome == (102.0, 0.25, "memory")
+    assert outcome == (102.0, 0.25, "memory", 1.0)
     assert world().outcome(Ticket(1, 0, "d", 0), 100.0, Task(memory=1e6)).declined == ""
 
 
@@ -116,11 +137,11 @@ def test_a_device_that_leaves_trains_on_and_moves_its_bytes_when_it_is_back(tmp_
     assert outcome.at == 201.0
     assert outcome.joules == pytest.approx(sum(JOULES))
     gave_up = world(available=trace, leaving="lose").outcome(Ticket(1, 0, "d", 0), 0.0, Task())
-    assert gave_up == (None, pytest.approx(JOULES[0] / 2), "")
+    assert gave_up == (None, pytest.approx(JOULES[0] / 2), "", 1.0)
     stays = world(available=trace, leaving="lose").outcome(Ticket(1, 0, "d", 0), 200.0, Task())
     assert stays.at == pytest.approx(216.0)
     gone = world(available=trace).outcome(Ticket(1, 0, "d", 0), 290.0, Task())
-    assert gone == (None, pytest.approx(JOULES[0] + JOULES[1]), "")  # trained, and never back
+    assert gone == (None, pytest.approx(JOULES[0] + JOULES[1]), "", 1.0)  # trained, and never back
 
 
 def test_lorawan_keeps_the_limits_of_its_band():

@@ -7,11 +7,14 @@ import pytest
 
 import fedthings as ft
 from fedthings.engine import Engine
+from fedthings.learn.descent import schedule
 from fedthings.learn.layers import AvgPool, Conv1d, Conv2d, Dense, Flatten, LayerNorm, Relu, Softmax
+from fedthings.learn.local import trainer
 from fedthings.protocol.events import Ticket
 from fedthings.simulation.devices import Device
 from fedthings.simulation.things import Group, Things
 from fedthings.simulation.work import Counted
+from fedthings.vector import Key
 
 
 @pytest.mark.parametrize(
@@ -45,7 +48,8 @@ def counted(**recipe):
     task = ft.Task(model=ft.mlp(5, 8, 2), loss="cross_entropy", recipe=ft.Recipe(**recipe), normalise="fleet")
     X, y, device = np.ones((40, 5), "f4"), np.arange(40) % 2, np.repeat(["a", "b"], [10, 30])
     fleet = ft.Fleet.from_arrays(X, y, device, np.arange(40) % 5 == 0)
-    return Counted(Engine(ft.Federation(task), 3), fleet), task.model
+    spec = ft.Federation(task)
+    return Counted(Engine(spec, 3), fleet), task.model
 
 
 def test_operations_and_memory_of_each_phase():
@@ -57,6 +61,18 @@ def test_operations_and_memory_of_each_phase():
     assert work.flops(Ticket(0, 0, "b", 0), 0.0) == 3 * 24 * 5
     assert work.flops(Ticket(2, 0, "b", 0), 0.0) == 6 * model.flops
     assert work.memory(Ticket(2, 0, "b", 0)) < work.memory(device)
+
+
+@pytest.mark.parametrize(("batch", "effort", "steps", "seen"), [(5, 0.4, 6, 29), (5, 0.01, 1, 5), (0, 0.4, 2, 48)])
+def test_a_part_of_the_work_has_the_operations_of_the_steps_that_training_does(batch, effort, steps, seen):
+    work, model = counted(batch=batch, epochs=3)  # 24 samples make 5 steps of an epoch, or one
+    task = work.engine.phases[1].task
+    found = work.flops(Ticket(1, 0, "b", 0), 0.0, effort)
+    assert found == seen * model.training_flops + 6 * model.flops + steps * 2 * model.layout.dim
+    shard = work.fleet.shard("b")
+    _, _, (done,) = schedule(task.recipe, np.array([24]), [effort])
+    fit, _ = trainer(task).one({"x": model.init(0)}, None, shard, Key(0, "b", 0, 0), effort)
+    assert (done, fit.metrics["train"][0]) == (steps, seen)
 
 
 def test_a_batch_is_no_larger_than_the_samples():

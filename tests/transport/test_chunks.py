@@ -166,8 +166,9 @@ def test_a_restarted_process_goes_on_with_what_is_missing(tmp_path: Path) -> Non
     path = tmp_path / "report"
     source, offer = begun(path, 10)
     assembly = Assembly(offer, LIMIT, path, window=100)
-    odd = [10, 30, 50, 70, 90, 110, 130, 150, 170, 190]
-    assert starts(assembly) == [*odd, 200, 210, 220, 230, 240]
+    odd = [10, 30, 50, 70, 90, 110, 130, 150]
+    not_noted = [160, 180]  # the ninth and the tenth that came
+    assert starts(assembly) == sorted([*odd, *not_noted, 170, 190, 200, 210, 220, 230, 240])
     assembly.retry()
     pull(source, assembly)
     assert assembly.data == path.read_bytes() == bytes(range(250))

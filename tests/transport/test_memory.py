@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedthings.messages import Announce, Ask, Bye, Chunk, Hello, Pause, Status
 from fedthings.transport.memory import Hub, MemoryTransport
-from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport, Unlinked
+from fedthings.transport.transport import Arrival, Delivery, Inbox, Linked, Refused, Transport, Unlinked
 
 SAYS = Announce("boot", "fed", "running", 0, 1)
 
@@ -112,3 +112,12 @@ def test_closing_says_bye() -> None:
     device.close()
     assert arrivals(coordinator)[-1] == Delivery("a", Bye(), "fed")
     assert not device.send("coordinator", Hello("x"))
+
+
+def test_several_arrivals_at_once_stay_in_order_and_none_is_lost() -> None:
+    inbox = Inbox()
+    assert inbox.several(0, 4) == []
+    for reason in "abcdef":
+        inbox.put(Unlinked(reason))
+    assert inbox.several(0, 4) == [Unlinked(reason) for reason in "abcd"]
+    assert inbox.several(None, 4) == [Unlinked("e"), Unlinked("f")]

@@ -21,7 +21,9 @@ from fedthings.vector import Array, Payload
 BOUND = 64.0
 """Largest absolute value in a float32 row; a trained update is far below it."""
 WEIGHT = 1 << 16
-"""Largest weight of one report."""
+"""Largest weight of a device's report."""
+HEAVY = 1 << 20
+"""Largest weight of the report of an edge, which stands for its devices' reports."""
 WHOLE = WEIGHT
 """The share of a report that is not stale; that of a stale one is a whole number below it, so that sums stay exact."""
 WIDE_SCALE, WIDE_BOUND, WIDE_LIMBS = 64, 2.0**74, 4
@@ -34,7 +36,11 @@ def announced(schema: Schema, reports: int) -> Schema:
     """Return `schema` with the finest scale at which `reports` reports of full weight cannot overflow."""
     bits = 62 - ceil(log2(max(reports, 1))) - int(log2(BOUND))
     return tuple(
-        f._replace(scale=WIDE_SCALE if f.dtype == "f8" else min(36, bits - (16 if f.per == "weight" else 0)))
+        f._replace(
+            scale=WIDE_SCALE
+            if f.dtype == "f8"
+            else min(36, bits - (ceil(log2(f.heaviest)) if f.per == "weight" else 0))
+        )
         for f in schema
     )
 
@@ -44,7 +50,7 @@ def refused(fields: Schema, payload: Payload, weight: Array) -> Array:
 
     `payload` holds rows `(n, dim)`, `weight` is `(n,)` int64.
     """
-    reasons = _unweighable(weight)
+    reasons = _unweighable(weight, fields)
     for f in fields:
         # One number a report tells both: NaN and infinity survive the maximum. No copy of the rows is made.
         row = payload[f.name]
@@ -52,9 +58,9 @@ def refused(fields: Schema, payload: Payload, weight: Array) -> Array:
     return reasons
 
 
-def _unweighable(weight: Array) -> Array:
+def _unweighable(weight: Array, fields: Schema) -> Array:
     reasons = np.full(len(weight), "", dtype=object)
-    reasons[(weight < 1) | (weight > WEIGHT)] = "weight out of range"
+    reasons[(weight < 1) | (weight > heaviest(fields))] = "weight out of range"
     return reasons
 
 
@@ -88,6 +94,11 @@ def limbs(f: Field) -> int:
     return WIDE_LIMBS if f.dtype == "f8" else 1
 
 
+def heaviest(schema: Schema) -> int:
+    """Return the largest weight of one report."""
+    return max((f.heaviest for f in schema), default=WEIGHT)
+
+
 def largest(f: Field) -> int:
     """Return what no limb of one report of weight 1 goes beyond."""
     return int((WIDE_BOUND if f.dtype == "f8" else BOUND) * 2.0 ** (f.scale - 32 * (limbs(f) - 1)))
@@ -116,7 +127,7 @@ def keep(
     times = weights if shares is None else weights * shares
     rows = payload[schema[0].name] if len(schema) == 1 else None
     if rows is not None and schema[0].dtype == "f4" and rows.strides[-1] == 4 and kernels() is not None:
-        reasons = _compiled(sums.limbs[schema[0].name][0], schema[0], rows, weights, times, threads)
+        reasons = _compiled(sums.limbs[schema[0].name][0], schema, rows, weights, times, threads)
     else:
         reasons = refused(schema, payload, weights)
         good = reasons == ""
@@ -132,8 +143,12 @@ def keep(
     return reasons
 
 
-def _compiled(limb: NDArray[np.int64], f: Field, rows: Array, weights: Array, times: Array, threads: int) -> Array:
-    reasons, factors, largest = _unweighable(weights), _factors(f, times), np.empty(len(rows), np.float32)
+def _compiled(
+    limb: NDArray[np.int64], schema: Schema, rows: Array, weights: Array, times: Array, threads: int
+) -> Array:
+    f = schema[0]
+    reasons, factors, largest = _unweighable(weights, schema), _factors(f, times), np.empty(len(rows), np.float32)
+    rows = np.require(rows, requirements="A")  # a view into a file may begin anywhere
     kernels().fold(rows, factors, f.scale, limb, largest, threads)
     _judge(reasons, f, largest)
     bad = reasons != ""
@@ -172,15 +187,15 @@ def merge(sums: Sums, other: Sums) -> None:
         sums.counts[lag] = sums.counts.get(lag, 0) + count
 
 
-def done(sums: Sums, schema: Schema, whole: int = 1) -> dict[str, NDArray[np.float64]]:
+def done(sums: Sums, schema: Schema, whole: int = 1, over: int = 0) -> dict[str, NDArray[np.float64]]:
     """Return each array's mean ("weight") or sum ("one") as float64 `(dim,)`; uses up `sums`.
 
-    `whole` is `WHOLE` where reports were kept with their shares.
+    `whole` is `WHOLE` where reports were kept with their shares; a mean is `over` the total weight, where it is 0.
     """
     out = {}
     for f in schema:
         limbs = sums.limbs.pop(f.name)
-        divisor = sums.weight if f.per == "weight" else 1
+        divisor = (over or sums.weight) if f.per == "weight" else 1
         out[f.name] = _real(limbs, 2.0**-f.scale, divisor * whole)
     return out
 

@@ -61,9 +61,9 @@ def _problems(federation: Federation, fleet: Fleet) -> list[str]:
 
     found = []
     whole = fleet.names != (ALONE,)
-    if whole and federation.devices > len(fleet):
+    if whole and federation.devices > len(fleet) and federation.edge is None:
         found.append(f"devices is {federation.devices}, but the fleet has {len(fleet)}: it would never start")
-    if whole and federation.pace.quorum > len(fleet):
+    if whole and federation.pace.quorum > len(fleet) and federation.edge is None:
         found.append(
             f"pace.quorum is {federation.pace.quorum}, but the fleet has {len(fleet)} devices: "
             "no version would be made; lower it"
@@ -93,6 +93,9 @@ def _notes(federation: Federation, fleet: Fleet) -> list[str]:
     """Return what works, and may not be what is wanted."""
     found = []
     pace = federation.pace
+    if federation.edge is not None:
+        found.append("edge is set: those who take part are edges, and pace, stages and devices speak of them")
+        return found
     if pace.concurrency > len(fleet):
         found.append(
             f"pace.concurrency is {pace.concurrency}, but the fleet has {len(fleet)} devices: the first "
@@ -129,17 +132,14 @@ def _facts(federation: Federation, fleet: Fleet) -> dict[str, Any]:
 
 
 def _report_bytes(federation: Federation) -> dict[str, int]:
-    """Return the bytes of one report's arrays in each phase that sends any, after the stages."""
-    from fedthings.federation import phases, schema, stage
-    from fedthings.stage import zeros
-    from fedthings.vector import Key
+    """Return the bytes of one report's arrays in each phase that sends any, as they are sent."""
+    from fedthings.federation import phases
+    from fedthings.partial import Partial, template
 
     sizes: dict[str, int] = {}
     for phase in phases(federation):
-        if fields := schema(phase):
-            chain = stage(phase)
-            payload, _ = chain.encode(zeros(fields), [chain.init()], [Key(0, "", 0, 0)])
-            sizes[phase.kind] = sum(array.nbytes for array in payload.values())
+        if arrays := template(phase, Partial(phase)).arrays:
+            sizes[phase.kind] = sum(array.nbytes for array in arrays.values())
     return sizes
 
 

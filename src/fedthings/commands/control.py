@@ -13,16 +13,18 @@ from fedthings.units import quantity
 run = click.argument("run", required=False, type=click.Path())
 broker = click.option("--broker", metavar="URL", help="Instead of the run directory: mqtt://coordinator:PASSWORD@HOST.")
 root = click.option("--root", metavar="NAME", help="The first level of the topics.  [default: ft]")
+federation = click.option("--federation", metavar="NAME", help="Where several are served together: this one.")
 
 
 @click.command()
 @run
 @broker
 @root
+@federation
 @as_json
 @example("fedthings status runs/wisdm", "fedthings status --broker mqtt://coordinator:secret@hub.local")
-def status(run: str | None, broker: str | None, root: str | None, as_json: bool) -> None:
-    """Tell what a federation does and what it waits for.
+def status(run: str | None, broker: str | None, root: str | None, federation: str | None, as_json: bool) -> None:
+    """Tell what a federation does and what it waits for, or each of several.
 
     RUN is a run directory, or else the one in runs/ that was served last. Where no coordinator
     answers, it is what the directory's state tells.
@@ -32,22 +34,22 @@ def status(run: str | None, broker: str | None, root: str | None, as_json: bool)
 
     where = directory(run, broker)
     try:
-        facts = ask("status", where, broker or "", root or "")
+        facts = ask("status", where, broker or "", root or "", federation or "")
     except TransportError as error:
         if where is None:
             raise
         click.echo(f"{error}", err=True)
-        facts = remembered(where)
+        facts = remembered(where, federation or "")
     show_json(facts) if as_json else show(facts)
 
 
 def order(verb: str, done: str, help: str) -> click.Command:
     """Return the command that sends `verb` to a coordinator; `done` is what it says then."""
 
-    def command(run: str | None, broker: str | None, root: str | None, as_json: bool) -> None:
+    def command(run: str | None, broker: str | None, root: str | None, federation: str | None, as_json: bool) -> None:
         from fedthings.server.ask import ask
 
-        facts = ask(verb, directory(run, broker), broker or "", root or "")
+        facts = ask(verb, directory(run, broker), broker or "", root or "", federation or "")
         if as_json:
             show_json(facts)
             return
@@ -56,7 +58,7 @@ def order(verb: str, done: str, help: str) -> click.Command:
 
     command.__doc__ = f"{help}\n\nRUN is a run directory, or else the one in runs/ that was served last."
     shown = example(f"fedthings {verb} runs/wisdm")(command)
-    return click.command(verb)(run(broker(root(as_json(shown)))))
+    return click.command(verb)(run(broker(root(federation(as_json(shown))))))
 
 
 pause = order(
@@ -86,9 +88,12 @@ def directory(run: str | None, broker: str | None) -> Path | None:
 
 
 def show(facts: dict[str, Any]) -> None:
-    """Print a status as a page for people."""
-    for title, said in page(facts):
-        click.echo(f"{title:12}{said}")
+    """Print a status as a page for people; of several federations, a page each."""
+    for number, one in enumerate(facts.get("federations", [facts])):
+        if number:
+            click.echo()
+        for title, said in page(one):
+            click.echo(f"{title:12}{said}")
 
 
 def page(facts: dict[str, Any]) -> list[tuple[str, str]]:
@@ -106,10 +111,14 @@ def page(facts: dict[str, Any]) -> list[tuple[str, str]]:
     elif facts["state"] in ("running", "paused"):
         lines.append(("devices", f"{facts['present']} present, {len(facts['at_work'])} at work{_some(facts)}"))
         lines.append(("reports", f"{facts['kept']} of {facts['goal']} in for the next version"))
+    if facts.get("edge"):
+        lines.append(("sent up", f"{facts['merged']} reports of devices in {facts['sums']} of the edge's"))
     last = facts.get("last")
     if last:
         measured = ", ".join(f"{name} {text(value)}" for name, value in (last.get("test") or last["metrics"]).items())
-        lines.append((f"version {last['version']} ", f"{measured or 'not measured'}; {last['updates']} reports"))
+        lines.append(
+            (f"version {last['version']} ", f"{measured or 'not measured'}; {last['updates']} reports{_ago(facts)}")
+        )
         lines.append(("", f"{quantity(last['bytes_up'])} up, {quantity(last['bytes_down'])} down"))
     if facts.get("gateways"):
         lines.append(("gateways", ", ".join(f"{name}: {n} devices" for name, n in facts["gateways"].items())))
@@ -117,6 +126,12 @@ def page(facts: dict[str, Any]) -> list[tuple[str, str]]:
         if facts.get(key):
             lines.append((title, ", ".join(f"{n} {reason}" for reason, n in facts[key].items())))
     return lines
+
+
+def _ago(facts: dict[str, Any]) -> str:
+    """Say how long ago the last version was made: a fleet that has vanished makes none."""
+    made = facts["time"] - facts["last"]["time"]
+    return f", {made:.0f} s ago" if facts["state"] in ("running", "paused") else ""
 
 
 def _wait(wait: dict[str, Any]) -> str:

@@ -97,7 +97,7 @@ def list_(out: str | None, as_json: bool) -> None:
     from fedthings.server import devices
 
     run = _directory(out)
-    listed = devices.listed(run)
+    listed = devices.costs(run)
     if as_json:
         show_json({"devices": [{k: v for k, v in device.items() if k != "password"} for device in listed]})
     elif not listed:

@@ -7,20 +7,15 @@ from pathlib import Path
 import click
 
 from fedthings.commands import as_json, example, show_json
-from fedthings.commands.join import PASSWORD, secret
+from fedthings.commands.link import link, linked, say
 from fedthings.threads import one_thread
 
 
 @click.command()
 @click.option("--broker", required=True, metavar="URL", help="Above: the coordinator's broker, or a gateway's.")
 @click.option("--name", required=True, help="This gateway's name, as the coordinator knows it.")
-@click.option(
-    "--password-file",
-    type=click.Path(),
-    help=f"A file that holds the password.  [default: the environment's {PASSWORD}]",
-)
+@link
 @click.option("--out", type=click.Path(), help="Where it keeps its state.  [default: ~/.fedthings/NAME]")
-@click.option("--root", default="ft", show_default=True, help="Above: the first level of the topics.")
 @click.option(
     "--count", default=0, type=click.IntRange(0), help="Send a sum up at so many reports.  [default: no count]"
 )
@@ -35,17 +30,14 @@ from fedthings.threads import one_thread
 @click.option("--below-root", metavar="NAME", help="Below: the first level of the topics.  [default: ft]")
 @click.option("--host", metavar="ADDRESS", help="Own broker: where it listens.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(1, 65535), help="Own broker: its port.  [default: a free one]")
-@click.option("--gateway", "gateways", multiple=True, metavar="NAME", help="A gateway below this one.")
-@click.option("--federation", metavar="NAME", help="Take part in this one only.")
-@click.option("--allow", multiple=True, metavar="PACKAGE.MODULE:FACTORY", help="Read tasks with this installed model.")
-@click.option("--once", is_flag=True, help="End with the federation instead of waiting for the next.")
 @click.option(
-    "--reconnect",
-    default=60.0,
-    show_default=True,
-    type=click.FloatRange(0.1),
-    help="Longest wait in seconds before a lost link is tried again.",
+    "--devices",
+    default=0,
+    type=click.IntRange(0),
+    help="Edge rounds: wait for so many devices before the first.  [default: those on its list]",
 )
+@click.option("--gateway", "gateways", multiple=True, metavar="NAME", help="A gateway below this one.")
+@click.option("--allow", multiple=True, metavar="PACKAGE.MODULE:FACTORY", help="Read tasks with this installed model.")
 @as_json
 @example(
     "fedthings gateway --broker mqtt://hub.local --name west --password-file west.key --host 0.0.0.0 --port 1883",
@@ -55,7 +47,7 @@ from fedthings.threads import one_thread
 def command(
     broker: str,
     name: str,
-    password_file: str | None,
+    password_files: tuple[str, ...],
     out: str | None,
     root: str,
     count: int,
@@ -64,6 +56,7 @@ def command(
     below_root: str | None,
     host: str | None,
     port: int | None,
+    devices: int,
     gateways: tuple[str, ...],
     federation: str | None,
     allow: tuple[str, ...],
@@ -82,27 +75,22 @@ def command(
         raise click.UsageError("--host and --port are for a broker of our own: leave them out with --below URL")
     if below and "://" in below and not below_root and root == "ft":
         raise click.UsageError("the devices' topics need a root of their own there: name one with --below-root")
-    from fedthings.device.join import with_password
     from fedthings.device.rules import Rules
     from fedthings.gateway.process import Process, Settings
     from fedthings.lifeline import Ending
 
-    url = with_password(broker, name, secret(password_file))
+    (url,) = linked((broker,), name, password_files)
     directory = Path(out) if out else Path.home() / ".fedthings" / name
     directory.mkdir(parents=True, exist_ok=True)
     rules = Rules(federations=(federation,) if federation else (), allow=allow)
-    settings = Settings(count, interval, gateways, rules, below or "", below_root or "", host or "", port or 0)
+    settings = Settings(count, interval, gateways, rules, below or "", below_root or "", host or "", port or 0, devices)
     with (
         Ending() as ending,
-        Process(name, url, directory, settings, root=root, patience=reconnect, on_news=_say) as process,
+        Process(name, url, directory, settings, root=root, patience=reconnect, on_news=say) as process,
     ):
-        _say(f"{name} is linked to {process.up.broker}; devices join it at {process.down.broker} --root {process.root}")
+        say(f"{name} is linked to {process.up.broker}; devices join it at {process.down.broker} --root {process.root}")
         ending.attach(process.wake)
         did = process.run(ending, once)
     if as_json:
         show_json({"gateway": name, **did._asdict()})
     return ending.code
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,23 +9,25 @@ from typing import TYPE_CHECKING
 import click
 
 from fedthings.commands import as_json, example, show_json, target
+from fedthings.commands.link import link, linked, say
 from fedthings.threads import one_thread
 
 if TYPE_CHECKING:
     from fedthings.device.rules import Rules
 
-PASSWORD = "FEDTHINGS_PASSWORD"
-
 
 @click.command()
-@click.option("--broker", required=True, metavar="URL", help="mqtt://HOST:PORT or mqtts://HOST:PORT.")
+@click.option(
+    "--broker",
+    "brokers",
+    required=True,
+    multiple=True,
+    metavar="URL",
+    help="mqtt://HOST:PORT or mqtts://HOST:PORT; several: the others to fall back on, in turn.",
+)
 @click.option("--name", required=True, help="This device's name, as the coordinator knows it.")
 @click.option("--data", required=True, type=click.Path(), help="Its own rows: npz with X, y, split; or CSV.")
-@click.option(
-    "--password-file",
-    type=click.Path(),
-    help=f"A file that holds the password.  [default: the environment's {PASSWORD}]",
-)
+@link
 @target
 @click.option("--classes", metavar="A,B,...", help="Names of text labels, in the federation's order.")
 @click.option(
@@ -39,15 +40,19 @@ PASSWORD = "FEDTHINGS_PASSWORD"
 @click.option(
     "--allow", multiple=True, metavar="PACKAGE.MODULE:FACTORY", help="Run this model, code that is installed here."
 )
-@click.option("--federation", metavar="NAME", help="Take part in this one only.")
-@click.option("--once", is_flag=True, help="End with the federation instead of waiting for the next.")
-@click.option("--root", default="ft", show_default=True, help="The first level of the topics.")
 @click.option(
-    "--reconnect",
-    default=60.0,
+    "--next-after",
+    default=30.0,
     show_default=True,
     type=click.FloatRange(0.1),
-    help="Longest wait in seconds before a lost link is tried again.",
+    help="With several brokers: seconds without a link before the next is tried.",
+)
+@click.option(
+    "--go-back",
+    default=300.0,
+    show_default=True,
+    type=click.FloatRange(0.1),
+    help="With several brokers: how often in seconds the first is looked for, when linked to another.",
 )
 @click.option(
     "--wake",
@@ -59,17 +64,21 @@ PASSWORD = "FEDTHINGS_PASSWORD"
     type=click.FloatRange(0.1),
     default=5.0,
     show_default=True,
-    help="With --wake: seconds that the link stays up at the most.",
+    help="With --wake: seconds that the link stays up at the most, training apart.",
 )
 @click.option("--rate", type=click.FloatRange(1000), metavar="BYTES", help="Most bytes a second of bodies, each way.")
 @click.option("--parent", type=int, hidden=True, help="End when this process dies.")
 @as_json
-@example("fedthings join --broker mqtt://hub.local:1883 --name kitchen --data kitchen.npz --password-file kitchen.key")
+@example(
+    "fedthings join --broker mqtt://hub.local:1883 --name kitchen --data kitchen.npz --password-file kitchen.key",
+    "fedthings join --broker mqtt://west.local --broker mqtt://hub.local --name kitchen --data kitchen.npz \\",
+    "    --password-file west.key --password-file hub.key",
+)
 def command(
-    broker: str,
+    brokers: tuple[str, ...],
     name: str,
     data: str,
-    password_file: str | None,
+    password_files: tuple[str, ...],
     target: str | None,
     classes: str | None,
     state: str | None,
@@ -80,13 +89,15 @@ def command(
     once: bool,
     root: str,
     reconnect: float,
+    next_after: float,
+    go_back: float,
     wake: float | None,
     awake: float,
     rate: float | None,
     parent: int | None,
     as_json: bool,
 ) -> int:
-    """Take part in a federation with this device's own data.
+    """Take part with this device's own data, in each federation that its rules allow, one task at a time.
 
     The data stays here: what is sent are reports. The newest model is kept for `fedthings predict`.
     """
@@ -97,10 +108,10 @@ def command(
         die_with(parent)
     from msgspec.structs import replace
 
-    from fedthings.device.join import join, with_password
+    from fedthings.device.join import join
     from fedthings.learn.fleet import Fleet
 
-    url = with_password(broker, name, secret(password_file))
+    urls = linked(brokers, name, password_files)
     rules = _rules(rules_file)
     if effort is not None:
         rules = replace(rules, effort=effort)
@@ -114,37 +125,23 @@ def command(
         did = join(
             name,
             shard,
-            url,
+            urls,
             directory,
             ending,
             rules=rules,
             once=once,
             root=root,
             patience=reconnect,
+            next_after=next_after,
+            go_back=go_back,
             every=wake or 0.0,
             awake=awake,
             rate=rate or inf,
-            on_news=_say,
+            on_news=say,
         )
     if as_json:
         show_json({"device": name, **did._asdict()})
     return ending.code
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)
-
-
-def secret(file: str | None) -> str:
-    """Return the password in `file`, or in the environment, or "". Raises DataError."""
-    if file is None:
-        return os.environ.get(PASSWORD, "")
-    from fedthings.errors import DataError
-
-    try:
-        return Path(file).read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the password file {file} cannot be read: {error}") from None
 
 
 def _rules(file: str | None) -> Rules:

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 @click.option("--state", required=True, type=click.Path(), help="The device's state or run directory, or a model file.")
 @click.option("--data", required=True, type=click.Path(), help="Samples: npz with X, or CSV; y is not needed.")
 @click.option("--out", type=click.Path(dir_okay=False), help="A CSV file.  [default: standard output]")
+@click.option("--federation", metavar="NAME", help="Where the device is in several: whose model.")
 @click.option("--allow", metavar="PACKAGE.MODULE:FACTORY", help="Run this model, code that is installed here.")
 @as_json
 @example("fedthings predict --state ~/.fedthings/kitchen --data today.csv --out answers.csv")
-def command(state: str, data: str, out: str | None, allow: str | None, as_json: bool) -> None:
+def command(state: str, data: str, out: str | None, federation: str | None, allow: str | None, as_json: bool) -> None:
     """Predict with the model that this device holds.
 
     No connection is needed. Writes one line a sample with the model's outputs.
@@ -32,7 +33,7 @@ def command(state: str, data: str, out: str | None, allow: str | None, as_json: 
     from fedthings.learn.own import Own
     from fedthings.learn.tables import read
 
-    model, row, _ = save.load(held(state))
+    model, row, _ = save.load(held(state, federation or ""))
     if isinstance(model, Own):
         _allowed(model.factory, allow)
         answers = model.predict(row, read(data, labelled=False).X)
@@ -52,13 +53,23 @@ def command(state: str, data: str, out: str | None, allow: str | None, as_json: 
     click.echo(f"{len(answers):,} samples -> {out}", err=True)
 
 
-def held(state: str) -> Path:
-    """Return the model file in a state or run directory. Raises StoreError where there is none."""
-    from fedthings.errors import StoreError
+def held(state: str, federation: str = "") -> Path:
+    """Return the model file in a state or run directory, of `federation` where a device has models of several.
+
+    Raises StoreError where there is none, SpecError where it is to be named.
+    """
+    from fedthings.errors import SpecError, StoreError
 
     path = Path(state)
     if path.is_dir():
         path = path / "model.safetensors"
+        models = {found.parent.name: found for found in sorted(Path(state).glob("*/model.safetensors"))}
+        if federation and federation not in models:
+            raise SpecError(f"{state} has no model of {federation!r}: it has {', '.join(models) or 'none'}")
+        if not federation and not path.is_file() and len(models) > 1:
+            raise SpecError(f"{state} has models of several: name one with --federation, of {', '.join(models)}")
+        if not path.is_file() and models:
+            path = models[federation or next(iter(models))]
     if not path.is_file():
         raise StoreError(
             f"there is no model {path}: name the directory of a device that has trained, or of a run that has "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +15,18 @@ from fedthings.commands.simulate import central_set, show_summary, targets
 from fedthings.threads import one_thread
 
 if TYPE_CHECKING:
+    from fedthings.federation import Federation
+    from fedthings.history import Line
+    from fedthings.progress import Progress
     from fedthings.server.serve import Server
+    from fedthings.server.serving import Terms
 
 
 @click.command()
-@click.argument("fed", type=click.Path())
-@click.option("--rounds", default=30, show_default=True, type=click.IntRange(1), help="Versions to make.")
+@click.argument("feds", metavar="FED...", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "--rounds", default=["30"], show_default=True, multiple=True, metavar="[NAME:]N", help="Versions to make."
+)
 @click.option("--out", type=click.Path(), help="Run directory.  [default: runs/NAME]")
 @click.option(
     "--broker",
@@ -33,9 +41,9 @@ if TYPE_CHECKING:
 @click.option("--root", metavar="NAME", help="The first level of the topics.  [default: ft]")
 @click.option("--gateway", "gateways", multiple=True, metavar="NAME", help="A device that may speak for others.")
 @click.option("--fsync", is_flag=True, help="Survive a loss of power too: each write reaches the disk.")
-@click.option("--test", type=click.Path(), help="A central test set: npz with X and y, or CSV.")
-@click.option("--init", type=click.Path(), help="A model.safetensors to begin with.")
-@click.option("--stop", multiple=True, callback=targets, metavar="METRIC=VALUE", help="End when this is reached.")
+@click.option("--test", multiple=True, metavar="[NAME:]FILE", help="A central test set: npz with X and y, or CSV.")
+@click.option("--init", multiple=True, metavar="[NAME:]FILE", help="A model.safetensors to begin with.")
+@click.option("--stop", multiple=True, metavar="[NAME:]METRIC=VALUE", help="End when this is reached.")
 @click.option("--trace", is_flag=True, help="Write every event and command to trace.jsonl.")
 @click.option("--stay", is_flag=True, help="Stay after the end, for devices that come late.")
 @target
@@ -43,10 +51,11 @@ if TYPE_CHECKING:
 @example(
     "fedthings serve wisdm.toml --rounds 50 --host 0.0.0.0 --port 1883 --out runs/wisdm",
     "fedthings serve wisdm.toml --broker mqtt://coordinator:secret@hub.local --stop accuracy=0.8",
+    "fedthings serve wisdm.toml power.toml --rounds 50 --rounds power:20 --out runs/house",
 )
 def command(
-    fed: str,
-    rounds: int,
+    feds: tuple[str, ...],
+    rounds: tuple[str, ...],
     out: str | None,
     broker: str | None,
     host: str | None,
@@ -57,18 +66,21 @@ def command(
     root: str | None,
     gateways: tuple[str, ...],
     fsync: bool,
-    test: str | None,
-    init: str | None,
-    stop: dict[str, float] | None,
+    test: tuple[str, ...],
+    init: tuple[str, ...],
+    stop: tuple[str, ...],
     trace: bool,
     stay: bool,
     target: str | None,
     as_json: bool,
 ) -> int:
-    """Coordinate a federation of real devices.
+    """Coordinate a federation of real devices, or several on one fleet.
 
     FED is a TOML file, or a Python file that defines `federation`. Stopped in any way, the same
     command goes on from the last report. Devices are let in with `fedthings devices add`.
+
+    Several federations share the devices, each of which works for one at a time; each has its run in a
+    directory of its own, OUT/NAME. NAME: before a value is for that federation only.
     """
     one_thread()
     if broker and (host or port):
@@ -76,56 +88,107 @@ def command(
     if (cert or key) and (http is None or not cert):
         raise click.UsageError("--cert and --key are for --http: give all three, or --http alone")
     from fedthings.federation import load
-    from fedthings.learn import save
     from fedthings.lifeline import Ending
     from fedthings.progress import Progress
     from fedthings.server.serve import Server
 
-    federation = load(fed)
-    directory = Path(out) if out else Path("runs") / federation.name
+    federations = [load(fed) for fed in feds]
+    names = [federation.name for federation in federations]
+    directory = Path(out) if out else Path("runs") / "-".join(names)
+    served = [
+        _terms(f, {"rounds": rounds, "test": test, "init": init, "stop": stop}, names, target) for f in federations
+    ]
     with (
         Ending() as ending,
-        Progress(rounds) as progress,
+        Progress(sum(terms.rounds for terms in served)) as progress,
         Server(
-            federation,
-            rounds,
+            [terms._replace(on_version=_shown(progress, terms, names)) for terms in served],
             directory,
             broker=broker or "",
             host=host or "",
             port=port or 0,
             root=root or "",
-            init=None if init is None else save.warm(init, federation.task.model),
-            test=None if test is None else central_set(test, target, ()),
-            stop=stop,
             gateways=gateways,
             fsync=fsync,
             trace=trace,
             http=http,
             certificate=cert or "",
             key=key or "",
-            on_version=progress.show,
             on_news=_say,
         ) as server,
     ):
         _say(invitation(server))
         ending.attach(server.wake)
+        services = server.services.services
         told = 0.0
 
         def step() -> None:
             nonlocal told
-            if not server.service.history and time.monotonic() > told + 0.2:  # with many devices it costs
+            if not any(service.history for service in services) and time.monotonic() > told + 0.2:  # it costs
                 told = time.monotonic()
-                progress.say("; ".join(wait.reason for wait in server.service.coordinator.waits))
+                progress.say("; ".join(wait.reason for service in services for wait in service.coordinator.waits))
 
-        result = server.run(ending, stay, step)
-    if result is None:
+        runs = server.run(ending, stay, step)
+    if runs is None:
         _say(f"stopped, nothing is lost: the same command goes on with the run in {directory}")
         return ending.code
     if as_json:
-        show_json(result.summary)
-    else:
-        show_summary(result.summary, str(directory))
+        summaries = {name: run.summary for name, run in zip(names, runs, strict=True)}
+        show_json(summaries if len(runs) > 1 else runs[0].summary)
+        return 0
+    for name, run, where in zip(names, runs, server.directories, strict=True):
+        if len(runs) > 1:
+            click.echo(f"\n{name}")
+        show_summary(run.summary, str(where))
     return 0
+
+
+def _terms(federation: Federation, given: Mapping[str, tuple[str, ...]], names: list[str], csv: str | None) -> Terms:
+    """Return what is to be made of `federation`, one of `names`, by what was `given` for all and for it."""
+    from fedthings.learn import save
+    from fedthings.server.serving import Terms
+
+    ours = {option: _for_one(option, values, federation.name, names) for option, values in given.items()}
+    rounds = ours["rounds"][-1]
+    if not rounds.isdecimal() or int(rounds) < 1:
+        raise click.BadParameter(f"{rounds!r} is not a number of at least 1", param_hint="--rounds")
+    return Terms(
+        federation,
+        int(rounds),
+        save.warm(ours["init"][-1], federation.task.model) if ours["init"] else None,
+        central_set(ours["test"][-1], csv, ()) if ours["test"] else None,
+        targets(ours["stop"]),
+    )
+
+
+def _for_one(option: str, values: tuple[str, ...], name: str, names: list[str]) -> list[str]:
+    """Return the values for the federation `name`: those that name it, or else those that name none."""
+    own, of_all = [], []
+    for value in values:
+        before, colon, rest = value.partition(":")
+        if len(names) == 1 or not colon or not re.fullmatch(r"[A-Za-z0-9_-]+", before):
+            of_all.append(value)
+        elif before not in names:
+            raise click.BadParameter(f"there is no federation {before!r}: {', '.join(names)}", param_hint=f"--{option}")
+        elif before == name:
+            own.append(rest)
+    return own or of_all
+
+
+def _shown(progress: Progress, terms: Terms, names: list[str]) -> Callable[[Line], None]:
+    """Return what shows the versions of one federation; those of several bear its name."""
+    if len(names) == 1:
+        return progress.show
+    from fedthings.progress import words
+
+    up = down = 0
+
+    def show(line: Line) -> None:
+        nonlocal up, down
+        up, down = up + line["bytes_up"], down + line["bytes_down"]
+        progress.say(f"{terms.federation.name}: {words(line, terms.rounds, up, down)}")
+
+    return show
 
 
 def invitation(server: Server) -> str:
@@ -148,6 +211,12 @@ def invitation(server: Server) -> str:
         lines.append(f"nobody may join yet: `{add}` lets a device in, now or later")
     else:
         lines.append(f"every device that the broker lets in may join; `{add}` makes it a list of names")
+    leader = server.service.leader
+    if leader is not None:
+        at = f"fedthings helper --broker {scheme}://{host} --name {leader.spec.name}{root}"
+        lines.append(
+            f"sums wait for the helper, `{at}`; for its rules, this coordinator's key: {leader.facts['leader']}"
+        )
     if own in ("127.0.0.1", "::1", "localhost"):
         lines.append("only from this machine: start with --host 0.0.0.0 for others")
     return "\n".join(lines)

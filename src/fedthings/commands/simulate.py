@@ -12,14 +12,19 @@ from fedthings.commands.sweep import grid, sweep
 from fedthings.units import duration, energy, quantity
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from fedthings.federation import Federation
     from fedthings.learn.fleet import Fleet
     from fedthings.vector import Array
 
 
-def targets(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, float] | None:
+def stopping(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, float] | None:
+    """Read the values of --stop."""
+    return targets(values)
+
+
+def targets(values: Sequence[str]) -> dict[str, float] | None:
     """Read metric=value pairs."""
     found = {}
     for value in values:
@@ -29,7 +34,7 @@ def targets(context: click.Context, parameter: click.Parameter, values: tuple[st
             if not isfinite(found[name]):
                 raise ValueError
         except ValueError:
-            raise click.BadParameter(f"{value!r} is not like accuracy=0.97") from None
+            raise click.BadParameter(f"{value!r} is not like accuracy=0.97", param_hint="--stop") from None
     return found or None
 
 
@@ -53,11 +58,12 @@ def number_or_ray(context: click.Context, parameter: click.Parameter, value: str
 )
 @click.option("--rounds", default=30, show_default=True, type=click.IntRange(1), help="Versions to make.")
 @click.option("--out", type=click.Path(), help="Run directory; Ctrl-C leaves a run to go on with.")
+@click.option("--edges", type=click.IntRange(1), help="So many edges, with neighbours in the file under one.")
 @click.option("--world", type=click.Path(), help="TOML: devices, links and availability.  [default: all alike]")
 @click.option("--test", type=click.Path(), help="A central test set: npz with X and y, or CSV.")
 @click.option("--seed", type=click.IntRange(0), help="Instead of the federation's seed.")
 @click.option("--init", type=click.Path(), help="A model.safetensors to begin with.")
-@click.option("--stop", multiple=True, callback=targets, metavar="METRIC=VALUE", help="End when this is reached.")
+@click.option("--stop", multiple=True, callback=stopping, metavar="METRIC=VALUE", help="End when this is reached.")
 @click.option(
     "--sweep",
     "fields",
@@ -92,6 +98,7 @@ def command(
     data: str,
     rounds: int,
     out: str | None,
+    edges: int | None,
     world: str | None,
     test: str | None,
     seed: int | None,
@@ -128,6 +135,8 @@ def command(
     if seed is not None:
         federation = replace(federation, seed=seed)
     fleet = Fleet.read(data, target, device)
+    if edges is not None:
+        fleet = fleet.under(edges)
     settings = {
         "test": None if test is None else central_set(test, target, fleet.classes),
         "init": None if init is None else save.warm(init, federation.task.model),
@@ -196,6 +205,8 @@ def show_summary(summary: dict[str, Any], out: str | None) -> None:
         _say(f"test {name}", text(value))
     if best := summary.get("best"):
         _say("best", f"version {best['version']}")
+    if privacy := summary.get("privacy"):
+        _say("privacy", f"epsilon {privacy['epsilon']:.3f} at delta {privacy['delta']:g}, {privacy['noise']} noise")
     number = summary["devices"]
     _say("versions", f"{summary['rounds']} with {number:,} device{'s' * (number != 1)}")
     total = summary["total"]

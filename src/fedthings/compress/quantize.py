@@ -49,7 +49,7 @@ def build(spec: Quantize, schema: Schema) -> Stage:
 
     def encode(payload: Payload, states: Sequence[State], keys: Sequence[Key]) -> tuple[Payload, Sequence[State]]:
         x = payload["x"]
-        blocks = _blocked(x, spec.block)
+        blocks = blocked(x, spec.block)
         scale = np.abs(blocks).max(-1) / np.float32(most)  # NaN and infinity go on to the server, which refuses them
         with np.errstate(all="ignore"):
             steps = blocks / np.where(scale > 0, scale, np.float32(1))[..., None]
@@ -68,7 +68,7 @@ def build(spec: Quantize, schema: Schema) -> Stage:
         if spec.bits == 4:
             codes = unpacked(codes.view(np.uint8), 4, dim).view(np.int8) - np.int8(most)
         x = codes.astype(np.float32)
-        blocks = _blocked(x, spec.block)
+        blocks = blocked(x, spec.block)
         with np.errstate(all="ignore"):
             blocks *= scale[..., None]
         return {**rest, "x": blocks.reshape(len(x), -1)[:, :dim]}
@@ -76,7 +76,7 @@ def build(spec: Quantize, schema: Schema) -> Stage:
     return Stage(lambda: None, encode, decode, untouched, ())
 
 
-def _blocked(x: Array, block: int) -> Array:
+def blocked(x: Array, block: int) -> Array:
     """Return `x` `(n, dim)` as new blocks `(n, ceil(dim / block), block)`, zeros at the end."""
     n, dim = x.shape
     out = np.zeros((n, -(-dim // block) * block), x.dtype)

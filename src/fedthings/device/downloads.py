@@ -8,9 +8,11 @@ from __future__ import annotations
 import http.client
 import logging
 import queue
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 from fedthings.messages import Chunk, Offer, Want
 from fedthings.transport.topics import COORDINATOR
@@ -31,10 +33,17 @@ class Downloads:
         self.bytes_received = 0
         self._host, self._inbox, self._context = host, inbox, context
         self._failed: dict[str, int] = {}  # place -> failures in a row
-        self._queue: queue.SimpleQueue[tuple[Offer, Want, str] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[int, Offer, Want, str] | None] = queue.SimpleQueue()
+        self._stops = 0  # how often `stop` was called: what was asked for before is not fetched
         self._connection: http.client.HTTPConnection | None = None
         self._at = ""
         self._thread: threading.Thread | None = None
+
+    def follow(self, host: str) -> None:
+        """Fetch from `host` from now on: the device is linked to a broker there."""
+        if host != self._host:
+            self._host, self._at = host, ""
+            self._failed.clear()
 
     def can(self, offer: Offer) -> bool:
         """Return whether the body of `offer` can be had here."""
@@ -47,7 +56,15 @@ class Downloads:
         if self._thread is None:  # most devices never need one
             self._thread = threading.Thread(target=self._run, name="downloads", daemon=True)
             self._thread.start()
-        self._queue.put((offer, want, federation))
+        self._queue.put((self._stops, offer, want, federation))
+
+    def stop(self) -> None:
+        """Fetch nothing of what was asked for so far, and break off what is under way; no failure counts for it."""
+        self._stops += 1
+        connection = self._connection
+        if connection is not None and isinstance(connection.sock, socket.socket):
+            with suppress(OSError):  # the socket's own shutdown: that of TLS takes it from the thread that reads
+                socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Ask for no more; what is under way ends by its own patience."""
@@ -55,14 +72,17 @@ class Downloads:
 
     def _run(self) -> None:
         while (asked := self._queue.get()) is not None:
-            offer, want, federation = asked
-            if not self.can(offer):
+            stops, offer, want, federation = asked
+            if stops != self._stops or not self.can(offer):
                 continue  # given up meanwhile; the inbox has been woken
             try:
                 for start, stop in _spans(want, offer.size):
-                    self._fetch(offer, start, stop, want.length, federation)
+                    self._fetch(offer, start, stop, want.length, federation, stops)
                 self._failed[offer.http] = 0
             except (OSError, http.client.HTTPException) as error:
+                if stops != self._stops:
+                    self._end()
+                    continue
                 self._failed[offer.http] = self._failed.get(offer.http, 0) + 1
                 log.warning("a download over %s failed: %s", offer.http, error)
                 self._end()
@@ -72,7 +92,7 @@ class Downloads:
                 self._inbox.wake()
         self._end()
 
-    def _fetch(self, offer: Offer, start: int, stop: int, length: int, federation: str) -> None:
+    def _fetch(self, offer: Offer, start: int, stop: int, length: int, federation: str, stops: int) -> None:
         """Fetch bytes `start` to `stop`. Raises OSError, HTTPException."""
         if self._connection is None or self._at != offer.http:
             self._end()
@@ -93,6 +113,8 @@ class Downloads:
             data = answer.read(due)
             if len(data) != due:
                 raise http.client.IncompleteRead(data, due - len(data))
+            if stops != self._stops:
+                raise http.client.HTTPException("it was stopped")
             self.bytes_received += due
             self._inbox.put(Delivery(COORDINATOR, Chunk(offer.digest, at, data), federation))
         answer.read()  # its end, so that the connection can be used again

@@ -1,26 +1,25 @@
-"""The device's process: a loop around the agent, from one federation to the next, until its owner ends it."""
+"""The device's process: a loop around its agents, from one federation to the next, until its owner ends it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from math import ceil, inf
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from fedthings.device.agent import Agent
 from fedthings.device.downloads import Downloads
+from fedthings.device.membership import Membership
 from fedthings.device.rules import Rules
 from fedthings.errors import TransportError
 from fedthings.learn.data import Shard
 from fedthings.lifeline import Ending, alone
-from fedthings.messages import Announce, Bye
 from fedthings.transport.link import Address
-from fedthings.transport.mqtt import BACKOFF, MqttTransport
-from fedthings.transport.topics import COORDINATOR, ROOT
-from fedthings.transport.transport import Delivery, Inbox, Linked, Unlinked
+from fedthings.transport.mqtt import BACKOFF, NEXT_AFTER, RETURN, MqttTransport
+from fedthings.transport.topics import ROOT
+from fedthings.transport.transport import Inbox, Linked, Unlinked
 
 AWAKE = 5.0
 """Seconds that a device which sleeps is linked at the most."""
@@ -28,9 +27,9 @@ _LONGEST = 86400.0  # seconds of one wait; a queue takes no infinity
 
 
 class Attended(NamedTuple):
-    """What a device's process did: reports made, federations seen to their end, payload bytes, messages.
+    """What a device's process did: reports made, federations seen to their end, payload bytes, messages, wakings.
 
-    Chunks, and messages that ask for them, are not counted as messages.
+    Messages that move bodies (offer, want, chunk) are not counted, nor the announcement that each link begins with.
     """
 
     reports: int
@@ -39,21 +38,33 @@ class Attended(NamedTuple):
     bytes_down: int
     messages_sent: int
     messages_received: int
+    wakings: int
+    bytes_http: int  # of those down, the ones that came over HTTP
 
 
 class Radio:
-    """The device's link, into one inbox: on all the time, or for `awake` seconds at the most of `every` so many."""
+    """The device's link, into one inbox: on all the time, or for `awake` seconds at the most of `every` so many.
+
+    The time that it trains is not counted, so that a receipt can come in the same waking.
+    """
 
     def __init__(self, link: Callable[[], MqttTransport], every: float, awake: float) -> None:
         self._link, self.every, self.awake = link, every, awake
         self.transport = link()
         self._woke = time.monotonic()
+        self._worked = 0.0  # seconds of training since
         self._before = [0, 0, 0, 0]  # of the links that are closed
+        self.bye = True  # whether anybody is to be told at the end
+        self.wakings = 1
 
     @property
     def off(self) -> float:
         """When it goes off at the latest."""
-        return self._woke + self.awake if self.every else inf
+        return self._woke + self.awake + self._worked if self.every else inf
+
+    def worked(self, seconds: float) -> None:
+        """Note that the device has worked for so long."""
+        self._worked += seconds
 
     @property
     def moved(self) -> list[int]:
@@ -62,10 +73,12 @@ class Radio:
         now = (link.bytes_sent, link.bytes_received, link.messages_sent, link.messages_received)
         return [sum(both) for both in zip(self._before, now, strict=True)]
 
-    def sleep(self, agent: Agent, ending: Ending, on_news: Callable[[str], None]) -> None:
-        """Be off until the first waking at which `agent` is wanted, and link again; a broker may be missed."""
-        before, wanted = self.transport, agent.rest or 0.0
+    def sleep(self, membership: Membership, ending: Ending, on_news: Callable[[str], None]) -> None:
+        """Be off until the first waking at which the device is wanted, and link again; a broker may be missed."""
+        before, wanted = self.transport, membership.rest
+        membership.unlink()
         before.close(bye=False)
+        self._worked = 0.0
         while not ending:
             late = max(time.monotonic(), wanted) - self._woke
             self._woke += max(1, ceil(late / self.every)) * self.every
@@ -79,18 +92,19 @@ class Radio:
                 on_news(f"{error}; sleeping again")
                 continue
             self._before, self.transport = self.moved, link
-            agent.relink(link)
+            self.wakings += 1
+            membership.relink(link)
             return
 
     def close(self) -> None:
         """Leave for good."""
-        self.transport.close()
+        self.transport.close(bye=self.bye)
 
 
 def join(
     name: str,
     shard: Shard,
-    url: str,
+    urls: Sequence[str],
     directory: Path,
     ending: Ending,
     *,
@@ -98,6 +112,8 @@ def join(
     once: bool = False,
     root: str = ROOT,
     patience: float = BACKOFF[1],
+    next_after: float = NEXT_AFTER,
+    go_back: float = RETURN,
     every: float = 0.0,
     awake: float = AWAKE,
     rate: float = inf,
@@ -105,84 +121,77 @@ def join(
 ) -> Attended:
     """Take part as `name` with the rows of `shard` until told to end, or to the federation's end if `once`.
 
-    `url` is the broker's with this device's password; `directory` is where the device keeps its state and
-    the newest model; `patience` is the longest wait, in seconds, before a lost link is tried again; `rate` is the most
-    bytes a second of models down and reports up. A device that sleeps wakes `every` so many seconds and is linked for
-    `awake` seconds at the most.
+    `urls` are those of the broker, and of others to fall back on, each with this device's password (`next_after` and
+    `go_back`: see `MqttTransport`); `directory` is where the device keeps its state and the newest models; `patience`
+    is the longest wait, in seconds, before a lost link is tried again; `rate` is the most bytes a second of models down
+    and reports up. A device that sleeps wakes `every` so many seconds and is linked for `awake` seconds at the most.
     Raises TransportError where the first link fails, and StoreError.
     """
     with ExitStack() as stack:
         stack.enter_context(alone(directory, "the device's directory"))
         backoff, inbox = (min(BACKOFF[0], patience), patience), Inbox()
-        radio = Radio(lambda: MqttTransport(url, name, root=root, backoff=backoff, inbox=inbox), every, awake)
+
+        def link() -> MqttTransport:
+            return MqttTransport(
+                urls, name, root=root, backoff=backoff, inbox=inbox, next_after=next_after, go_back=go_back
+            )
+
+        radio = Radio(link, every, awake)
         stack.callback(radio.close)
         downloads = Downloads(radio.transport.broker.host, inbox)
         stack.callback(downloads.close)
         ending.attach(inbox.wake)
         on_news(f"{name} is linked to {radio.transport.broker}")
-        announced: dict[str, Delivery] = {}  # the last of each federation
-        ended: set[str] = set()
-        reports = 0
-        while True:
-            agent = Agent(
-                name,
-                shard,
-                radio.transport,
-                directory,
-                rules,
-                rate=rate,
-                downloads=downloads,
-                on_news=on_news,
-                every=every,
-            )
-            for federation, delivery in announced.items():
-                if federation not in ended:
-                    agent.receive(delivery, time.monotonic())
-            _attend(agent, radio, ending, announced, ended, on_news)
-            transport = radio.transport
-            reports += agent.reports
-            if agent.done:
-                ended.add(transport.federation)
-            if once or ending:
-                up, down, *messages = radio.moved
-                return Attended(reports, len(ended), up, down + downloads.bytes_received, *messages)
-            transport.send(COORDINATOR, Bye())  # it need not wait for us
-            transport.federation = ""
-            on_news("waiting for the next federation")
+        membership = Membership(
+            name,
+            shard,
+            radio.transport,
+            directory,
+            rules,
+            rate=rate,
+            downloads=downloads,
+            on_news=on_news,
+            every=every,
+        )
+        _attend(membership, radio, downloads, ending, once, on_news)
+        radio.bye = bool(membership.agents)
+        up, down, sent, received = radio.moved
+        reports, ended, http = membership.reports, len(membership.ended), downloads.bytes_received
+        return Attended(reports, ended, up, down + http, sent, received, radio.wakings, http)
 
 
 def _attend(
-    agent: Agent,
+    membership: Membership,
     radio: Radio,
+    downloads: Downloads,
     ending: Ending,
-    announced: dict[str, Delivery],
-    ended: set[str],
+    once: bool,
     on_news: Callable[[str], None],
 ) -> None:
-    """Take part in one federation, until it is over or `ending` is noted."""
-    lost = False
-    while not agent.done and not ending:
-        if radio.every and (agent.resting or time.monotonic() >= radio.off):
-            radio.sleep(agent, ending, on_news)
+    """Take part in what is announced, until `ending` is noted, or to the end if `once`."""
+    lost, ended = False, 0
+    while not ending and not (once and membership.over):
+        if radio.every and (membership.resting or time.monotonic() >= radio.off):
+            radio.sleep(membership, ending, on_news)
             continue
-        transport, until = radio.transport, min(agent.alarm, radio.off)
+        transport, until = radio.transport, min(membership.alarm, radio.off)
         arrival = transport.inbox.get(None if until == inf else min(max(0.0, until - time.monotonic()), _LONGEST))
         now = time.monotonic()
-        if isinstance(arrival, Delivery) and isinstance(arrival.message, Announce):
-            announced[arrival.federation] = arrival
-            if arrival.message.state == "finished" and arrival.federation != transport.federation:
-                del announced[arrival.federation]  # not to be taken up later, when nobody answers for it any more
-            if arrival.federation in ended:
-                continue
-        elif isinstance(arrival, Unlinked):
+        if isinstance(arrival, Linked):
+            downloads.follow(transport.broker.host)
+        if isinstance(arrival, Unlinked):
             lost = True
             on_news(f"no link to the broker: {arrival.reason}; trying again")
         elif isinstance(arrival, Linked) and lost:
             lost = False
-            on_news("linked to the broker again")
+            on_news("linked to the broker again" if len(transport.brokers) == 1 else f"linked to {transport.broker}")
         if arrival is not None:
-            agent.receive(arrival, now)
-        agent.wake(now)
+            membership.receive(arrival, now)
+            radio.worked(time.monotonic() - now)
+        membership.wake(now)
+        if len(membership.ended) > ended and not membership.agents and not once:
+            on_news("waiting for the next federation")
+        ended = len(membership.ended)
 
 
 def with_password(url: str, name: str, password: str) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from msgspec import Struct
 
 from fedthings.federation import Phase
+from fedthings.learn.effort import LEAST
 from fedthings.learn.own import Own, lacking, spelled
 from fedthings.learn.task import within
+from fedthings.privacy.keys import public
 
 NOT_ALLOWED, NOT_AVAILABLE = "owner: model not allowed", "model not available"
 
@@ -14,18 +16,22 @@ NOT_ALLOWED, NOT_AVAILABLE = "owner: model not allowed", "model not available"
 class Rules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`federations`: the names it takes part in (empty: any); `effort`: its share of the local work;
     `max_parameters`: the largest model it trains (0: any); `allow`: the models that are Python code, installed here,
-    which it imports, each by its name "package.module:factory" (none unless named: law 9).
+    which it imports, each by its name "package.module:factory" (none unless named: law 9); `helpers`: the public keys
+    of the helpers it trusts, one of which must hide its reports from the coordinator (empty: nobody has to).
     """
 
     federations: tuple[str, ...] = ()
     effort: float = 1.0
     max_parameters: int = 0
     allow: tuple[str, ...] = ()
+    helpers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        within("rules.effort", self.effort, 0.01, 1)
+        within("rules.effort", self.effort, LEAST, 1)
         for name in self.allow:
             spelled("rules.allow", name)
+        for index, key in enumerate(self.helpers):
+            public(key, f"rules.helpers[{index}]")
 
     def refusal(self, name: str, phase: Phase) -> str:
         """Return why the owner does not want `phase` of federation `name` done, or ""."""
@@ -38,6 +44,8 @@ class Rules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             return NOT_AVAILABLE
         if self.max_parameters and model.layout.dim > self.max_parameters:
             return "owner: model too large"
+        if self.helpers and (phase.secure is None or phase.secure.helper not in self.helpers):
+            return "owner: only with a helper it trusts"
         return ""
 
 

@@ -20,11 +20,22 @@ STATE, REPORT, MODEL, BODIES = "state.cbor", "report.cbor", "model.safetensors",
 
 
 class Pending(NamedTuple):
-    """A report that waits for its receipt, and the device's state if it is kept."""
+    """A report that waits for its receipt, and what the device keeps if the report is kept.
+
+    That is its state, and the body of the model it was trained from, empty where nothing is told by it.
+    """
 
     ticket: Ticket
     report: bytes
     state: Any
+    model: bytes
+
+
+class Held(NamedTuple):
+    """The body of the model of the last ticket that was kept: the next is told by what differs from it."""
+
+    ticket: Ticket
+    body: bytes
 
 
 class Shelf:
@@ -34,6 +45,7 @@ class Shelf:
         self.directory = directory
         self.scope = ""  # federation and phase that the state belongs to
         self.state: Any = None
+        self.held: Held | None = None
         self.pending: Pending | None = None
         if directory is not None:
             with _told(directory):
@@ -46,19 +58,21 @@ class Shelf:
             self.scope, self.state, self.pending = scope, None, None
             self._write()
 
-    def hold(self, ticket: Ticket, report: bytes, state: Any) -> None:
+    def hold(self, ticket: Ticket, report: bytes, state: Any, model: bytes = b"") -> None:
         """Keep the finished report of `ticket` until its receipt; a restart sends it again."""
-        self.pending = Pending(ticket, report, state)
+        self.pending = Pending(ticket, report, state, model)
         self._write()
 
     def settle(self, kept: Ticket | None) -> None:
         """Commit the pending state if `kept` names its ticket; roll back otherwise."""
-        if self.pending is None:
+        pending, self.pending = self.pending, None
+        if pending is None:
             return
-        changed = self.pending.ticket == kept and self.pending.state is not None
-        if changed:
-            self.state = self.pending.state
-        self.pending = None
+        changed = pending.ticket == kept and (pending.state is not None or bool(pending.model))
+        if changed and pending.state is not None:
+            self.state = pending.state
+        if changed and pending.model:
+            self.held = Held(pending.ticket, pending.model)
         if self.directory is not None:
             if changed:
                 self._write()
@@ -91,25 +105,27 @@ class Shelf:
     def _write(self) -> None:
         if self.directory is None:
             return
+        held = None if self.held is None else [list(self.held.ticket), self.held.body]
         with _told(self.directory):
             # The state first: killed in between, the report is still there and commits it once more.
             if self.pending is None or not (self.directory / STATE).exists():
-                _replace(self.directory / STATE, checkpoint.pack([self.scope, self.state]))
+                _replace(self.directory / STATE, checkpoint.pack([self.scope, self.state, held]))
             if self.pending is None:
                 (self.directory / REPORT).unlink(missing_ok=True)
             else:
-                pending = [list(self.pending.ticket), self.pending.report, self.pending.state]
-                _replace(self.directory / REPORT, checkpoint.pack([self.scope, *pending]))
+                ticket, *rest = self.pending
+                _replace(self.directory / REPORT, checkpoint.pack([self.scope, list(ticket), *rest]))
 
     def _load(self, directory: Path) -> None:
         if not (directory / STATE).exists():
             return
         try:
-            self.scope, self.state = checkpoint.unpack((directory / STATE).read_bytes())
+            self.scope, self.state, held = checkpoint.unpack((directory / STATE).read_bytes())
+            self.held = None if held is None else Held(Ticket(*held[0]), held[1])
             if (directory / REPORT).exists():
-                scope, ticket, report, state = checkpoint.unpack((directory / REPORT).read_bytes())
+                scope, ticket, *rest = checkpoint.unpack((directory / REPORT).read_bytes())
                 if scope == self.scope:
-                    self.pending = Pending(Ticket(*ticket), report, state)
+                    self.pending = Pending(Ticket(*ticket), *rest)
         except (StoreError, ValueError, TypeError):
             raise StoreError(
                 f"the state in {directory} is damaged: remove {STATE} and {REPORT} there, and this device begins anew"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import inf
 from typing import TYPE_CHECKING
 
 from fedthings.errors import WireError
@@ -19,7 +18,6 @@ from fedthings.messages import (
     Verdict,
     Want,
 )
-from fedthings.transport.topics import COORDINATOR
 from fedthings.wire import unpack
 
 if TYPE_CHECKING:
@@ -39,7 +37,7 @@ def take(gateway: Gateway, message: Envelope, federation: str) -> None:
         case Verdict():
             _judged(gateway, message)
         case Want():
-            _wanted(gateway, message)
+            gateway.upload.wanted(message, gateway.now)
         case Chunk():
             _chunk(gateway, message)
         case Refusal(reason=reason, detail=detail):
@@ -88,9 +86,10 @@ def _relayed(gateway: Gateway, relay: Relay) -> None:
 def _judged(gateway: Gateway, verdict: Verdict) -> None:
     """Settle the sum under way: all of its tickets, or those that are to be left out of the next one."""
     out = gateway.hold.out
-    if out is None or out.source.digest != verdict.digest:
+    if out is None or gateway.upload.digest != verdict.digest:
         return  # of a sum that was given up
     gateway.hold.out = None
+    gateway.upload.drop()
     receipts = {receipt.ticket: receipt for receipt in verdict.out}
     if verdict.merged:
         receipts = {ticket: Receipt(ticket, True, reason) for ticket, reason in out.reasons.items()}
@@ -109,20 +108,11 @@ def _judged(gateway: Gateway, verdict: Verdict) -> None:
         if gateway.hold.reports.get(receipt.ticket.device) == receipt.ticket:
             gateway.settle(receipt)
     gateway.hold.most = verdict.most
-    gateway.offer_at = inf
-
-
-def _wanted(gateway: Gateway, want: Want) -> None:
-    out = gateway.hold.out
-    if out is None or want.digest != out.source.digest:
-        return
-    for chunk in out.source.answer(want):
-        gateway.up.send(COORDINATOR, chunk)
-    gateway.wanted()
 
 
 def _chunk(gateway: Gateway, chunk: Chunk) -> None:
     if gateway.cache.add(chunk):
         for device, (message, came) in list(gateway.waiting.items()):
             gateway.pass_on(device, message, came)
+        gateway.serve()
     gateway.ask()

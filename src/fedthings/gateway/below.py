@@ -10,7 +10,7 @@ from fedthings.messages import Ask, Bye, Chunk, Decline, Envelope, Hello, Offer,
 from fedthings.partial import expect
 from fedthings.protocol.events import Ticket
 from fedthings.server.gateways import RELAYED
-from fedthings.server.reception import SLACK, WRONG, within
+from fedthings.server.reception import SLACK, WRONG, chunks, own
 from fedthings.subtotal import most_bytes, verify
 from fedthings.transport.chunks import Assembly
 from fedthings.transport.topics import COORDINATOR, OPERATOR
@@ -47,7 +47,7 @@ def take(gateway: Gateway, sender: str, message: Envelope, federation: str) -> N
                 upload.add(message)
                 _proceed_sum(gateway, sender, upload)
         case Want():
-            _wanted(gateway, sender, message)
+            wanted(gateway, sender, message)
         case _:
             raise WireError("unexpected", f"a gateway does not send {type(message).__name__}")
 
@@ -80,21 +80,22 @@ def _device(gateway: Gateway, device: str, message: Envelope, via: str) -> None:
         if device in gateway.present and gateway.routes.get(device, "") == via:
             gateway.present.discard(device)
             gateway.waiting.pop(device, None)
-            gateway.hold.spool.turns.drop(device)
+            gateway.hold.turns.drop(device)
             gateway.take_turns()
             gateway.relay(device, message)
         return
-    if via:
-        gateway.routes[device] = via
-        gateway.hold.spool.turns.drop(device)  # what it sends is that gateway's concern now
-        gateway.take_turns()
-    else:
-        gateway.routes.pop(device, None)
+    if gateway.routes.get(device, "") != via and _is_there(gateway, device, message):
+        if via:
+            gateway.routes[device] = via
+            gateway.hold.turns.drop(device)  # what it sends is that gateway's concern now
+            gateway.take_turns()
+        else:
+            del gateway.routes[device]
     match message:
         case Hello():
             _hello(gateway, device, message)
         case Decline(ticket=ticket):
-            _own(device, ticket)
+            own(device, ticket)
             gateway.close(ticket)
             gateway.relay(device, message)
         case Offer():
@@ -105,9 +106,17 @@ def _device(gateway: Gateway, device: str, message: Envelope, via: str) -> None:
                 upload[1].add(message)
                 _proceed(gateway, *upload)
         case Want():
-            _wanted(gateway, device, message)
+            wanted(gateway, device, message)
         case _:
             raise WireError("unexpected", f"a device does not send {type(message).__name__}")
+
+
+def _is_there(gateway: Gateway, device: str, message: Envelope) -> bool:
+    """Return whether a device is where `message` came from: one that was long on its way may be from where it was."""
+    match message:
+        case Offer(ticket=ticket) | Decline(ticket=ticket):
+            return device in gateway.assigned and gateway.assigned[device][0].ticket == ticket
+    return isinstance(message, Hello)
 
 
 def _hello(gateway: Gateway, device: str, message: Hello) -> None:
@@ -121,17 +130,11 @@ def _hello(gateway: Gateway, device: str, message: Hello) -> None:
         gateway.tell(device, Pause("the gateway has no link to the coordinator"))
 
 
-def _own(device: str, ticket: Ticket) -> None:
-    if ticket.device != device:
-        raise WireError("not your ticket", f"{ticket.device}'s, sent by {device}")
-
-
-def _wanted(gateway: Gateway, sender: str, want: Want) -> None:
-    within(want)
-    source = gateway.cache.find(want)
-    if source is None:
-        raise WireError("not here", "the body that is wanted is not to be had any more; say Hello")
-    for chunk in source.answer(want):
+def wanted(gateway: Gateway, sender: str, want: Want) -> None:
+    """Send the chunks that `want` names, or see to it that they come. Raises WireError."""
+    if gateway.cache.find(want) is None and gateway.fetch(sender, want):
+        return
+    for chunk in chunks(want, gateway.cache):
         gateway.down.send(sender, chunk)
 
 
@@ -142,7 +145,7 @@ def _offered(gateway: Gateway, device: str, offer: Offer) -> None:
     ticket = offer.ticket
     if offer.what != "report" or ticket is None:
         raise WireError("malformed", "a device offers reports, with their ticket")
-    _own(device, ticket)
+    own(device, ticket)
     receipt = gateway.receipts.get(device)
     if receipt is not None and receipt.ticket == ticket:
         gateway.tell(device, receipt)  # dealt with already; the receipt was lost
@@ -168,12 +171,12 @@ def _proceed(gateway: Gateway, ticket: Ticket, assembly: Assembly) -> None:
         _declined(gateway, ticket, wrong)
         raise wrong
     if not assembly.done:
-        gateway.hold.spool.wait(ticket.device, gateway.now)
+        gateway.hold.turns.hear(ticket.device, assembly, gateway.now)
         gateway.take_turns()
         return
     known = gateway.tasks.known(ticket.phase)
     try:
-        report = gateway.hold.spool.take(ticket)
+        report, _ = gateway.hold.spool.take(ticket)
         if known is None:
             raise WireError("not here", "the task of this report is not known here any more")
         expect(report, known.template)
@@ -217,10 +220,11 @@ def _proceed_sum(gateway: Gateway, sender: str, assembly: Assembly) -> None:
         gateway.hold.inbound.forget(sender)
         raise WireError("wrong digest", f"the chunks sent {WRONG} times are not the body that was offered")
     if not assembly.done:
-        for want in assembly.wants():
-            gateway.down.send(sender, want)
+        gateway.hold.turns.hear(sender, assembly, gateway.now)
+        gateway.take_turns()
         return
     subtotal = gateway.hold.inbound.take(sender)
+    gateway.take_turns()
     known = gateway.tasks.known(subtotal.tickets[0].phase) if subtotal.tickets else None
     try:
         if known is None:

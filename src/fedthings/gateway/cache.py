@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from fedthings.device.agent import LARGEST
+from fedthings.device.bodies import LARGEST
 from fedthings.messages import Chunk, Offer, Want
 from fedthings.server.bodies import INLINE, RETAINED
 from fedthings.transport.chunks import CHUNK, Assembly, Source
+from fedthings.transport.pacing import Pacing
 from fedthings.transport.topics import COORDINATOR
 from fedthings.transport.transport import Transport
 
@@ -19,10 +20,12 @@ class Cache:
     Raises StoreError where the disk is full.
     """
 
-    def __init__(self, directory: Path, up: Transport, down: Transport, chunk: int = CHUNK) -> None:
+    def __init__(self, directory: Path, up: Transport, down: Transport, pacing: Pacing, chunk: int = CHUNK) -> None:
         self._directory, self._up, self._down, self._chunk = directory, up, down, chunk
         self._sources: dict[bytes, tuple[str, Source]] = {}  # digest -> what it is, the body
         self._incoming: dict[bytes, Assembly] = {}
+        self._pacing = pacing
+        self._fetched = 0  # bytes that the link upward has brought
         self._published: dict[bytes, int] = {}  # digest -> chunks
         directory.mkdir(parents=True, exist_ok=True)
         for file in directory.glob("*-*"):
@@ -37,6 +40,10 @@ class Cache:
     def fetching(self) -> int:
         """How many bodies are on their way in."""
         return len(self._incoming)
+
+    def has(self, digest: bytes) -> bool:
+        """Return whether a body is here."""
+        return digest in self._sources
 
     def here(self, offer: Offer) -> bool:
         """Return whether a body is here; begin to fetch it where it is not. Raises WireError for a wrong offer."""
@@ -54,6 +61,7 @@ class Cache:
         """Ask for the next chunks of what is on its way: from the broker above where they lie there."""
         for digest, assembly in self._incoming.items():
             chunk = assembly.offer.chunk
+            assembly.length = min(chunk, self._pacing.length)
             from_broker = assembly.offer.retained and not direct and not assembly.wrong  # which may have it damaged
             for want in assembly.wants():
                 if from_broker and want.length == chunk:
@@ -67,12 +75,21 @@ class Cache:
             assembly.retry()
         self.ask(direct)
 
+    def again(self) -> None:
+        """After the link was lost, ask again for all that was under way; in shorter chunks where little came."""
+        if self._incoming:
+            self._pacing.broke(self._fetched)
+        self._fetched = 0
+        self.retry()
+
     def add(self, chunk: Chunk) -> bool:
         """Take a chunk; return whether a body is whole with it. Raises WireError where it is not one of the body."""
         assembly = self._incoming.get(chunk.digest)
         if assembly is None:
             return False
-        assembly.add(chunk)
+        if assembly.add(chunk):
+            self._fetched += len(chunk.data)
+            self._pacing.flows(self._fetched)
         if not assembly.done:
             self.ask()
             return False

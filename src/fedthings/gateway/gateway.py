@@ -13,8 +13,11 @@ from collections.abc import Callable, Collection
 from math import inf
 from pathlib import Path
 
-from fedthings.device.agent import PATIENCE, RETRY
+from msgspec.structs import replace
+
+from fedthings.device.bodies import RETRY
 from fedthings.device.rules import Rules
+from fedthings.device.upload import Upload
 from fedthings.errors import WireError
 from fedthings.gateway import above, below
 from fedthings.gateway.cache import Cache
@@ -31,10 +34,12 @@ from fedthings.messages import (
     Refusal,
     Relay,
     Verdict,
+    Want,
 )
 from fedthings.protocol.events import Ticket
 from fedthings.server.gateways import hollow
 from fedthings.transport.chunks import CHUNK
+from fedthings.transport.pacing import Pacing, Rate
 from fedthings.transport.topics import COORDINATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport, Unlinked
 from fedthings.wire import pack
@@ -85,8 +90,12 @@ class Gateway:
         self.receipts: dict[str, Receipt] = {}  # device -> the last that it was given
         self.refusals: Counter[str] = Counter()
         self.merged = self.sums = 0  # reports that the coordinator has from here, and the subtotals they came in
+        self.wanting: list[tuple[str, Want]] = []  # who below waits for which part of a model
         self._models: list[bytes] = []  # newest last
-        self.ask_at = self.offer_at = inf
+        self._above: dict[bytes, Offer] = {}  # models that are to be had there, and have not been wanted here
+        self.pacing = Pacing(chunk)  # of the link upward
+        self.upload = Upload(up, self.pacing, Rate(), chunk)  # of the sum under way
+        self.ask_at = inf
         self.now = self.began = 0.0
 
     # -------------------------------------------------------------- arrivals
@@ -97,9 +106,10 @@ class Gateway:
         if isinstance(arrival, Linked):
             self.epoch = secrets.token_hex(4)  # the announcement that follows makes every device say Hello
             if self.bound:
-                self.cache.retry()
+                self.cache.again()
+            self.upload.broke()
         elif isinstance(arrival, Unlinked):
-            self.offer_at = inf
+            self.upload.relink(self.up)
         elif isinstance(arrival, Refused):
             log.warning("refused what came from above: %s", arrival.error)
         elif isinstance(arrival, Delivery) and arrival.sender == COORDINATOR:
@@ -140,11 +150,11 @@ class Gateway:
     @property
     def alarm(self) -> float:
         """When `wake` is due at the latest, in seconds."""
-        due = min(self.ask_at, self.offer_at)
+        due = min(self.ask_at, self.upload.alarm)
         if self._may_sum:
             due = min(due, *(since + self.interval for since in self.hold.since.values()), inf)
         if self.bound:
-            due = min(due, self.hold.spool.turns.alarm)
+            due = min(due, self.hold.turns.alarm)
         return due
 
     def wake(self, now: float) -> None:
@@ -153,9 +163,9 @@ class Gateway:
         if now >= self.ask_at:
             self.ask_at = inf
             self.ask(direct=True)
-        if now >= self.offer_at:
+        if now >= self.upload.alarm:
             self.again()
-        if self.bound and now >= self.hold.spool.turns.alarm:
+        if self.bound and now >= self.hold.turns.alarm:
             self.take_turns()
         self._sum()
 
@@ -179,8 +189,8 @@ class Gateway:
         self.tasks = Tasks(name, self.rules)
         self.up.federation = self.down.federation = federation
         place = self.directory / federation
-        self.cache = Cache(place / "bodies", self.up, self.down, self.chunk)
-        self.hold = Hold(place, self.chunk)
+        self.cache = Cache(place / "bodies", self.up, self.down, self.pacing, self.chunk)
+        self.hold = Hold(place)
         for digest in self.cache.tasks():
             self.tasks.learn(digest, self.cache.body(digest))
         for ticket in [t for t in self.hold.reports.values() if self.tasks.known(t.phase) is None]:
@@ -192,6 +202,10 @@ class Gateway:
         if message is not None:
             boot = f"{message.boot}.{self.epoch}"
             self.down.announce(Announce(boot, message.name, message.state, message.phase, message.version))
+
+    def forget(self) -> None:
+        """Leave nothing of the federation at the broker below."""
+        self.cache.keep_only(())
 
     @property
     def done(self) -> bool:
@@ -210,12 +224,13 @@ class Gateway:
 
     def take_turns(self) -> None:
         """Ask those for their next window whose turn it is."""
-        for device, want in self.hold.spool.wants(self.now):
+        for device, want in self.hold.turns.wants(self.now, self.hold.upload):
             self.down.send(device, want)
 
     def pass_on(self, device: str, message: Assignment | Farewell, came: float) -> None:
         """Pass on what names bodies once they are here, with offers of one's own; `came` is when it came."""
-        offers = [offer for offer in (message.task, message.model) if offer is not None]
+        # What differs is as good for all that hold the same; all of the model is fetched when one does not (`fetch`).
+        offers = [offer for offer in (message.task, message.delta or message.model) if offer is not None]
         try:
             lacking = [offer for offer in offers if not self.cache.here(offer)]
             named = None if lacking else message.task
@@ -227,28 +242,54 @@ class Gateway:
             self.ask()
             return
         self.waiting.pop(device, None)
-        ours = [None if offer is None or refusal else self._ours(offer) for offer in (message.task, message.model)]
-        task, model = ours
+        told = (message.task, message.delta, message.model)
+        task, delta, model = (None if offer is None or refusal else self._ours(offer) for offer in told)
         if isinstance(message, Farewell):
-            self.tell(device, Farewell(message.reason, task, model, message.kept))
+            self.tell(device, Farewell(message.reason, task, model, message.kept, delta))
         elif task is None or model is None:
             self.assigned.pop(device, None)
             self.relay(device, Decline(message.ticket, f"gateway: {refusal}"))
         else:
             left = max(0.0, message.seconds - (self.now - came))
-            self.tell(device, Assignment(message.ticket, task, model, left, message.kept))
+            self.tell(device, Assignment(message.ticket, task, model, left, message.kept, delta))
 
     def _ours(self, offer: Offer) -> Offer:
         if offer.what == "model" and offer.digest not in self._models:
             self._models.append(offer.digest)
             self._forget()
-        return self.cache.offer(offer.digest)
+        if self.cache.has(offer.digest):
+            return self.cache.offer(offer.digest)
+        self._above[offer.digest] = offer
+        return replace(offer, retained=False, first=None, http="", token="")
+
+    def fetch(self, sender: str, want: Want) -> bool:
+        """Note that `sender` wants of a model that is not here, and fetch it; return whether it is to be had above."""
+        offer = self._above.get(want.digest)
+        if offer is None:
+            return False
+        self.wanting.append((sender, want))
+        if self.cache.here(offer):
+            self.serve()
+        else:
+            self.ask()
+        return True
+
+    def serve(self) -> None:
+        """Send what is waited for of models that are here by now."""
+        waiting, self.wanting = self.wanting, []
+        for sender, want in waiting:
+            if self.cache.has(want.digest):
+                self._above.pop(want.digest, None)
+                below.wanted(self, sender, want)
+            elif want.digest in self._above:
+                self.wanting.append((sender, want))
 
     def _forget(self) -> None:
         """Keep the newest models, and those that a device may still fetch."""
         messages = [entry[0] for entry in (*self.assigned.values(), *self.waiting.values())]
-        needed = {offer.digest for m in messages for offer in (m.task, m.model) if offer is not None}
+        needed = {offer.digest for m in messages for offer in (m.task, m.model, m.delta) if offer is not None}
         self._models = [d for i, d in enumerate(self._models) if d in needed or i >= len(self._models) - MODELS]
+        self._above = {digest: offer for digest, offer in self._above.items() if digest in {*needed, *self._models}}
         self.cache.keep_only({*needed, *self._models, *self.tasks.digests})
 
     def settle(self, receipt: Receipt) -> None:
@@ -286,7 +327,7 @@ class Gateway:
             self.hold.out = self.hold.sum(version, known.partial)
             if self.hold.out is not None:
                 self.hold.most = 0
-                self._offer()
+                self.upload.begin(None, self.hold.out.body, self.now)
                 return
             digest = self.hold.smallest(version)
             found = None if digest is None else self.hold.release(digest)
@@ -303,22 +344,11 @@ class Gateway:
             for device, (job, until) in self.assigned.items()
         )
 
-    def _offer(self) -> None:
-        out = self.hold.out
-        assert out is not None
-        self.up.send(COORDINATOR, out.source.offer("subtotal", first=out.source.count == 1))
-        self.offer_at = self.now + RETRY
-
     def again(self) -> None:
         """Offer the sum under way again, or another where some of its tickets are dealt with by now."""
-        out, self.offer_at = self.hold.out, inf
-        if out is None:
-            return
-        if all(self.hold.has(ticket) for ticket in out.reasons):
-            self._offer()
+        out = self.hold.out
+        if out is not None and all(self.hold.has(ticket) for ticket in out.reasons):
+            self.upload.offer(self.now)
         else:
             self.hold.out = None
-
-    def wanted(self) -> None:
-        """Note that chunks were sent; the coordinator asks for what it lacks."""
-        self.offer_at = self.now + PATIENCE
+            self.upload.drop()

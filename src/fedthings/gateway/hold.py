@@ -13,8 +13,9 @@ from fedthings.partial import Partial
 from fedthings.protocol.events import Ticket
 from fedthings.server.gateways import Inbound
 from fedthings.server.spool import Spool
+from fedthings.server.turns import Turns
 from fedthings.subtotal import TICKETS, sum_up
-from fedthings.transport.chunks import CHUNK, Source
+from fedthings.transport.chunks import Assembly
 from fedthings.wire import pack_body
 
 Version: TypeAlias = tuple[int, int]
@@ -32,7 +33,7 @@ class Below(NamedTuple):
 class Out(NamedTuple):
     """The sum under way to the coordinator: its body, the reasons by ticket, and the subtotals that are in it."""
 
-    source: Source
+    body: bytes
     reasons: dict[Ticket, str]
     below: tuple[bytes, ...]
 
@@ -40,10 +41,10 @@ class Out(NamedTuple):
 class Hold:
     """Reports and subtotals in `directory`; subtotals are sent again after a restart, reports are found again."""
 
-    def __init__(self, directory: Path, chunk: int = CHUNK) -> None:
-        self._chunk = chunk
-        self.spool = Spool(directory / "spool")
-        self.inbound = Inbound(directory / "subtotals")
+    def __init__(self, directory: Path) -> None:
+        self.turns = Turns()
+        self.spool = Spool(directory / "spool", self.turns)
+        self.inbound = Inbound(directory / "subtotals", self.turns)
         self.inbound.tidy()
         self.reports: dict[str, Ticket] = {}  # device -> the ticket whose report is here whole
         self.below: dict[bytes, Below] = {}
@@ -85,6 +86,11 @@ class Hold:
         own = {ticket for ticket in self.reports.values() if ticket[:2] == version}
         return own.union(*(b.tickets for b in self.below.values() if b.version == version))
 
+    def upload(self, sender: str) -> Assembly | None:
+        """Return what `sender` is sending, a report or a subtotal."""
+        report = self.spool.upload(sender)
+        return report[1] if report is not None else self.inbound.upload(sender)
+
     def has(self, ticket: Ticket) -> bool:
         """Return whether the report of `ticket` is held, by itself or in a subtotal."""
         own = self.reports.get(ticket.device) == ticket
@@ -108,7 +114,7 @@ class Hold:
         if not subtotal.tickets:
             return None
         reasons = dict(zip(subtotal.tickets, subtotal.reasons, strict=True))
-        return Out(Source(pack_body(subtotal), self._chunk), reasons, tuple(below))
+        return Out(pack_body(subtotal), reasons, tuple(below))
 
     def smallest(self, version: Version) -> bytes | None:
         """Return the smallest subtotal from below of a version."""

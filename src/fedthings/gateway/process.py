@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import queue
 import shutil
-import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
@@ -15,14 +14,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fedthings.device.rules import Rules
-from fedthings.errors import TransportError
+from fedthings.gateway.edge import Edge
 from fedthings.gateway.gateway import INTERVAL, Gateway
 from fedthings.lifeline import Ending, alone
 from fedthings.messages import Announce, Ask
 from fedthings.server import devices
 from fedthings.server.broker import KINDS, Broker, Kind
 from fedthings.server.place import Place
-from fedthings.server.serve import LINGER, RESTARTS
+from fedthings.server.serving import LINGER
 from fedthings.transport.mqtt import BACKOFF, MqttTransport
 from fedthings.transport.topics import COORDINATOR, ROOT
 from fedthings.transport.transport import Arrival, Delivery, Inbox, Linked, Unlinked
@@ -37,7 +36,8 @@ class Settings:
     """When sums go up (`Gateway`), whom it serves, and where those below find it.
 
     `below` is the URL of a broker that is there already, or the kind of its own ("": any), which listens at `host`
-    and `port`; `below_root` is the first level of the topics there.
+    and `port`; `below_root` is the first level of the topics there. `devices`: how many an edge waits for before its
+    first round (0: as many as are on its list).
     """
 
     count: int = 0
@@ -48,6 +48,7 @@ class Settings:
     below_root: str = ""
     host: str = ""
     port: int = 0
+    devices: int = 0
 
 
 class Passed(NamedTuple):
@@ -88,7 +89,7 @@ class Process:
         patience: float = BACKOFF[1],
         on_news: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.directory, self.settings, self.on_news = directory, settings, on_news
+        self.name, self.directory, self.settings, self.on_news = name, directory, settings, on_news
         self.broker: Broker | None = None
         self._both: queue.SimpleQueue[tuple[bool, Arrival | None]] = queue.SimpleQueue()
         self._announced: dict[str, Delivery] = {}
@@ -105,8 +106,11 @@ class Process:
             self.up = MqttTransport(url, name, root=root, backoff=backoff, inbox=_Side(self._both, True))
             stack.callback(self.up.close)
             if not below:
-                self.broker = self._start()
-                stack.callback(self._stop)
+                port, host, root_below = settings.port, settings.host, settings.below_root
+                self.broker = Broker.start(
+                    directory, port, self.names, self._kind, host=host, root=root_below, on_end=self.wake
+                )
+                stack.callback(self.broker.stop)
                 below = self.broker.url()
             self.root = self.broker.access.root if self.broker else settings.below_root or ROOT
             self.down = MqttTransport(
@@ -114,7 +118,7 @@ class Process:
             )
             stack.callback(self.down.close)
             Place("", below, self.root).write(directory)
-            self.gateway = self._anew()
+            self.gateway: Gateway | Edge = self._anew()
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Process:
@@ -141,6 +145,7 @@ class Process:
             self.on_news("waiting for the next federation")
             self.gateway = self._anew()
             for delivery in self._announced.values():
+                self.gateway = self._chosen(delivery)
                 self.gateway.from_above(delivery, time.monotonic())
         return Passed(
             self.merged,
@@ -164,6 +169,27 @@ class Process:
             on_news=self.on_news,
         )
 
+    def _chosen(self, arrival: Arrival) -> Gateway | Edge:
+        """Return what goes between: an edge where those who take part are edges, which their announcement says."""
+        settings = self.settings
+        names = () if settings.rules is None else settings.rules.federations
+        match arrival:
+            case Delivery(message=Announce(edges=True, name=name)) if not self.up.federation:
+                if names and name not in names:
+                    return self.gateway
+                return Edge(
+                    self.name,
+                    self.up,
+                    self.down,
+                    self.directory / arrival.federation,
+                    devices=settings.devices or len(self.names.keys() - set(settings.gateways)),
+                    allowed=lambda name: self._open or name in self.names,
+                    gateways=frozenset(settings.gateways),
+                    rules=settings.rules,
+                    on_news=self.on_news,
+                )
+        return self.gateway
+
     def _attend(self, ending: Ending) -> None:
         """See one federation through; at its end those below have some seconds to fetch the last model."""
         gateway, end = self.gateway, inf
@@ -177,11 +203,11 @@ class Process:
             if arrival is not None:
                 self._look(above, arrival)
                 if not self._is_old(arrival):
+                    gateway = self.gateway = self._chosen(arrival) if above else gateway
                     (gateway.from_above if above else gateway.from_below)(arrival, now)
             gateway.wake(now)
             if self.broker is not None and not self.broker.alive:
-                self.on_news("the broker has died: starting it again")
-                self.broker = self._restarted()
+                self.broker.restart(self.on_news)
             if end == inf and gateway.announced is not None and gateway.announced.state == "finished":
                 end = now + LINGER
 
@@ -198,7 +224,7 @@ class Process:
     def _leave(self) -> None:
         """Leave nothing of a federation that has ended: not at the broker below, nor in the directory."""
         federation = self.up.federation
-        self.gateway.cache.keep_only(())
+        self.gateway.forget()
         self.down.retract()
         shutil.rmtree(self.directory / federation, ignore_errors=True)
         self._ended.add(federation)
@@ -219,35 +245,3 @@ class Process:
             self._open = self._open and not self.names
             if self.broker is not None:
                 self.broker.admit(self.names)
-
-    # ------------------------------------------------------------------- broker
-
-    def _start(self) -> Broker:
-        settings = self.settings
-        broker = Broker.start(
-            self.directory, settings.port, self.names, self._kind, host=settings.host, root=settings.below_root
-        )
-        self._watch(broker)
-        return broker
-
-    def _restarted(self) -> Broker:
-        """Start the broker again; it may be killed while it starts, too. Raises TransportError."""
-        for _ in range(RESTARTS - 1):
-            try:
-                return self._start()
-            except TransportError as error:
-                self.on_news(f"{error}; trying again")
-        return self._start()
-
-    def _stop(self) -> None:
-        if self.broker is not None:
-            self.broker.stop()
-
-    def _watch(self, broker: Broker) -> None:
-        """Look around when `broker` ends; nothing polls."""
-
-        def wait() -> None:
-            broker.wait()
-            self.wake()
-
-        threading.Thread(target=wait, name="broker", daemon=True).start()

@@ -24,7 +24,7 @@ def status(gateway: Gateway) -> dict[str, Any]:
         if gateway.cache.fetching:
             waits.append((f"{gateway.cache.fetching} bodies from above", gateway.ask_at))
         if gateway.hold.out is not None:
-            waits.append((f"the verdict on a sum of {len(gateway.hold.out.reasons)} reports", gateway.offer_at))
+            waits.append((f"the verdict on a sum of {len(gateway.hold.out.reasons)} reports", gateway.upload.alarm))
         elif held:
             waits.append(("more reports, before a sum goes up", gateway.alarm))
     return {

@@ -61,7 +61,7 @@ class Tasks:
                 spec = decode(work.spec, Phase)
                 refusal = self._rules.refusal(self._name, spec)  # first: what it does not allow is not imported
                 if not refusal:
-                    partial = Partial(spec, spec.reports)
+                    partial = Partial(spec)
                     self._phases[work.phase] = Known(partial, template(spec, partial))
             except SpecError as error:
                 log.warning("the task cannot be summed here: %s", error)

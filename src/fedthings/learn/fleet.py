@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -36,13 +36,15 @@ class Source(Protocol):
 class Fleet:
     """The data of `names`; `classes` names labels, `left_out` the columns that hold no number.
 
+    `edges` says which of them are under which edge, where they are (`under`).
     One who never works costs no memory: shards are views of one table, or are made when they are asked for.
     """
 
     def __init__(self, source: Source, names: Names, classes: Sequence[str] = (), left_out: Sequence[str] = ()) -> None:
         self._source = source
-        self.names: Sequence[str] = names
+        self.names: Names = names
         self.classes, self.left_out = tuple(classes), tuple(left_out)
+        self.edges: Mapping[str, Sequence[str]] = {}
 
     @classmethod
     def from_arrays(
@@ -122,6 +124,26 @@ class Fleet:
         if samples.device is not None and len(samples.device) and (samples.device != samples.device[0]).any():
             return _owned(samples, None, str(path)).shard(name)
         return _whole(samples, name).shard(name)
+
+    def under(self, edges: int | Mapping[str, str]) -> Fleet:
+        """Return the same fleet under edges: {device: edge}, or so many edges with neighbours under one, edge-0 on.
+
+        Raises DataError where a device has no edge, or an edge no device.
+        """
+        if isinstance(edges, int):
+            if not 1 <= edges <= len(self):
+                raise DataError(f"edges is {edges}: give 1 to {len(self)}, which is how many devices there are")
+            places = [f"edge-{index * edges // len(self)}" for index in range(len(self))]
+        else:
+            places = [edges.get(name, "") for name in self.names]
+            if "" in places:
+                raise DataError(f"edges names none for {self.names[places.index('')]}: give every device its edge")
+        found: dict[str, list[str]] = {}
+        for name, edge in zip(self.names, places, strict=True):
+            found.setdefault(edge, []).append(name)
+        made = Fleet(self._source, self.names, self.classes, self.left_out)
+        made.edges = dict(zip(given(list(found)), found.values(), strict=True))
+        return made
 
     def __len__(self) -> int:
         """Return how many participants there are."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from fedthings.learn.data import Shard
 from fedthings.stage import State
 from fedthings.vector import Array, Key, Payload
@@ -35,6 +37,13 @@ class Learner(NamedTuple):
         [Payload, Sequence[State], Sequence[Shard], Sequence[Key], Sequence[float]],
         tuple[Fit, list[State]],
     ]
+
+
+def cohort(fit: Fit) -> Fit:
+    """Return what one device's training gave, as that of a cohort of one."""
+    report = {name: row[None] for name, row in fit.report.items()}
+    metrics = {name: sums[None] for name, sums in fit.metrics.items()}
+    return Fit(report, np.array([fit.weight], np.int64), metrics)
 
 
 def alone(

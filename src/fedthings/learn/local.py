@@ -25,12 +25,13 @@ def trainer(
     weight: Literal["samples", "equal"] = "samples",
     engine: str = "auto",
     threads: int = 1,
+    silent: bool = False,
 ) -> Learner:
     """Return the learner that reports "x", what training changed, in the dtype of the model received.
 
     `mu` pulls toward the model received (Li et al. 2020, eq. 2). Where `recipe.keep` is above 0, the state is
     {"x": the device's own last model}. Metrics are of the model received. What is not finite passes on.
-    `engine` does the steps, on `threads` where it can.
+    `engine` does the steps, on `threads` where it can. One that is `silent` measures nothing.
     """
     descend, keep = build(task, mu, engine, threads), task.recipe.keep
     give = outputs(task, engine, threads)
@@ -54,12 +55,12 @@ def trainer(
                     row *= 1 - keep
                     row += keep * state["x"]
         with np.errstate(all="ignore"):  # a model that diverges is the engine's to refuse
-            metrics = evaluate(task, give, received, shards)
+            metrics = {} if silent else evaluate(task, give, received, shards)
             seen = descend(received, own, shards, keys, efforts, change)
         after: list[State] = [None] * n if own is None else [{"x": row} for row in own]
         counts = sizes(shards)
         weights = counts if weight == "samples" else np.minimum(counts, 1)
-        return Fit({"x": change}, weights, {"train": seen, **metrics}), after
+        return Fit({"x": change}, weights, {} if silent else {"train": seen, **metrics}), after
 
     return Learner(lambda: None, alone(many), many)
 

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from fedthings.learn.task import Task
 
 
-def trainer(task: Task, mu: float = 0.0, weight: Literal["samples", "equal"] = "samples") -> Learner:
-    """Return the learner that reports "x", what training changed; `mu` and `recipe.keep` as in `local.trainer`.
+def trainer(
+    task: Task, mu: float = 0.0, weight: Literal["samples", "equal"] = "samples", silent: bool = False
+) -> Learner:
+    """Return the learner that reports "x", what training changed; `mu`, `silent`, `recipe.keep` as in `local.trainer`.
 
     The device's number of samples is the weight where `train` gives none. What is not finite passes on.
     Raises SpecError where the user's code fails.
@@ -45,13 +47,13 @@ def trainer(task: Task, mu: float = 0.0, weight: Literal["samples", "equal"] = "
                 row += keep * state["x"]
         change = np.empty_like(start)
         with np.errstate(all="ignore"):  # a model that diverges is the engine's to refuse
-            metrics = evaluate(task, received, shards)
+            metrics = {} if silent else evaluate(task, received, shards)
             weights, seen = steps(received, start, shards, keys, efforts, change)
         weights = np.where(weights < 0, sizes(shards), weights)
         if weight == "equal":
             weights = np.minimum(weights, 1)
         after: list[State] = [{"x": row} for row in start] if keep else [None] * len(shards)
-        return Fit({"x": change}, weights, {"train": seen, **metrics}), after
+        return Fit({"x": change}, weights, {} if silent else {"train": seen, **metrics}), after
 
     return Learner(lambda: None, alone(many), many)
 

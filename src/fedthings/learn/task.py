@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import ceil, inf
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from msgspec import Struct
@@ -108,11 +108,19 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                     "leave metrics out to get those usual for the loss"
                 )
 
-    def flops(self, samples: int, tested: int) -> int:
-        """Return the operations of local training on `samples`, the received model measured on `tested` others."""
+    def flops(self, samples: int, tested: int, effort: float = 1.0) -> int:
+        """Return the operations of local training on `samples`, the received model measured on `tested` others.
+
+        Of the steps the share `effort` is done, rounded up as `descent.schedule` does.
+        """
         recipe, model = self.recipe, self.model
-        steps = recipe.epochs * -(-samples // (recipe.batch or max(samples, 1)))
-        passes = recipe.epochs * samples * model.training_flops + tested * model.flops
+        batch = recipe.batch or max(samples, 1)
+        epoch = -(-samples // batch)
+        steps, seen = recipe.epochs * epoch, recipe.epochs * samples
+        if effort < 1 and epoch:
+            steps = max(1, ceil(effort * epoch * recipe.epochs - 1e-9))
+            seen = steps // epoch * samples + min(steps % epoch * batch, samples)
+        passes = seen * model.training_flops + tested * model.flops
         return passes + steps * UPDATE[recipe.optimizer] * model.layout.dim
 
     def memory(self, samples: int) -> int:

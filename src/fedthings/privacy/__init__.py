@@ -1,1 +1,1 @@
-"""What protects a report: clipping now; noise, shares and accounting as they come."""
+"""What protects a report: clipping, and shares by which nobody sees it; noise and accounting as they come."""

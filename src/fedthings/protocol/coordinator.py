@@ -6,20 +6,16 @@ numbers of a `Pace`. A federation is a row of phases; a phase is a run of versio
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
-from hashlib import blake2b
-from heapq import heappop, heappush
 from math import inf
-from struct import unpack
 from typing import Any
 
-from fedthings.protocol.attendance import Attendance
-from fedthings.protocol.deadlines import Deadlines
+from fedthings.protocol.draws import Draws
 from fedthings.protocol.events import (
     Advance,
     Arrived,
     Assign,
+    Begun,
     Cancelled,
     CheckedIn,
     Command,
@@ -27,6 +23,7 @@ from fedthings.protocol.events import (
     Discard,
     Event,
     Finish,
+    Granted,
     Joined,
     Keep,
     Left,
@@ -35,60 +32,62 @@ from fedthings.protocol.events import (
     Resumed,
     Stepped,
     Ticket,
+    Withdrawn,
     Woke,
 )
-from fedthings.protocol.limits import Limits
 from fedthings.protocol.pace import Plan, Wait
-from fedthings.protocol.roster import Roster
+from fedthings.protocol.presence import Presence
 from fedthings.protocol.selection import Forecast, Known, Uniform, choose
-from fedthings.protocol.sleepers import Sleepers
-
-FAR = 100.0
-"""Versions after which a sleeper is asked back that is not needed any more: the next phase may want it."""
+from fedthings.protocol.tasks import Tasks
 
 
 class Coordinator:
-    """`on(event, now)` gives the commands; `Woke` is due at `alarm` at the latest."""
+    """`on(event, now)` gives the commands; `Woke` is due at `alarm` at the latest.
 
-    def __init__(self, plans: Sequence[Plan], seed: int = 0, devices: int = 0) -> None:
+    An edge's is `held`: it waits to be told which version it is to make, with `Begun`. Where the fleet is `shared`
+    with other federations, it gives work only to devices that are `granted`, and says since when it is `wanting` some
+    of those `elsewhere` (`lending`).
+    """
+
+    def __init__(
+        self, plans: Sequence[Plan], seed: int = 0, devices: int = 0, held: bool = False, shared: bool = False
+    ) -> None:
         self.plans = tuple(plans)
         self.seed = seed
         self.devices = devices
+        self.shared = shared
         self.phase = self.version = 0
+        self.tasks = Tasks()
+        self.last: dict[str, Ticket] = {}  # device -> the last of its tickets that was kept
+        forecasts = any(isinstance(plan.pace.selection, Forecast) for plan in self.plans)
+        self._devices = Presence(self.tasks, forecasts, shared)
+        self.present, self.sleepers = self._devices.present, self._devices.sleepers
+        self.granted, self.elsewhere = self._devices.granted, self._devices.elsewhere
+        self.asking = False  # shared: whether it is to be told what is granted, be it nothing more
+        self._draws = Draws(seed)
         self._enter()
         self.kept = 0  # reports toward the version being made
         self.goal = 0  # reports that make it
-        self.stepping = self.paused = self.done = False
-        self.present: set[str] = set()
-        self.idle = Roster()
-        self.spent: set[str] = set()  # present, and not asked again before the next version
-        self.out: set[str] = set()  # present, and sitting out by the pace's cap or separation
-        self.reported: set[str] = set()  # whose report is kept toward the version being made
-        self.tasks: dict[str, tuple[Ticket, float]] = {}  # device -> what it works on, deadline
-        self.last: dict[str, Ticket] = {}  # device -> the last of its tickets that was kept
-        self.sleepers = Sleepers()
-        self._deadlines, self._limits, self._attendance = Deadlines(), Limits(), Attendance()
-        self._forecasts = any(isinstance(plan.pace.selection, Forecast) for plan in self.plans)
-        self._since: dict[str, float] = {}  # device -> when it was last given work, where the pace has slack
-        self._due: deque[tuple[float, Ticket]] = deque()  # those with all of the patience, in order
-        self._sooner: list[tuple[float, Ticket]] = []  # those with deadlines of their own, a heap
+        self.stepping, self.paused, self.done = held, False, False
         self._ends = inf  # when the period of the version being made ends; -inf once it has
-        self._awake = ""  # the sleeper that is told to rest, or to work, once the version is made
-        self._made = self._lasted = 0.0  # when the last version was made, and how long it took
+        self._awake: list[str] = []  # sleepers that are told to rest, or to work, once the version is made
         self._attempts: dict[str, int] = {}  # of the version being made
-        self._draws = 0
-        self._numbers: tuple[int, ...] = ()  # the random numbers of the block that `_draws` is in
-        self._reached = False  # whether a target ended the training
-        self._waiting = inf  # since when devices are waited for
+        self._first = 0  # of an edge's attempts at it
+        self._reached = ""  # what ended the training before its last version
+        self._waiting = inf  # since when devices are waited for that are not there
+        self._short = inf  # since when more could be given work, or since one was
         self._fewer = 0  # devices that had to do, once too few came within the patience
         self._handlers: dict[type, Callable[[Any, float, list[Command]], None]] = {
             Joined: self._joined,
             Left: self._left,
-            CheckedIn: self._checked_in,
+            CheckedIn: self._joined,
             Declined: self._declined,
             Arrived: self._arrived,
             Stepped: self._stepped,
+            Begun: self._begun,
             Woke: self._woke,
+            Granted: self._granted,
+            Withdrawn: self._withdrawn,
             Paused: self._paused,
             Resumed: self._resumed,
             Cancelled: self._cancelled,
@@ -97,21 +96,13 @@ class Coordinator:
     def _enter(self) -> None:
         """Take up the plan of the running phase."""
         self.plan = self.plans[self.phase]
-        pace = self.plan.pace
-        self._limited = bool(pace.cap or pace.separation)  # whether devices may have to sit out
-        self._uniform = isinstance(pace.selection, Uniform)
+        self._devices.enter(self.plan.pace, self.version)
+        self._uniform = isinstance(self.plan.pace.selection, Uniform)
 
     @property
     def alarm(self) -> float:
         """When `Woke` must be delivered at the latest, in seconds of federation time; inf if never."""
-        due, sooner = self._due, self._sooner
-        while due and not self.open(due[0][1]):
-            due.popleft()
-        while sooner and not self.open(sooner[0][1]):
-            heappop(sooner)
-        deadline = due[0][0] if due else inf
-        if sooner:
-            deadline = min(deadline, sooner[0][0])
+        deadline = self.tasks.alarm
         if -inf < self._ends < deadline:
             deadline = self._ends
         return min(deadline, inf if self.paused else self._waiting + self.plan.pace.patience)
@@ -124,7 +115,8 @@ class Coordinator:
         waits = [Wait("the operator: the federation is paused", inf)] if self.paused else []
         if self.tasks:
             gone = sum(device not in self.present for device in self.tasks)
-            text = f"reports: {self.kept} of {self.goal} are in, {len(self.tasks)} devices at work"
+            work = f"{len(self.tasks)} device{'s' if len(self.tasks) > 1 else ''} at work"
+            text = f"reports: {self.kept} of {self.goal} are in, {work}"
             text += f", {gone} of them gone" if gone else ""
             waits.append(Wait(text, max(deadline for _, deadline in self.tasks.values())))
         if self._waiting < inf:
@@ -133,13 +125,18 @@ class Coordinator:
 
     def _lack(self) -> str:
         """Say which devices are waited for."""
-        text = f"devices: {len(self.idle)} of {self._enough()} are there"
-        return text + (f", {len(self.out)} sit out (pace.cap, pace.separation)" if self.out else "")
+        text = f"devices: {len(self._devices.idle)} of {self._enough()} are there"
+        text += f", {len(self.elsewhere)} with other federations" if self.elsewhere else ""
+        return text + (f", {len(self._devices.out)} sit out (pace.cap, pace.separation)" if self._devices.out else "")
+
+    @property
+    def wanting(self) -> float:
+        """Since when it could do with more devices of those that are there; inf where it could not."""
+        return inf if self.done or self.paused or self.stepping or self._waiting < inf else self._short
 
     def open(self, ticket: Ticket) -> bool:
         """Return whether its device still works on `ticket`."""
-        entry = self.tasks.get(ticket.device)
-        return entry is not None and entry[0] == ticket
+        return self.tasks.open(ticket)
 
     def on(self, event: Event, now: float) -> list[Command]:
         """Take one event at `now` seconds of federation time; return what is to be done, in order."""
@@ -155,53 +152,46 @@ class Coordinator:
 
     def _joined(self, event: Joined | CheckedIn, now: float, out: list[Command]) -> None:
         device = event.device
-        self.present.add(device)
-        self.sleepers.woke(device, event.every, now)
-        if self._forecasts:
-            self._attendance.came(device, now)
+        self._devices.came(device, event.every, now)
         if device in self.tasks:  # it has started anew, or has missed what it was told
             ticket, deadline = self.tasks[device]
             out.append(Assign(ticket, deadline, self.last.get(device), True))
             return
-        self._release(device)
+        self._devices.release(device, self.version)
         self._fill(now, out)
-        if device in self.sleepers.seen:
+        if isinstance(event, CheckedIn) or event.every:
             self._rest(device, now, out)
 
     def _left(self, event: Left, now: float, out: list[Command]) -> None:
-        self._leave(event.device, now)
+        self._devices.left(event.device, now)
+        if self.shared:
+            self._miss(now)
 
-    def _leave(self, device: str, now: float) -> None:
-        self.present.discard(device)
-        self.out.discard(device)
-        self.idle.discard(device)
-        self.sleepers.gone(device)
-        if self._forecasts:
-            self._attendance.left(device, now)
+    def _granted(self, event: Granted, now: float, out: list[Command]) -> None:
+        self._devices.grant(event.devices)
+        self.asking = False
+        self._fill(now, out, granted=True)
 
-    def _checked_in(self, event: CheckedIn, now: float, out: list[Command]) -> None:
-        self._joined(event, now, out)
-        if event.device not in self.tasks and event.device not in self.sleepers.seen:
-            out.append(Rest(event.device, self._why()))
-
-    def _why(self) -> str:
-        return "paused" if self.paused else "not needed now"
+    def _withdrawn(self, event: Withdrawn, now: float, out: list[Command]) -> None:
+        self._devices.withdraw(event.devices)
 
     def _rest(self, device: str, now: float, out: list[Command]) -> None:
-        """Tell a sleeper that is awake when to come back, unless it has work: when a version that wants it may start.
+        """Tell a device that there is no work for it; a sleeper also when to come back.
 
         One that may be drawn while it sleeps has half of the patience left for its task.
         """
         if device in self.tasks:
             return
-        if self.stepping:  # it may be wanted as soon as the version is made
-            self._awake = device
-            return
-        pace = self.plan.pace
-        versions = max(1.0, min(FAR, self._limits.sits_out(device, self.version, pace)))
-        latest = now + pace.patience / 2 if device in self.idle else inf
-        until = self.sleepers.back(device, max(now, self._made + versions * self._lasted), latest)
-        out.append(Rest(device, self._why(), until))
+        reason = "paused" if self.paused else "not needed now"
+        if device not in self.sleepers.seen:
+            out.append(Rest(device, reason))
+        elif self.stepping:  # it may be wanted as soon as the version is made
+            self._awake.append(device)
+        else:
+            drawn = device in self._devices.idle or device in self.elsewhere
+            latest = now + self.plan.pace.patience / 2 if drawn else inf
+            sits_out = self._devices.sits_out(device, self.version)
+            out.append(Rest(device, reason, self.sleepers.back(device, now, sits_out, latest)))
 
     # ------------------------------------------------------------- answers
 
@@ -223,23 +213,23 @@ class Coordinator:
             out.append(Discard(ticket, "late"))
             return
         if self.plan.pace.slack:
-            self._deadlines.took(ticket.device, now - self._since[ticket.device])
+            self.tasks.deadlines.took(ticket.device, now - self.tasks.since(ticket.device, self.plan.pace))
         self._close(ticket)
         if lag > staleness:
             out.append(Discard(ticket, "stale"))
         else:
             self.kept += 1
             self.last[ticket.device] = ticket
-            if self._limited:
-                self._limits.kept(ticket.device, self.version + self.stepping + 1, self.plan.pace)
+            if self._devices.limited:
+                self._devices.kept(ticket.device, self.version + self.stepping + 1)
             out.append(Keep(ticket, lag))
         if staleness:
-            self.spent.discard(ticket.device)
-            self._release(ticket.device)
+            self._devices.spent.discard(ticket.device)
+            self._devices.release(ticket.device, self.version)
             self._check(now, out)
             self._fill(now, out)
         else:
-            self.reported.add(ticket.device)
+            self._devices.reported.add(ticket.device)
             if self.kept >= self.goal or not self.tasks or self._ends == -inf:
                 self._check(now, out)
         if ticket.device in self.sleepers.seen:
@@ -249,25 +239,23 @@ class Coordinator:
         pace = self.plan.pace
         if self._ends <= now:
             self._ends = -inf
-        for ticket in self._expired(now):
-            if self.open(ticket):
-                if self.plan.pace.slack:
-                    self._deadlines.missed(ticket.device)
-                deadline = self.tasks[ticket.device][1]
-                if self.sleepers.missing(ticket.device, self._since.get(ticket.device, deadline - pace.patience)):
-                    self._leave(ticket.device, now)  # it has not woken once: it is there again when it does
-                self._close(ticket)
-                out.append(Discard(ticket, "deadline"))
-                if ticket.device not in self.present:  # its patience is over: the next version does not wait too
-                    self._fewer = len(self.present)
+        for ticket in self.tasks.expired(now):
+            if pace.slack:
+                self.tasks.deadlines.missed(ticket.device)
+            if self.sleepers.missing(ticket.device, self.tasks.since(ticket.device, pace)):
+                self._devices.left(ticket.device, now)  # it has not woken once: it is there again when it does
+            self._close(ticket)
+            out.append(Discard(ticket, "deadline"))
+            if ticket.device not in self.present:  # its patience is over: the next version does not wait too
+                self._fewer = len(self.present)
         self._check(now, out, expired=True)
         if now >= self._waiting + self.plan.pace.patience and not self.paused:
             self._waiting = now
-            self._renew()
-            if self.plan.optional and not self.idle:
-                self._finish("target" if self._reached else "done", out)
+            self._devices.renew(self.version)
+            self._fewer = self._devices.free
+            if self.plan.optional and not self._fewer:
+                self._finish(self._reached or "done", out)
                 return
-            self._fewer = len(self.idle)
             self._fill(now, out)
         elif self.plan.pace.staleness:
             self._fill(now, out)
@@ -277,34 +265,34 @@ class Coordinator:
     def _stepped(self, event: Stepped, now: float, out: list[Command]) -> None:
         self.stepping = False
         self.version = event.version
-        self._made, self._lasted = now, now - self._made
+        self.sleepers.stepped(now)
         self._attempts.clear()
-        self.reported.clear()
-        self._draws = 0
-        self._numbers = ()
+        self._devices.reported.clear()
         self._reached = self._reached or event.stop
-        last = event.stop or self.version >= self.plan.versions
+        last = bool(event.stop) or self.version >= self.plan.versions
         if last or not self.plan.pace.staleness:  # nothing older will be folded: free the stragglers
             self._drop("late", out)
         self._drop_stale(out)
         if last:
             self.kept = 0
             if self.phase + 1 == len(self.plans):
-                self._finish("target" if self._reached else "done", out)
+                self._finish(self._reached or "done", out)
                 return
             self.phase, self.version = self.phase + 1, 0
-            before = self._limited
             self._enter()
-            if before:
-                self._limits.clear()
-                self.out.clear()
-                for device in self.present:
-                    self._release(device)
-        self._renew()
-        self._fill(now, out)
-        awake, self._awake = self._awake, ""
-        if awake in self.sleepers.seen:
-            self._rest(awake, now, out)
+        self._start(now, out)
+
+    def _begun(self, event: Begun, now: float, out: list[Command]) -> None:
+        self._drop("late", out)
+        self.phase, self.version, self._first = event.phase, event.version, event.attempt
+        self._enter()
+        self.sleepers.stepped(now)
+        self.kept = self.goal = 0
+        self._ends = self._waiting = inf
+        self.stepping = False
+        self._attempts.clear()
+        self._devices.reported.clear()
+        self._start(now, out)
 
     def _paused(self, event: Paused, now: float, out: list[Command]) -> None:
         self.paused = True
@@ -321,49 +309,20 @@ class Coordinator:
 
     # --------------------------------------------------------------- parts
 
+    def _start(self, now: float, out: list[Command]) -> None:
+        """Begin the version with those who are free, and tell the sleepers that waited to hear."""
+        self._draws.begin(self.phase, self.version)
+        self._devices.renew(self.version)
+        self._fill(now, out)
+        awake, self._awake = self._awake, []
+        for device in awake:
+            if device in self.sleepers.seen:
+                self._rest(device, now, out)
+
     def _close(self, ticket: Ticket) -> None:
-        del self.tasks[ticket.device]
-        if self._since:
-            self._since.pop(ticket.device, None)
+        self.tasks.close(ticket)
         if ticket.device in self.present:
-            self.spent.add(ticket.device)
-
-    def _release(self, device: str) -> None:
-        """Let `device` be drawn, if it is there and free; who has reported waits for the next version."""
-        if device not in self.present or device in self.tasks or device in self.spent:
-            return
-        if device in self.reported:
-            self.spent.add(device)
-        elif self._limited and self._sits_out(device):
-            self.out.add(device)
-        else:
-            self.idle.add(device)
-
-    def _expired(self, now: float) -> list[Ticket]:
-        """Take out and return the tickets whose deadline has passed."""
-        found = []
-        while self._due and self._due[0][0] <= now:
-            found.append(self._due.popleft())
-        while self._sooner and self._sooner[0][0] <= now:
-            found.append(heappop(self._sooner))
-        return [ticket for _, ticket in sorted(found)] if len(found) > 1 else [ticket for _, ticket in found]
-
-    def _sits_out(self, device: str) -> bool:
-        return self._limits.sits_out(device, self.version, self.plan.pace) > 0
-
-    def _renew(self) -> None:
-        """Let those be asked again who declined or were late."""
-        free = {device for device in self.spent if device not in self.tasks and device not in self.reported}
-        free &= self.present
-        self.spent = self.spent & self.reported & self.present
-        if self._limited:
-            out = {device for device in free if self._sits_out(device)}
-            self.out |= out
-            free -= out
-        self.idle.extend(free)
-        for device in self._limits.again(self.version):
-            self.out.discard(device)
-            self._release(device)
+            self._devices.spent.add(ticket.device)
 
     def _drop(self, reason: str, out: list[Command]) -> None:
         for ticket, _ in list(self.tasks.values()):
@@ -381,12 +340,37 @@ class Coordinator:
     def _finish(self, reason: str, out: list[Command]) -> None:
         self.done = True
         self._waiting = inf
+        self.granted.clear()
         out.append(Finish(reason))
 
     def _enough(self) -> int:
         """Return how many devices must be free before a synchronous version starts."""
         enough = max(self.plan.pace.concurrency, self.devices if self.plan.everyone or self.version == 0 else 0)
-        return min(enough, max(self._fewer, len(self.present) - len(self.out))) if self._fewer else enough
+        if self._fewer:
+            enough = min(enough, max(self._fewer, len(self.present) - len(self._devices.out)))
+        return max(enough, self._devices.free) if self.plan.everyone and self.elsewhere else enough
+
+    def _lacking(self) -> int:
+        """Return how many devices more may work at once on the version being made."""
+        most = self.goal if self.plan.everyone else self.plan.pace.concurrency
+        return most - len(self.tasks) - (0 if self.plan.pace.staleness else self.kept)
+
+    def _ask(self, now: float) -> None:
+        """Note that devices of the shared fleet are wanted, if they are."""
+        if not self.goal or self._lacking() > 0:
+            self.asking = True
+            self._short = min(self._short, now)
+        self._miss(now)
+
+    def _miss(self, now: float) -> None:
+        """Note since when devices are missing, if they are; those with other federations come back by themselves.
+
+        With everyone asked who could be, a lack of devices is waited out; a running task is its own alarm.
+        """
+        if self.stepping or self.paused:
+            return
+        lack = not self._devices.free if self.goal else self._devices.free + self.kept < self._enough()
+        self._waiting = min(self._waiting, now) if lack and not self.tasks else inf
 
     def _check(self, now: float, out: list[Command], expired: bool = False) -> None:
         """Advance when the goal is met, or when nobody is left to wait for and there is a quorum."""
@@ -397,84 +381,64 @@ class Coordinator:
         if self.kept >= self.goal or (ended and self.kept >= min(self.plan.pace.quorum, self.goal)):
             self.stepping = True
             self.kept = self.goal = 0
-            self._waiting = self._ends = inf
+            self._waiting = self._ends = self._short = inf
             out.append(Advance(self.phase, self.version + 1))
         elif over:
             # Below the quorum: try again, at once only where the patience is over already.
             self.goal, self._ends = 0, inf
             if expired:
-                self._renew()
+                self._devices.renew(self.version)
                 self._fill(now, out)
             else:
                 self._waiting = now
 
-    def _fill(self, now: float, out: list[Command]) -> None:
+    def _fill(self, now: float, out: list[Command], granted: bool = False) -> None:
         """Give work to free devices, as many as the pace lets work at once.
 
         A synchronous version starts when enough devices are free, so that a race of joins decides nothing;
         when the patience is over it starts with those there are, and later ones do not wait again.
+        A shared fleet is asked for first, so that the choice is among all devices that are free.
         """
         if self.stepping or self.paused:
             return
-        pace = self.plan.pace
+        if self.shared and not granted:
+            self._ask(now)
+            return
+        pace, idle = self.plan.pace, self._devices.idle
         synchronous = pace.staleness == 0
-        if synchronous and not self.goal and len(self.idle) + self.kept < self._enough():
-            self._waiting = min(self._waiting, now)
+        if synchronous and not self.goal and len(idle) + self.kept < self._enough():
+            self._short = min(self._short, now)
+            self._miss(now)
             return
         if not self.goal:
-            self.goal = min(len(self.idle), self.plan.most) + self.kept if self.plan.everyone else pace.goal
+            self.goal = min(len(idle), self.plan.most) + self.kept if self.plan.everyone else pace.goal
             self._ends = now + pace.period if pace.period else inf
-        most = self.goal if self.plan.everyone else pace.concurrency
-        lacking = most - len(self.tasks) - (self.kept if synchronous else 0)
-        if lacking >= len(self.idle):  # nothing is left to chance
-            for device in self.idle.drain():
+        before, lacking = len(self.tasks), self._lacking()
+        if lacking >= len(idle):  # nothing is left to chance
+            for device in idle.drain():
                 self._assign(device, now, out)
         else:
             for device in self._choose(lacking, now) if lacking > 0 else ():
                 self._assign(device, now, out)
-        # With everyone asked who could be, a lack of devices is waited out; a running task is its own alarm.
-        self._waiting = inf if self.tasks else min(self._waiting, now)
+        given = len(self.tasks) - before
+        since = now if given else min(self._short, now)  # who was given one has its turn again after the others
+        self._short = since if lacking > given else inf
+        self._miss(now)
 
     def _choose(self, count: int, now: float) -> list[str]:
         """Take out and return `count` of the free devices, by the pace's rule."""
         if count == 1 and self._uniform:
-            return [self.idle.draw(self._random())]
-        known = Known(now, self._attendance, self._seconds)
-        return choose(self.plan.pace.selection, self.idle, count, self._random, known)
-
-    def _seconds(self, device: str) -> float:
-        return self._deadlines.seconds(device, self.plan.pace)
+            return [self._devices.idle.draw(self._draws())]
+        pace, devices = self.plan.pace, self._devices
+        known = Known(now, devices.attendance, lambda device: self.tasks.deadlines.seconds(device, pace))
+        return choose(pace.selection, devices.idle, count, self._draws, known)
 
     def _assign(self, device: str, now: float, out: list[Command]) -> None:
-        attempt = self._attempts.get(device, 0)
+        self.granted.discard(device)
+        attempt = self._attempts.get(device, self._first)
         self._attempts[device] = attempt + 1
         ticket = Ticket(self.phase, self.version, device, attempt)
-        pace = self.plan.pace
-        if pace.slack:
-            self._since[device] = now
-            deadline = now + self._seconds(device)
-            heappush(self._sooner, (deadline, ticket))
-        else:
-            deadline = now + pace.patience
-            self._due.append((deadline, ticket))
-        self.tasks[device] = (ticket, deadline)
-        if len(self._due) + len(self._sooner) > 2 * len(self.tasks) + 64:  # a slow one must not keep all after it
-            self._plan_deadlines()
-        out.append(Assign(ticket, deadline, self.last.get(device)))
-
-    def _plan_deadlines(self) -> None:
-        """Put down when each open task ends, and nothing else."""
-        self._due = deque(sorted((deadline, ticket) for ticket, deadline in self.tasks.values()))
-        self._sooner = []
-
-    def _random(self) -> int:
-        """Return 64 bits keyed by seed, phase, version and how many were drawn before (law 1)."""
-        block, place = divmod(self._draws, 8)
-        if place == 0 or not self._numbers:
-            key = b"%d/%d/%d/%d" % (self.seed, self.phase, self.version, block)
-            self._numbers = unpack("<8Q", blake2b(key).digest())
-        self._draws += 1
-        return self._numbers[place]
+        out.append(Assign(ticket, self.tasks.give(ticket, now, self.plan.pace), self.last.get(device)))
 
     # ------------------------------------------------------------- durable
 
@@ -486,23 +450,19 @@ class Coordinator:
             "kept": self.kept,
             "goal": self.goal,
             "flags": [self.stepping, self.paused, self.done, self._reached],
-            "present": sorted(self.present),
-            "spent": sorted(self.spent),
-            "reported": sorted(self.reported),
-            "tasks": [[list(t), deadline] for t, deadline in self.tasks.values()],
+            "devices": self._devices.snapshot(),
+            "tasks": self.tasks.snapshot(),
             "last": [list(t) for t in self.last.values()],
-            "since": dict(self._since),
             "attempts": self._attempts,
-            "draws": self._draws,
+            "first": self._first,
+            "draws": self._draws.count,
+            "shared": self.shared,
+            "asking": self.asking,
             "waiting": self._waiting,
+            "short": self._short,
             "fewer": self._fewer,
             "ends": self._ends,
-            "awake": self._awake,
-            "made": [self._made, self._lasted],
-            "sleepers": self.sleepers.snapshot(),
-            "deadlines": self._deadlines.snapshot(),
-            "limits": self._limits.snapshot(),
-            "attendance": self._attendance.snapshot(),
+            "awake": list(self._awake),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -511,21 +471,11 @@ class Coordinator:
         self._enter()
         self.kept, self.goal = state["kept"], state["goal"]
         self.stepping, self.paused, self.done, self._reached = state["flags"]
-        self.present = set(state["present"])
-        self.spent = set(state["spent"])
-        self.reported = set(state["reported"])
-        self.tasks = {t[2]: (Ticket(*t), deadline) for t, deadline in state["tasks"]}
+        self.tasks.restore(state["tasks"])
+        self._devices.restore(state["devices"], self.version)
         self.last = {t[2]: Ticket(*t) for t in state["last"]}
-        self._since = dict(state["since"])
-        self._plan_deadlines()
-        self._attempts = dict(state["attempts"])
-        self._draws, self._numbers = state["draws"], ()
-        self._waiting, self._fewer = state["waiting"], state["fewer"]
-        self._awake, self._ends, (self._made, self._lasted) = state["awake"], state["ends"], state["made"]
-        self.sleepers.restore(state["sleepers"])
-        self._deadlines.restore(state["deadlines"])
-        self._limits.restore(state["limits"])
-        self._attendance.restore(state["attendance"])
-        self.idle, self.out = Roster(), set()
-        for device in state["present"]:
-            self._release(device)
+        self._attempts, self._first = dict(state["attempts"]), state["first"]
+        self._draws.begin(self.phase, self.version, state["draws"])
+        self._waiting, self._short, self._fewer = state["waiting"], state["short"], state["fewer"]
+        self.asking = state["asking"]
+        self._ends, self._awake = state["ends"], list(state["awake"])

@@ -58,14 +58,60 @@ class Arrived(NamedTuple):
 
 
 class Stepped(NamedTuple):
-    """The engine has made `version` of the running phase; `stop` when a target is met."""
+    """The engine has made `version` of the running phase; `stop` says why it is the last one of the training.
+
+    It is "target" when a target is met, "privacy budget" when no more may be learned, and "" when it goes on.
+    """
 
     version: int
-    stop: bool = False
+    stop: str = ""
+
+
+class Settled(NamedTuple):
+    """The helper's share of the sum is here, whole and on the disk, with this SHA-256."""
+
+    digest: bytes
+
+
+class Excluded(NamedTuple):
+    """The helper takes the report of `ticket` into no sum."""
+
+    ticket: Ticket
+    reason: str
+
+
+class Checked(NamedTuple):
+    """The norms of the set are known: those of `out` are beyond the bound."""
+
+    out: tuple[Ticket, ...]
+
+
+class Overdue(NamedTuple):
+    """The helper has had its time."""
+
+
+class Begun(NamedTuple):
+    """An edge begins to work on `version` of `phase`, whatever it was doing; attempts count from `attempt` on."""
+
+    phase: int
+    version: int
+    attempt: int = 0
 
 
 class Woke(NamedTuple):
     """The alarm rang."""
+
+
+class Granted(NamedTuple):
+    """These devices, which several federations share, may be given work here (`lending`)."""
+
+    devices: tuple[str, ...]
+
+
+class Withdrawn(NamedTuple):
+    """These devices work for another federation now, or are kept for one that has waited longer."""
+
+    devices: tuple[str, ...]
 
 
 class Paused(NamedTuple):
@@ -80,7 +126,24 @@ class Cancelled(NamedTuple):
     """The operator ends the federation with the model it has."""
 
 
-Event: TypeAlias = Joined | Left | CheckedIn | Declined | Arrived | Stepped | Woke | Paused | Resumed | Cancelled
+Event: TypeAlias = (
+    Joined
+    | Left
+    | CheckedIn
+    | Declined
+    | Arrived
+    | Stepped
+    | Begun
+    | Woke
+    | Granted
+    | Withdrawn
+    | Paused
+    | Resumed
+    | Cancelled
+)
+"""What a coordinator takes."""
+Answered: TypeAlias = Settled | Excluded | Checked | Overdue
+"""What a settlement takes, beside the commands of the coordinator."""
 
 # -------------------------------------------------------------- commands
 
@@ -130,9 +193,32 @@ class Advance(NamedTuple):
 
 
 class Finish(NamedTuple):
-    """The federation is over; `reason` is one of "done", "target", "cancelled"."""
+    """The federation is over; `reason` is one of "done", "target", "privacy budget", "cancelled"."""
+
+    reason: str
+
+
+class Ask(NamedTuple):
+    """Ask the helper for its share of the set that is fixed now: of its sum, or of its `norms`."""
+
+    norms: bool = False
+
+
+class Exclude(NamedTuple):
+    """Take this report out of the set that is fixed."""
+
+    ticket: Ticket
+    lag: int
+    reason: str
+
+
+class Settle(NamedTuple):
+    """Make the version from the set that is fixed; without any of its reports where there is a `reason`."""
 
     reason: str
 
 
 Command: TypeAlias = Assign | Rest | Keep | Discard | Advance | Finish
+"""What a coordinator gives."""
+Settling: TypeAlias = Ask | Exclude | Settle
+"""What a settlement gives."""

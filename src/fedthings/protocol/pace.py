@@ -60,6 +60,45 @@ class Pace(Struct, frozen=True, forbid_unknown_fields=True):
             )
 
 
+DEVICES = 1024
+"""Devices of one edge that work at once, at the most: it bounds the sum of their reports."""
+
+
+class Edge(Struct, frozen=True, forbid_unknown_fields=True):
+    """Participants are edges: each makes `rounds` versions with its own devices before it reports (kappa_2).
+
+    HierFAVG (Liu et al. 2020, Alg. 1), whose kappa_1 is the recipe. In an edge round all of the edge's devices that are
+    there work once, or `goal` of them (0: all, up to 1,024). A device has `patience` seconds; with fewer than `quorum`
+    reports at the deadline the edge round is tried again.
+    """
+
+    rounds: int = 1
+    goal: int = 0
+    patience: float = 60.0
+    quorum: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.rounds <= 1 << 16:
+            raise SpecError(f"edge.rounds is {self.rounds}: give how often an edge averages before it reports, from 1")
+        if not 0 <= self.goal <= DEVICES:
+            raise SpecError(f"edge.goal is {self.goal}: give how many devices work in an edge round, 0 for all")
+        if not 0 < self.patience < inf:
+            raise SpecError(f"edge.patience is {self.patience}: give the seconds a device has, above 0")
+        if not 1 <= self.quorum <= (self.goal or DEVICES):
+            raise SpecError(f"edge.quorum is {self.quorum}: give 1 up to edge.goal")
+
+    @property
+    def most(self) -> int:
+        """How many devices work in an edge round at the most."""
+        return self.goal or DEVICES
+
+    @property
+    def plan(self) -> Plan:
+        """An edge's rounds as its own coordinator sees them: as many as it is told to begin."""
+        pace = Pace(goal=self.quorum, patience=self.patience, quorum=self.quorum)
+        return Plan(pace, 1 << 62, everyone=True, most=self.most)
+
+
 class Plan(NamedTuple):
     """One phase as the coordinator sees it: `versions` to make at `pace`; `everyone` asks all, up to `most`.
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
 
 from fedthings.engine import Engine
 from fedthings.federation import encode
 from fedthings.messages import Offer, Want, Work
+from fedthings.protocol.events import Ticket
 from fedthings.transport.chunks import CHUNK, Source
 from fedthings.transport.transport import Transport
 from fedthings.wire import pack_body
+
+Body: TypeAlias = "tuple[str, int, int, Ticket | None]"
+"""What it is, the phase, the version, and the ticket whose model it is told by, None for all of it."""
 
 RETAINED = 64
 """Chunks: a body of at most so many is kept at the broker too, which then does the fan-out."""
@@ -25,24 +32,37 @@ class Bodies:
         self._directory = directory
         self._transport = transport
         self._chunk = chunk
-        self._sources: dict[tuple[str, int, int], Source] = {}  # (what, phase, version)
+        self._sources: dict[Body, Source] = {}
         self.published: dict[bytes, int] = {}  # digest -> chunks
         self.files: dict[str, Path] = {}  # large bodies by their SHA-256, for HTTP
+        self.also: Callable[[bytes], bool] = lambda digest: False  # whether another federation has it at the broker too
         self.http = self.token = ""  # where they can be had so
         directory.mkdir(parents=True, exist_ok=True)
 
     def task(self, engine: Engine) -> Offer:
         """Return the offer of the running phase's task."""
-        key = ("task", engine.phase, 0)
+        key = ("task", engine.phase, 0, None)
         if key not in self._sources:
             self._add(key, pack_body(Work(engine.phase, encode(engine.spec))))
         return self._offer(key)
 
-    def model(self, engine: Engine, version: int) -> Offer:
-        """Return the offer of the model that the running phase's devices receive as `version`."""
-        key = ("model", engine.phase, version)
+    def model(self, engine: Engine, version: int, kept: Ticket | None) -> tuple[Offer, Offer | None]:
+        """Return the offers of the model that the running phase's devices receive as `version`.
+
+        The first is of all of it, the second of what it differs in from that of `kept`, the last ticket of the device
+        that was kept; None where that is not less.
+        """
+        base = engine.base(version, kept)
+        whole = self._model(engine, version, None)
+        if base is None:
+            return whole, None
+        return msgspec.structs.replace(whole, first=None), self._model(engine, version, base)
+
+    def _model(self, engine: Engine, version: int, base: Ticket | None) -> Offer:
+        told = None if base is None else base._replace(device="", attempt=0)  # the same for all that hold it
+        key = ("model", engine.phase, version, told)
         if key not in self._sources:
-            self._add(key, pack_body(engine.body(version)))
+            self._add(key, engine.packed(version, base))
         return self._offer(key)
 
     def find(self, want: Want) -> Source | None:
@@ -52,7 +72,7 @@ class Bodies:
     def keep_only(self, phase: int, versions: Iterable[int]) -> None:
         """Forget models that no open task and no newest version needs, at the broker too."""
         wanted = {("model", phase, version) for version in versions} | {("task", phase, 0)}
-        for key in [key for key in self._sources if key not in wanted]:
+        for key in [key for key in self._sources if key[:3] not in wanted]:
             source = self._sources.pop(key)
             self._clear(source.digest)
             self.files.pop(source.digest.hex(), None)
@@ -67,28 +87,29 @@ class Bodies:
         for key in self._sources:
             self._retain(key)
 
-    def _offer(self, key: tuple[str, int, int]) -> Offer:
+    def _offer(self, key: Body) -> Offer:
         source = self._sources[key]
         if self.http and isinstance(source.body, Path):
             return source.offer(key[0], http=self.http, token=self.token)
         return source.offer(key[0], retained=source.digest in self.published, first=self._inline(key))
 
-    def _add(self, key: tuple[str, int, int], body: bytes) -> None:
+    def _add(self, key: Body, body: bytes) -> None:
         kept: bytes | Path = body
         if len(body) > RETAINED * self._chunk:
-            kept = self._directory / f"{key[0]}-{key[1]}-{key[2]}.cbor"
+            told = "" if key[3] is None else f"-{key[3].phase}-{key[3].version}"
+            kept = self._directory / f"{key[0]}-{key[1]}-{key[2]}{told}.cbor"
             kept.write_bytes(body)
         self._sources[key] = source = Source(kept, self._chunk)
         if isinstance(kept, Path):
             self.files[source.digest.hex()] = kept
         self._retain(key)
 
-    def _inline(self, key: tuple[str, int, int]) -> bool:
+    def _inline(self, key: Body) -> bool:
         """Return whether the offer holds the body: a task is fetched once, a model for each version."""
         source = self._sources[key]
         return key[0] == "model" and source.count == 1 and source.size <= INLINE
 
-    def _retain(self, key: tuple[str, int, int]) -> None:
+    def _retain(self, key: Body) -> None:
         source = self._sources[key]
         if source.count <= RETAINED and not self._inline(key):
             self.published[source.digest] = source.count
@@ -97,5 +118,5 @@ class Bodies:
 
     def _clear(self, digest: bytes) -> None:
         count = self.published.pop(digest, 0)
-        if count:
+        if count and not self.also(digest):
             self._transport.clear_blob(digest, count)

@@ -12,8 +12,9 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -27,15 +28,17 @@ Kind = Literal["mosquitto", "amqtt"]
 KINDS: tuple[Kind, ...] = ("mosquitto", "amqtt")
 _READY = 15.0  # seconds until the broker must listen
 _FREED = 3.0  # seconds that the broker of a killed parent may still hold the port
+_RESTARTS = 5  # times in a row that a broker is started again before its owner gives up
 
 
 class Broker:
     """A running broker; make one with `Broker.start`. A context manager that stops it."""
 
-    def __init__(self, access: Access, kind: Kind, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, access: Access, kind: Kind, on_end: Callable[[], None]) -> None:
         self.access = access
         self.kind = kind
-        self._process = process
+        self._on_end = on_end
+        self._process = self._launched()
 
     @classmethod
     def start(
@@ -47,8 +50,9 @@ class Broker:
         *,
         host: str = "",
         root: str = "",
+        on_end: Callable[[], None] = lambda: None,
     ) -> Broker:
-        """Start a broker, and wait until it listens.
+        """Start a broker, and wait until it listens; `on_end` is called, from a thread, whenever it ends.
 
         `port` 0 is the one in `directory/broker.json`, or a free one, and `host` "" and `root` "" the ones
         there, or 127.0.0.1 and "ft". `passwords` are added to those there; "" is made up, and the
@@ -67,21 +71,43 @@ class Broker:
         access.port = port or access.port or _free(access.host)
         _wait_free(access.host, access.port, _FREED if again else 0.0)
         access.write()
-        kind = _choose(prefer)
+        return cls(access, _choose(prefer), on_end)
+
+    def restart(self, on_news: Callable[[str], None]) -> None:
+        """Start it again after it has died; it may be killed while it starts, too. Raises TransportError."""
+        on_news("the broker has died: starting it again")
+        for left in reversed(range(_RESTARTS)):
+            try:
+                _wait_free(self.access.host, self.access.port, _FREED)
+                self._process = self._launched()
+                return
+            except TransportError as error:
+                if not left:
+                    raise
+                on_news(f"{error}; trying again")
+
+    def _launched(self) -> subprocess.Popen[bytes]:
+        """Return a process that listens. Raises TransportError."""
+        directory = str(self.access.directory)
         process = subprocess.Popen(
-            [sys.executable, "-m", "fedthings.server.broker_process", kind, str(os.getpid()), str(directory)],
+            [sys.executable, "-m", "fedthings.server.broker_process", self.kind, str(os.getpid()), directory],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C ends the coordinator first, and the broker with it
         )
-        broker = cls(access, kind, process)
         try:
-            broker._wait_ready()
+            self._wait_ready(process)
         except BaseException:
-            broker.stop()
+            _end(process)
             raise
-        return broker
+
+        def watch() -> None:  # nothing polls
+            process.wait()
+            self._on_end()
+
+        threading.Thread(target=watch, name="broker", daemon=True).start()
+        return process
 
     @property
     def port(self) -> int:
@@ -92,10 +118,6 @@ class Broker:
     def alive(self) -> bool:
         """Whether the broker's process runs."""
         return self._process.poll() is None
-
-    def wait(self) -> None:
-        """Return when the broker has ended; from any thread."""
-        self._process.wait()
 
     @property
     def pid(self) -> int:
@@ -134,14 +156,7 @@ class Broker:
 
     def stop(self) -> None:
         """End the broker; returns when its port is free, within some seconds."""
-        if self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()  # mosquitto dies with it (PR_SET_PDEATHSIG)
-            self._process.wait(5)
+        _end(self._process)
 
     def __enter__(self) -> Broker:
         return self
@@ -157,18 +172,29 @@ class Broker:
         except (OSError, ValueError):
             raise TransportError(f"the broker has ended: see {self.access.directory / 'broker.log'}") from None
 
-    def _wait_ready(self) -> None:
+    def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
         """Return when the broker listens. Only the start waits like this: nobody can tell us."""
         end = time.monotonic() + _READY
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.access.host, self.access.host)
         log = self.access.directory / "broker.log"
         while time.monotonic() < end:
-            if not self.alive:
+            if process.poll() is not None:
                 raise TransportError(f"the {self.kind} broker did not start: see {log}")
             with contextlib.suppress(OSError), socket.create_connection((host, self.port), 1.0):
                 return
             time.sleep(0.02)
         raise TransportError(f"the {self.kind} broker does not listen after {_READY:g} seconds: see {log}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()  # mosquitto dies with it (PR_SET_PDEATHSIG)
+        process.wait(5)
 
 
 def mosquitto() -> str | None:

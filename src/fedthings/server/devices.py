@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedthings.errors import SpecError, StoreError
+from fedthings.server import place
 from fedthings.server.access import hashed, private
 from fedthings.server.store import Store
 from fedthings.transport.topics import COORDINATOR
@@ -29,6 +30,7 @@ def add(directory: Path, names: Iterable[str]) -> dict[str, str]:
     for name in names:
         check(name)
     passwords = {name: secrets.token_urlsafe(16) for name in names}
+    _own(directory)
     with _store(directory, new=True) as store:
         there = {device["name"] for device in store.devices()} & set(names)
         if there:
@@ -41,6 +43,7 @@ def add(directory: Path, names: Iterable[str]) -> dict[str, str]:
 def remove(directory: Path, names: Iterable[str]) -> None:
     """Let `names` join no longer. Raises StoreError where one is not on the list."""
     names = list(dict.fromkeys(names))
+    _own(directory)
     with _store(directory) as store:
         known = [device["name"] for device in store.devices()]
         for name in names:
@@ -56,6 +59,17 @@ def listed(directory: Path) -> list[dict[str, Any]]:
     """Return every device that may join, with what it has cost."""
     with _store(directory) as store:
         return store.devices()
+
+
+def costs(directory: Path) -> list[dict[str, Any]]:
+    """Return the same as `listed`, with what each has cost in all federations that share `directory`."""
+    found = {device["name"]: device for device in listed(directory)}
+    for run in place.several(directory).values():
+        for device in listed(run):
+            for cost in ("reports", "bytes_up", "bytes_down"):
+                if device["name"] in found:
+                    found[device["name"]][cost] += device[cost]
+    return list(found.values())
 
 
 def hand_out(directory: Path, passwords: dict[str, str]) -> dict[str, Path]:
@@ -80,6 +94,14 @@ def check(name: str) -> None:
         raise SpecError(f"a device cannot be called {name!r}: use 1 to 64 of A-Z a-z 0-9 . _ -")
     if name == COORDINATOR:
         raise SpecError(f"a device cannot be called {name!r}, which is the coordinator's: choose another name")
+
+
+def _own(directory: Path) -> None:
+    """Raise StoreError where `directory` is one of several that share the devices of the directory above."""
+    above = directory.resolve().parent
+    shared = place.read(above)
+    if shared is not None and not shared.federation and directory.resolve().name in place.several(above):
+        raise StoreError(f"{directory} shares its devices with other federations: name {directory.parent} with --out")
 
 
 @contextmanager

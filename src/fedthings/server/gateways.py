@@ -33,6 +33,7 @@ from fedthings.messages import (
 )
 from fedthings.protocol import events
 from fedthings.server import reception
+from fedthings.server.turns import Turns
 from fedthings.transport.chunks import Assembly
 from fedthings.wire import pack, unpack, unpack_body
 
@@ -46,8 +47,9 @@ RELAYED = (Hello, Bye, Decline)
 class Inbound:
     """Subtotals in `directory`: on their way in, one a sender, and whole ones until they are in a checkpoint."""
 
-    def __init__(self, directory: Path, fsync: bool = False) -> None:
+    def __init__(self, directory: Path, turns: Turns, fsync: bool = False) -> None:
         self._directory = directory
+        self._turns = turns
         self._fsync = fsync
         self._uploads: dict[str, Assembly] = {}
         directory.mkdir(parents=True, exist_ok=True)
@@ -69,6 +71,7 @@ class Inbound:
     def take(self, sender: str) -> Subtotal:
         """Return the subtotal of `sender` that has come whole. Raises WireError where it is none."""
         digest = self._uploads.pop(sender).offer.digest
+        self._turns.drop(sender)
         if self._fsync:
             with self._path(digest).open("rb") as file:
                 os.fsync(file.fileno())
@@ -89,6 +92,7 @@ class Inbound:
     def forget(self, sender: str) -> None:
         """Throw away what `sender` has sent of a subtotal that is not whole."""
         upload = self._uploads.pop(sender, None)
+        self._turns.drop(sender)
         if upload is not None:
             upload.discard()
 
@@ -119,6 +123,8 @@ def take(service: Service, sender: str, message: Envelope, federation: str, now:
         case Relay():
             _relayed(service, sender, message, now)
         case Bye():  # its devices cannot be reached; each says Hello again by whatever way it finds
+            service.turns.drop(sender)
+            reception.take_turns(service, now)
             for device in [device for device, via in service.routes.items() if via == sender]:
                 reception.take(service, device, message, ours, now, via=sender)
         case Offer(what="subtotal"):
@@ -156,8 +162,9 @@ def hollow(message: Envelope) -> Envelope:
     """Return `message` without the first chunks of bodies: a gateway fetches a body once for all its devices."""
     if not isinstance(message, Assignment | Farewell):
         return message
-    task, model = (offer and replace(offer, first=None) for offer in (message.task, message.model))
-    return replace(message, task=task, model=model)
+    offers = (message.task, message.model, message.delta)
+    task, model, delta = (offer and replace(offer, first=None) for offer in offers)
+    return replace(message, task=task, model=model, delta=delta)
 
 
 # ----------------------------------------------------------------------- subtotals
@@ -183,12 +190,14 @@ def _proceed(service: Service, sender: str, assembly: Assembly, now: float) -> N
     digest = assembly.offer.digest
     if assembly.wrong >= reception.WRONG:
         service.inbound.forget(sender)
+        reception.take_turns(service, now)
         raise WireError("wrong digest", f"the chunks sent {assembly.wrong} times are not the body that was offered")
     if not assembly.done:
-        for want in assembly.wants():
-            service.send(sender, want)
+        service.turns.hear(sender, assembly, now)
+        reception.take_turns(service, now)
         return
     subtotal = service.inbound.take(sender)
+    reception.take_turns(service, now)
     verdict = judge(service, digest, subtotal)
     if not verdict.merged:
         service.inbound.remove(digest)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fedthings.errors import StoreError
+from fedthings import run
+from fedthings.errors import SpecError, StoreError
+from fedthings.federation import Federation
 from fedthings.server.access import private
 
 FILE = "serve.json"
 
 
 class Place(NamedTuple):
-    """The federation's id on the wire, the coordinator's URL with its password, and the topic root."""
+    """The federation's id on the wire, the coordinator's URL with its password, and the topic root.
+
+    The id is "" in the directory of several federations, each of which has a run directory below it.
+    """
 
     federation: str
     broker: str
@@ -46,3 +52,41 @@ def newest(top: Path = Path("runs")) -> Path | None:
     """Return the run directory in `top` that was served last."""
     found = [path for path in top.glob(f"*/{FILE}") if path.is_file()]
     return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
+
+
+def prepare(directory: Path, federations: Sequence[Federation]) -> list[Path]:
+    """Make the run directory of each: `directory` for one, `directory/NAME` for several.
+
+    Raises SpecError where two have the same name, StoreError where something else is there.
+    """
+    names = [federation.name for federation in federations]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise SpecError(f"two federations are called {twice!r}: give each a `name` of its own")
+    there = several(directory)
+    if len(names) == 1:
+        if there:
+            shown = ", ".join(sorted(there))
+            raise StoreError(f"{directory} holds several federations ({shown}): serve them together, or name another")
+        return [run.prepare(directory, federations[0])]
+    if (directory / run.FEDERATION).exists():
+        raise StoreError(f"{directory} holds the run of one federation: name another directory for {', '.join(names)}")
+    return [run.prepare(directory / federation.name, federation) for federation in federations]
+
+
+def several(directory: Path) -> dict[str, Path]:
+    """Return the run directories of the federations that share `directory`, by name; none where it is one's own."""
+    if (directory / run.FEDERATION).exists():
+        return {}
+    return {path.parent.name: path.parent for path in sorted(directory.glob(f"*/{FILE}"))}
+
+
+def one_of(directory: Path, federation: str) -> Path:
+    """Return the run directory of the `federation` of this name in `directory`. Raises SpecError."""
+    there = several(directory)
+    known = read(directory)
+    if not there and known is not None:
+        there = {known.federation.rpartition("-")[0]: directory}
+    if federation not in there:
+        raise SpecError(f"{directory} has no federation {federation!r}: it has {', '.join(sorted(there)) or 'none'}")
+    return there[federation]

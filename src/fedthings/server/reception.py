@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
 
 from fedthings.errors import WireError
 from fedthings.messages import Bye, Chunk, Decline, Envelope, Hello, Offer, Receipt, Want
 from fedthings.protocol import events
 from fedthings.protocol.events import Ticket
-from fedthings.transport.chunks import CHUNK, MOST, Assembly
+from fedthings.transport.chunks import CHUNK, MOST, Assembly, Source
 from fedthings.transport.topics import COORDINATOR
 
 if TYPE_CHECKING:
@@ -37,22 +38,23 @@ def take(service: Service, sender: str, message: Envelope, federation: str, now:
     if isinstance(message, Bye):
         if service.routes.get(sender, "") == via:  # else it has moved, and the way it has left says so late
             service.gone.add(sender)
-            service.spool.turns.drop(sender)
+            service.turns.drop(sender)
             service.on(events.Left(sender), now)
             take_turns(service, now)
         return
     service.heard.add(sender)
-    if via:
-        service.routes[sender] = via
-        service.spool.turns.drop(sender)  # what it sends is the gateway's concern now
-        take_turns(service, now)
-    else:
-        service.routes.pop(sender, None)
+    if service.routes.get(sender, "") != via and _is_there(service, message):
+        if via:
+            service.routes[sender] = via
+            service.turns.drop(sender)  # what it sends is the gateway's concern now
+            take_turns(service, now)
+        else:
+            del service.routes[sender]
     match message:
         case Hello():
             _hello(service, sender, message, now)
         case Decline(ticket=ticket, reason=reason):
-            _own(sender, ticket)
+            own(sender, ticket)
             shown = "".join(letter for letter in reason if letter.isprintable())[:64]
             service.on(events.Declined(ticket, shown or "declined"), now)
         case Offer():
@@ -63,6 +65,14 @@ def take(service: Service, sender: str, message: Envelope, federation: str, now:
             wanted(service, sender, message)
         case _:
             raise WireError("unexpected", f"a device does not send {type(message).__name__}")
+
+
+def _is_there(service: Service, message: Envelope) -> bool:
+    """Return whether a device is where `message` came from: one that was long on its way may be from where it was."""
+    match message:
+        case Offer(ticket=ticket) | Decline(ticket=ticket):
+            return ticket is not None and service.coordinator.open(ticket)
+    return isinstance(message, Hello)
 
 
 def _hello(service: Service, sender: str, hello: Hello, now: float) -> None:
@@ -76,7 +86,8 @@ def _hello(service: Service, sender: str, hello: Hello, now: float) -> None:
         service.on(events.Joined(sender, hello.every), now)
 
 
-def _own(sender: str, ticket: Ticket) -> None:
+def own(sender: str, ticket: Ticket) -> None:
+    """Raise WireError unless `ticket` is the sender's."""
     if ticket.device != sender:
         raise WireError("not your ticket", f"{ticket.device}'s, sent by {sender}")
 
@@ -88,7 +99,7 @@ def _offered(service: Service, sender: str, offer: Offer, now: float) -> None:
     ticket = offer.ticket
     if offer.what != "report" or ticket is None:
         raise WireError("malformed", "a device offers reports, with their ticket")
-    _own(sender, ticket)
+    own(sender, ticket)
     if service.coordinator.last.get(sender) == ticket:
         service.send(sender, Receipt(ticket, True))  # kept already; the receipt was lost
         return
@@ -118,40 +129,52 @@ def _proceed(service: Service, ticket: Ticket, assembly: Assembly, now: float) -
         service.on(events.Declined(ticket, "wrong digest"), now)
         raise WireError("wrong digest", f"the chunks sent {WRONG} times are not the body that was offered")
     if not assembly.done:
-        service.spool.wait(ticket.device, now)
+        service.turns.hear(ticket.device, assembly, now)
         take_turns(service, now)
         return
     try:
-        report = service.spool.take(ticket)
+        report, body = service.spool.take(ticket)
         service.engine.expect(report)
     except WireError as error:
         service.on(events.Declined(ticket, error.reason), now)
         raise
     service.reports[ticket] = report
-    service.on(events.Arrived(ticket), now)
+    service.on(events.Arrived(ticket), now, body)
     take_turns(service, now)
 
 
 def take_turns(service: Service, now: float) -> None:
     """Ask those for their next window whose turn it is."""
-    for device, want in service.spool.wants(now):
-        service.send(device, want)
+
+    def find(sender: str) -> Assembly | None:
+        upload = service.spool.upload(sender)
+        return upload[1] if upload is not None else service.inbound.upload(sender)
+
+    for sender, want in service.turns.wants(now, find):
+        service.send(sender, want)
 
 
 # --------------------------------------------------------------------- bodies down
 
 
-def within(want: Want) -> None:
-    """Raise WireError where `want` names more than may be asked for at once."""
+class Bodies(Protocol):
+    """Where bodies lie that are wanted."""
+
+    def find(self, want: Want) -> Source | None:
+        """Return the source of the body that `want` names, if it is here."""
+
+
+def chunks(want: Want, bodies: Bodies) -> Iterator[Chunk]:
+    """Return the chunks that `want` names, of a body that is among `bodies`. Raises WireError."""
     if len(want.starts) > MOST or len(want.starts) * want.length > MOST_BYTES:
         raise WireError("malformed", f"{len(want.starts)} chunks of {want.length} bytes are wanted at once: too much")
+    source = bodies.find(want)
+    if source is None:
+        raise WireError("not here", "the body that is wanted is not to be had any more; say Hello")
+    return source.answer(want)
 
 
 def wanted(service: Service, sender: str, want: Want) -> None:
     """Send the chunks that `want` names. Raises WireError."""
-    within(want)
-    source = service.bodies.find(want)
-    if source is None:
-        raise WireError("not here", "the body that is wanted is not to be had any more; say Hello")
-    for chunk in source.answer(want):
+    for chunk in chunks(want, service.bodies):
         service.send(sender, chunk)

@@ -1,7 +1,8 @@
 """The service: one coordinator and one engine behind a transport. It is told what arrives and what time it is.
 
-Each event is journaled before it is acted on; a report is spooled before its receipt; the state between two
-versions is a checkpoint. Killed at any point, it ends in the model that would have been (law 8).
+What happens is journaled, with the reports that are small, and others are spooled: both before anybody is told, and
+before a model is written. The state between two versions is a checkpoint. Killed at any point, it ends in the model
+that would have been (law 8).
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import sha256
+from math import inf
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,7 +22,7 @@ from fedthings import run
 from fedthings.engine import Engine
 from fedthings.errors import SpecError, StoreError, WireError
 from fedthings.federation import Federation, plans
-from fedthings.history import Line
+from fedthings.history import Line, Tally
 from fedthings.messages import (
     Announce,
     Ask,
@@ -35,33 +37,47 @@ from fedthings.messages import (
     Status,
     Subtotal,
 )
+from fedthings.privacy.central import Source
 from fedthings.protocol import events
 from fedthings.protocol.coordinator import Coordinator
-from fedthings.protocol.events import Command, Event, Ticket
+from fedthings.protocol.events import Answered, Command, Event, Settling, Ticket
+from fedthings.protocol.pace import Wait
+from fedthings.protocol.settlement import Settlement
 from fedthings.protocol.trace import traced
 from fedthings.server import gateways, reception
 from fedthings.server.bodies import Bodies
 from fedthings.server.gateways import Inbound
+from fedthings.server.leader import Leader
 from fedthings.server.models import Models
+from fedthings.server.outbox import Outbox
 from fedthings.server.spool import Spool
 from fedthings.server.status import status
 from fedthings.server.store import Saved, Store, Usage
+from fedthings.server.turns import Turns
 from fedthings.transport.chunks import CHUNK
 from fedthings.transport.topics import COORDINATOR, OPERATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport
 from fedthings.vector import Array, Vector
+from fedthings.wire import unpack_body
 
 log = logging.getLogger("fedthings.server")
 
 VERBS = ("status", "pause", "resume", "cancel", "reload")
+JOURNALED = 1 << 14
+"""Bytes: a report of at most so many lies in the journal, a longer one in a file. SQLite writes a row of this size
+faster than the system makes a file (sqlite.org/intern-v-extern-blob.html)."""
 
 
 class Service:
     """`receive` an arrival, `wake` at `alarm`; `done` when the federation has ended.
 
     `directory` is the run directory; `allowed` says who may join, `gateways` who of them may speak for others; a
-    restart in the same directory goes on.
-    Raises StoreError where the directory is another federation's or cannot be written.
+    restart in the same directory goes on. `edge` are the engine and the coordinator of an edge. `shared`: other
+    federations are served beside it (`services`). Under a privacy claim every write is on the disk before it counts,
+    since two releases with the same noise would tell their difference; `noise` "keyed" is that of the simulator, for
+    tests.
+    Raises StoreError where the directory is another federation's or cannot be written, SpecError for gateways beside
+    secure mode.
     """
 
     def __init__(
@@ -77,24 +93,41 @@ class Service:
         allowed: Callable[[str], bool] = lambda name: True,
         gateways: Collection[str] = (),
         on_version: Callable[[Line], None] | None = None,
-        on_event: Callable[[], None] | None = None,
         fsync: bool = False,
         trace: TextIO | None = None,
         chunk: int = CHUNK,
+        edge: tuple[Engine, Coordinator] | None = None,
+        shared: bool = False,
+        noise: Source = "secure",
     ) -> None:
+        if gateways and federation.secure is not None:
+            raise SpecError(
+                f"the gateway {min(gateways)} cannot sum reports of secure mode: the helper opens a seed for the hash "
+                "of one share, and a sum has none; let the devices join the coordinator"
+            )
         self.directory = run.prepare(directory, federation)
+        fsync = fsync or federation.privacy is not None
         self.transport, self.allowed, self.gateways, self.trace = transport, allowed, gateways, trace
-        self.on_version, self.on_event, self.fsync = on_version, on_event, fsync
+        self.on_version, self.fsync = on_version, fsync
         self.store = Store(directory, fsync)
         self.boot = secrets.token_hex(8)
-        self.engine = Engine(federation, rounds, init, test, stop, Models(directory / "models", fsync))
-        self.coordinator = Coordinator(plans(federation, rounds), federation.seed, federation.devices)
+        self.engine, self.coordinator = edge or (
+            Engine(federation, rounds, init, test, stop, Models(directory / "models", fsync), noise),
+            Coordinator(plans(federation, rounds), federation.seed, federation.devices, shared=shared),
+        )
+        # Where others share the fleet: who hears what was done, who is told then, and whom it waits for (`services`).
+        self.on_act: Callable[[Event, Sequence[Command]], None] = lambda event, commands: None
+        self.settle: Callable[[], None] = lambda: None
+        self.lent: Callable[[], Sequence[Wait]] = tuple
         self.bodies = Bodies(directory / "bodies", transport, chunk)
-        self.spool = Spool(directory / "spool", fsync)
-        self.inbound = Inbound(directory / "subtotals", fsync)
+        self.turns = Turns()
+        secure = federation.secure  # its reports are read again when a set is settled, so they lie in files
+        self.spool = Spool(directory / "spool", self.turns, fsync, JOURNALED if secure is None else 0)
+        self.inbound = Inbound(directory / "subtotals", self.turns, fsync)
+        self.leader = None if secure is None else Leader(secure, directory, fsync)
+        self.settlement = _settlement(self.engine)
         self.terms = {"rounds": rounds, "stop": dict(stop or {}), "init": _mark(init), "test": _mark(*(test or ()))}
-        self.reason = ""
-        self.failure = ""  # why the federation cannot be done
+        self.reason = self.failure = ""  # why the federation has ended; why it cannot be done
         self.refusals: Counter[str] = Counter()
         self.heard: set[str] = set()  # who has spoken since the last boot
         self.gone: set[str] = set()  # who has said Bye
@@ -107,7 +140,8 @@ class Service:
         self._folded: list[Ticket] = []  # spooled until the checkpoint
         self._summed: list[bytes] = []  # subtotals that are
         self._merging = False  # whether the tickets that arrive are those of a subtotal
-        self._outbox: list[tuple[str, Envelope]] = []
+        self._outbox = Outbox()
+        self._traced: list[str] = []  # lines that are written when what they tell is durable
         self._replaying = False
         self.now = 0.0
         self._restore()
@@ -120,12 +154,16 @@ class Service:
     @property
     def alarm(self) -> float:
         """When `wake` is due at the latest, in seconds of federation time."""
-        return min(self.coordinator.alarm, self.spool.turns.alarm)
+        asks = inf if self.leader is None else self.leader.alarm
+        return min(self.coordinator.alarm, self.turns.alarm, self.settlement.alarm, asks)
 
     # ------------------------------------------------------------- arrivals
 
-    def receive(self, arrival: Arrival, now: float) -> None:
-        """Take one arrival at `now` seconds of federation time."""
+    def receive(self, arrival: Arrival, now: float, more: bool = False) -> None:
+        """Take one arrival at `now` seconds of federation time.
+
+        Where `more` are here, what follows from it becomes durable, and is said, with the last of them.
+        """
         if isinstance(arrival, Linked):
             self.boot = secrets.token_hex(8)  # what was said before may be lost: every device says Hello again
             self.heard.clear()
@@ -138,35 +176,46 @@ class Service:
                 self._take(arrival.sender, arrival.message, arrival.federation, now)
             except WireError as error:
                 self._refuse(arrival.sender, error)
-        self._flush()
-        if self.on_event is not None:
-            self.on_event()
+        self.settle()
+        if not more:
+            self.flush()
 
     def wake(self, now: float) -> None:
         """Let the alarm ring."""
-        if now >= self.spool.turns.alarm:
+        if now >= self.turns.alarm:
             reception.take_turns(self, now)
-            self._flush()
+        if now >= self.settlement.alarm:
+            self.on(events.Overdue(), now)
+        if self.leader is not None and now >= self.leader.alarm:
+            self.leader.wake(self, now)
         if now >= self.coordinator.alarm:
             for ticket, deadline in list(self.coordinator.tasks.values()):
                 device = ticket.device
                 if deadline <= now and device in self.coordinator.present and device not in self.heard:
                     self.on(events.Left(device), now)  # its will was lost, with the broker or while we were down
             self.on(events.Woke(), now)
-            self._flush()
+        self.settle()
+        self.flush()
 
     def announce(self) -> None:
         """Say who coordinates and what is going on; retained at the broker."""
         coordinator = self.coordinator
         state = "finished" if coordinator.done else "paused" if coordinator.paused else "running"
-        name = self.engine.federation.name
-        self.transport.announce(Announce(self.boot, name, state, coordinator.phase, coordinator.version))
+        federation = self.engine.federation
+        edges = federation.edge is not None
+        self.transport.announce(
+            Announce(self.boot, federation.name, state, coordinator.phase, coordinator.version, edges)
+        )
 
     def _take(self, sender: str, message: Envelope, federation: str, now: float) -> None:
         if sender.startswith(OPERATOR):
             if not isinstance(message, Ask) or message.verb not in VERBS:
                 raise WireError("unexpected", f"an operator asks one of {', '.join(VERBS)}")
+            if federation not in ("", self.transport.federation):
+                raise WireError("another federation", f"{federation}; here is {self.transport.federation}")
             self._asked(sender, message.verb, now)
+        elif self.leader is not None and sender == self.leader.spec.name:
+            self.leader.take(self, message, federation, now)
         elif sender in self.gateways or isinstance(message, Relay):
             gateways.take(self, sender, message, federation, now)
         else:
@@ -182,10 +231,10 @@ class Service:
 
     # --------------------------------------------------------------- events
 
-    def on(self, event: Event, now: float) -> None:
-        """Journal `event`, then act on it."""
+    def on(self, event: Event | Answered, now: float, body: bytes | None = None) -> None:
+        """Journal `event`, with the `body` of a report that lies in no file, then act on it."""
         self.now = now
-        self.store.journal(now, [type(event).__name__, *event])
+        self.store.journal(now, [type(event).__name__, *event], body)
         self._act(event)
 
     def merge(self, digest: bytes, subtotal: Subtotal, now: float) -> None:
@@ -202,14 +251,20 @@ class Service:
             self._act(events.Arrived(ticket))
         self._merging = False
 
-    def _act(self, event: Event) -> None:
+    def _act(self, event: Event | Answered) -> None:
+        if isinstance(event, Answered):
+            if isinstance(event, events.Settled) and self.leader is not None:
+                self.leader.answer = event.digest
+            self._settle(self.settlement.on(event, self.now))
+            return
         commands = self.coordinator.on(event, self.now)
         self.engine.enter(self.coordinator.phase)
         if self.trace is not None and not self._replaying:
-            self.trace.write(traced(self.now, event, commands))
+            self._traced.append(traced(self.now, event, commands))
         if isinstance(event, events.Arrived):
             size = self.engine.arrived(event.ticket)
             self._used(event.ticket.device)[1] += size
+        self.on_act(event, commands)
         for command in commands:
             self.engine.obey(command)
             self._obey(command)
@@ -217,11 +272,12 @@ class Service:
     def _obey(self, command: Command) -> None:
         match command:
             case events.Assign(ticket=ticket, deadline=deadline, kept=kept, again=again):
-                task, model = self.bodies.task(self.engine), self.bodies.model(self.engine, ticket.version)
-                self._used(ticket.device)[2] += 0 if again else self.engine.model_bytes(ticket)
-                self.send(ticket.device, Assignment(ticket, task, model, max(0.0, deadline - self.now), kept))
+                task, engine = self.bodies.task(self.engine), self.engine
+                model, delta = self.bodies.model(engine, ticket.version, kept)
+                self._used(ticket.device)[2] += 0 if again else engine.model_bytes(ticket, kept)
+                self._next(ticket.device, Assignment(ticket, task, model, max(0.0, deadline - self.now), kept, delta))
             case events.Rest(device=device, reason=reason, until=until):
-                self.send(device, Pause(reason, max(0.0, until - self.now)))
+                self._next(device, Pause(reason, max(0.0, until - self.now)))
             case events.Keep(ticket=ticket, lag=lag):
                 self._keep(ticket, lag)
             case events.Discard(ticket=ticket, reason=reason):
@@ -230,35 +286,65 @@ class Service:
                 self.spool.remove(ticket)
                 self.send(ticket.device, Receipt(ticket, False, reason))
             case events.Advance():
-                self._advance()
+                if self.leader is not None:
+                    self.engine.close()
+                self._settle(self.settlement.on(command, self.now))
             case events.Finish(reason=reason):
                 self.reason = reason
+                self.settlement.on(command, self.now)
+                if self.leader is not None:
+                    self.leader.over()
                 self._add(self.engine.finish())
+
+    def _settle(self, commands: Sequence[Settling]) -> None:
+        """Do what the settlement says."""
+        for command in commands:
+            match command:
+                case events.Ask(norms=norms) if self.leader is not None:
+                    self.leader.ask(self, norms)
+                case events.Exclude(ticket=ticket, lag=lag, reason=reason):
+                    self.engine.leave_out(self.spool.read(ticket).arrays, lag, reason)
+                case events.Settle(reason=reason):
+                    self._advance(reason)
 
     def _keep(self, ticket: Ticket, lag: int) -> None:
         self._used(ticket.device)[0] += 1
         if self._merging:
             return  # the sum it is in has been added; its gateway has the receipt
-        report = self.reports.pop(ticket, None) or self.spool.read(ticket)
+        report = self.reports.pop(ticket, None) or self.spool.read(ticket)  # read again where it is replayed
+        self.send(ticket.device, Receipt(ticket, True, self._fold(ticket, lag, report)))
+
+    def _fold(self, ticket: Ticket, lag: int, report: Report) -> str:
+        """Add `report` to the sums, and return why it is left out of them, "" where it is not."""
         reasons = self.engine.keep(
             {name: row[None] for name, row in report.arrays.items()},
             np.asarray(report.weight),
             {name: stats[None] for name, stats in report.metrics.items()},
             [lag],
         )
+        if self.leader is not None:
+            self.leader.keep(ticket, report.arrays)
+        self.settlement.on(events.Keep(ticket, lag), self.now)
         self._folded.append(ticket)
-        self.send(ticket.device, Receipt(ticket, True, reasons[0]))
+        return str(reasons[0])
 
-    def _advance(self) -> None:
+    def _advance(self, lost: str) -> None:
+        if not self._replaying:
+            self.store.commit()  # a model that is written must come about again
+        share = None
+        if self.leader is not None:
+            share = self.leader.share(self) if self.leader.answer and not lost else None
+            self.leader.over()
         try:
-            made = self.engine.advance(self.now)
+            made = self.engine.advance(self.now, share, lost)
         except SpecError as error:  # it would come again with every restart: the federation ends here
             self.failure = str(error)
             self._act(events.Cancelled())
             self._checkpoint()
             return
         self._add(made.lines)
-        self._act(events.Stepped(self.engine.version, made.stop))
+        if not made.held:
+            self._act(events.Stepped(self.engine.version, made.stop))
         if not self.done:
             open_versions = {ticket.version for ticket, _ in self.coordinator.tasks.values()}
             self.bodies.keep_only(self.coordinator.phase, {*open_versions, self.coordinator.version})
@@ -274,7 +360,12 @@ class Service:
     # -------------------------------------------------------------- durable
 
     def _checkpoint(self) -> None:
-        """Write the state down; only then are the reports that made it thrown away."""
+        """Write the state down; only then are the reports that made it thrown away.
+
+        Those that came while the helper was asked are for the next version, and stay.
+        """
+        phase = self.coordinator.phase
+        filling = {ticket: lag for ticket, lag in self.settlement.filling.items() if ticket.phase == phase}
         state = {
             "terms": self.terms,
             "coordinator": self.coordinator.snapshot(),
@@ -282,16 +373,21 @@ class Service:
             "published": [[digest, count] for digest, count in self.bodies.published.items()],
             "reason": self.reason,
             "failure": self.failure,
+            "filling": [[list(ticket), lag] for ticket, lag in filling.items()],
         }
         usage = {device: Usage(*numbers) for device, numbers in self._usage.items()}
         self.store.checkpoint(self.now, state, self._fresh, usage)
+        run.account(self.directory, self.engine)
         run.append(self.directory, self._fresh)
         self._fresh, self._usage = [], {}
         for ticket in self._folded:
-            self.spool.remove(ticket)
+            if ticket not in filling:
+                self.spool.remove(ticket)
         for digest in self._summed:
             self.inbound.remove(digest)
-        self._folded, self._summed = [], []
+        if self.leader is not None:
+            self.leader.tidy(filling)
+        self._folded, self._summed = [*filling], []
 
     def _restore(self) -> None:
         """Go on from the last checkpoint and the events after it, or write the first one."""
@@ -321,22 +417,34 @@ class Service:
             ) from error
         self.spool.tidy([*(ticket for ticket, _ in self.coordinator.tasks.values()), *self._folded])
         self.inbound.tidy(self._summed)
+        if self.leader is not None:
+            self.leader.tidy([*self.settlement.filling, *self.settlement.fixed])
 
     def _replay(self, saved: Saved) -> None:
         """Take up a checkpoint, and go through the events after it once more."""
         self.now = saved.now
         self.coordinator.restore(saved.state["coordinator"])
+        if saved.state["coordinator"]["shared"] != self.coordinator.shared:
+            how = "alone, with it as --out" if self.coordinator.shared else "with the others, from the directory above"
+            raise StoreError(f"{self.directory} was served in another way: serve it {how}")
         self.engine.restore(saved.state["engine"])
         self.reason, self.failure = saved.state["reason"], saved.state["failure"]
         self._replaying = True
-        for at, (kind, *fields) in saved.events:
+        tally, self.engine.partial.tally = self.engine.partial.tally, Tally()
+        for ticket, lag in saved.state["filling"]:  # the tally has them already
+            self._fold(Ticket(*ticket), lag, self.spool.read(Ticket(*ticket)))
+        self.engine.partial.tally = tally
+        for at, (kind, *fields), body in saved.events:
             self.now = at
             if kind == Subtotal.__name__:
                 self._merge(fields[0], self.inbound.read(fields[0]))
-            else:
-                self._act(_event(kind, fields))
+                continue
+            event = _event(kind, fields)
+            if isinstance(event, events.Arrived) and body is not None:
+                self.reports[event.ticket] = unpack_body(body, Report)
+            self._act(event)
         self._replaying = False
-        self._outbox = []  # said before, or asked for again by the Hello of each device
+        self._outbox.take()  # said before, or asked for again by the Hello of each device
         for digest, count in saved.state["published"]:
             self.bodies.published.setdefault(digest, count)
         if self.done and self._fresh:
@@ -354,6 +462,7 @@ class Service:
                 self.on(events.Cancelled(), now)
                 self._checkpoint()
         if verb in ("pause", "resume", "cancel"):
+            self.store.commit()
             self.announce()
         self.send(sender, Status(status(self, now)))
 
@@ -366,16 +475,25 @@ class Service:
         """Tell `device` that it is over, and where the last model is."""
         engine = self.engine
         kept = self.coordinator.last.get(device)
-        task, model = self.bodies.task(engine), self.bodies.model(engine, self.coordinator.version)
-        self.send(device, Farewell(self.reason, task, model, kept))
+        model, delta = self.bodies.model(engine, self.coordinator.version, kept)
+        self.send(device, Farewell(self.reason, self.bodies.task(engine), model, kept, delta))
 
     def send(self, to: str, message: Envelope) -> None:
         """Send `message` once what is being done is durable."""
-        self._outbox.append((to, message))
+        self._outbox.put(to, message)
 
-    def _flush(self) -> None:
-        outbox, self._outbox = self._outbox, []
-        for to, message in outbox:
+    def _next(self, device: str, message: Assignment | Pause) -> None:
+        """Tell `device` what it is to do next; a gateway is told one thing at a time."""
+        sleeps = device in self.coordinator.sleepers.seen and device not in self.routes
+        (self._outbox.follow if sleeps else self._outbox.put)(device, message)
+
+    def flush(self) -> None:
+        """Make durable what has happened, and say what follows from it."""
+        self.store.commit()
+        if self.trace is not None and self._traced:
+            self.trace.writelines(self._traced)
+            self._traced = []
+        for to, message in self._outbox.take():
             self.transport.send(*gateways.wrapped(self, to, message))
 
     def close(self) -> None:
@@ -389,8 +507,26 @@ def _mark(*arrays: Array | None) -> str:
     return sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in found)).hexdigest()[:12] if found else ""
 
 
-def _event(kind: str, fields: list[Any]) -> Event:
+def _event(kind: str, fields: list[Any]) -> Event | Answered:
     """Return the event that the journal holds."""
-    values = [Ticket(*field) if isinstance(field, list) else field for field in fields]
-    event: Event = getattr(events, kind)(*values)
+    made: type[Any] = getattr(events, kind)
+    if made in (events.Granted, events.Withdrawn):
+        return made(tuple(fields[0]))  # type: ignore[no-any-return]
+    event: Event | Answered = made(*(_tickets(field) if isinstance(field, list) else field for field in fields))
     return event
+
+
+def _settlement(engine: Engine) -> Settlement:
+    """Return what lies between the sets of `engine` and their sums."""
+    spec = engine.federation.secure
+    if spec is None:
+        return Settlement()
+    norms = [number for number, phase in enumerate(engine.phases) if phase.kind == "train" and spec.norms]
+    return Settlement(spec.name, spec.min_batch, spec.patience, norms)
+
+
+def _tickets(field: list[Any]) -> Ticket | tuple[Ticket, ...]:
+    """Return the ticket that a field of the journal holds, or the tickets."""
+    if field and not isinstance(field[0], list):
+        return Ticket(*field)
+    return tuple(Ticket(*ticket) for ticket in field)

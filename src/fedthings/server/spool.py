@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from fedthings.errors import WireError
-from fedthings.messages import Offer, Report, Want
+from fedthings.messages import Offer, Report
 from fedthings.protocol.events import Ticket
 from fedthings.server.turns import Turns
 from fedthings.transport.chunks import Assembly
-from fedthings.wire import unpack_body
+from fedthings.wire import unpack_body, unpack_file
 
 
 class Spool:
-    """Files in `directory`, one a ticket; with `fsync` a whole report is on the disk before it counts."""
+    """Files in `directory`, one a ticket; with `fsync` a whole report is on the disk before it counts.
 
-    def __init__(self, directory: Path, fsync: bool = False) -> None:
-        self._directory = directory
+    Reports of up to `small` bytes are not written: whoever takes them does. What comes in takes `turns` with whatever
+    else does.
+    """
+
+    def __init__(self, directory: Path, turns: Turns, fsync: bool = False, small: int = 0) -> None:
+        self._directory, self._small = directory, small
         self._fsync = fsync
         self._uploads: dict[str, tuple[Ticket, Assembly]] = {}
-        self.turns = Turns()
+        self._turns = turns
         directory.mkdir(parents=True, exist_ok=True)
 
     def begin(self, ticket: Ticket, offer: Offer, limit: int) -> Assembly:
@@ -34,7 +38,7 @@ class Spool:
             before[1].retry()
             return before[1]
         self.forget(ticket.device)
-        assembly = Assembly(offer, limit, self._path(ticket))
+        assembly = Assembly(offer, limit, None if offer.size <= self._small else self._path(ticket))
         self._uploads[ticket.device] = (ticket, assembly)
         return assembly
 
@@ -42,33 +46,23 @@ class Spool:
         """Return what `device` is sending."""
         return self._uploads.get(device)
 
-    def wait(self, device: str, now: float) -> None:
-        """Note how much `device` is sending, and that it waits for its turn where more is to be asked for."""
-        assembly = self._uploads[device][1]
-        self.turns.note(device, assembly.asked, now)
-        if assembly.hungry:
-            self.turns.wait(device)
+    def take(self, ticket: Ticket) -> tuple[Report, bytes | None]:
+        """Return the report that has come whole, and its bytes where they lie in no file.
 
-    def wants(self, now: float) -> Iterator[tuple[str, Want]]:
-        """Yield what to ask for now, and of whom: those whose turn it is."""
-        for device in self.turns.next(now):
-            if device in self._uploads:
-                assembly = self._uploads[device][1]
-                yield from ((device, want) for want in assembly.wants())
-                self.turns.note(device, assembly.asked, now)
-
-    def take(self, ticket: Ticket) -> Report:
-        """Return the report that has come whole. Raises WireError where it is not one of `ticket`."""
-        data = self._uploads.pop(ticket.device)[1].data
-        self.turns.drop(ticket.device)
+        Raises WireError where it is not one of `ticket`.
+        """
+        body = self._uploads.pop(ticket.device)[1].body
+        self._turns.drop(ticket.device)
+        if isinstance(body, bytes):
+            return _checked(unpack_body(body, Report), ticket), body
         if self._fsync:
-            with self._path(ticket).open("rb") as file:
+            with body.open("rb") as file:
                 os.fsync(file.fileno())
-        return _report(data, ticket)
+        return self.read(ticket), None
 
     def read(self, ticket: Ticket) -> Report:
-        """Return the spooled report of `ticket`. Raises WireError where it is not one of it."""
-        return _report(self._path(ticket).read_bytes(), ticket)
+        """Return the spooled report of `ticket`; it reads the file as it is used. Raises WireError, OSError."""
+        return _checked(unpack_file(self._path(ticket), Report), ticket)
 
     def whole(self) -> list[Ticket]:
         """Return the tickets whose reports are here whole."""
@@ -86,7 +80,7 @@ class Spool:
     def forget(self, device: str) -> None:
         """Throw away what `device` has sent of a report that is not whole."""
         upload = self._uploads.pop(device, None)
-        self.turns.drop(device)
+        self._turns.drop(device)
         if upload is not None:
             upload[1].discard()
             for left in self._directory.glob(self._path(upload[0]).name + ".*"):
@@ -103,8 +97,7 @@ class Spool:
         return self._directory / f"{ticket.phase}-{ticket.version}-{ticket.device}-{ticket.attempt}.cbor"
 
 
-def _report(data: bytes, ticket: Ticket) -> Report:
-    report = unpack_body(data, Report)
+def _checked(report: Report, ticket: Ticket) -> Report:
     if report.ticket != ticket:
         raise WireError("malformed", "the report is of another ticket than its offer")
     return report

@@ -6,6 +6,8 @@ from collections import Counter
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from fedthings.protocol.pace import Wait
+
 if TYPE_CHECKING:
     from fedthings.server.service import Service
 
@@ -15,6 +17,7 @@ def status(service: Service, now: float) -> dict[str, Any]:
     coordinator, engine = service.coordinator, service.engine
     return {
         "federation": engine.federation.name,
+        "id": service.transport.federation,
         "phase": engine.spec.kind,
         "version": engine.trained,
         "rounds": service.terms["rounds"],
@@ -27,12 +30,19 @@ def status(service: Service, now: float) -> dict[str, Any]:
         "goal": coordinator.goal,
         "waiting": [
             {"for": wait.reason, "seconds": None if wait.until == inf else max(0.0, wait.until - now)}
-            for wait in coordinator.waits
+            for wait in (*_settling(service), *coordinator.waits, *service.lent())
         ],
         "last": service.history[-1] if service.history else None,
         "bytes_up": engine.tally.bytes_up,
         "bytes_down": engine.tally.bytes_down,
         "dropped": dict(engine.tally.dropped),
         "refused": dict(service.refusals),
+        "helper": service.leader.facts if service.leader is not None else None,
         "gateways": dict(sorted(Counter(service.routes.values()).items())),
     }
+
+
+def _settling(service: Service) -> list[Wait]:
+    """Return what the settlement waits for, with what the helper has said instead of an answer."""
+    said = service.leader.refusal if service.leader is not None else ""
+    return [Wait(f"{reason}; it says: {said}" if said else reason, until) for reason, until in service.settlement.waits]

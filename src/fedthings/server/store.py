@@ -1,6 +1,7 @@
 """The coordinator's durable state: journal, checkpoint, history and devices, in SQLite (WAL) or by URL.
 
-Each event is journaled before it is acted on, so that a restart replays what was going on (law 8).
+What happens is journaled, and committed before anybody is told what follows from it, so that a restart replays what
+was going on (law 8). Events that come together are one transaction: it costs more than what it writes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ JOURNAL = sa.Table(
     sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("now", sa.Float, nullable=False),
     sa.Column("event", sa.LargeBinary, nullable=False),
+    sa.Column("body", sa.LargeBinary),  # the report that arrived, where it lies in no file
 )
 CHECKPOINT = sa.Table(
     "checkpoint",
@@ -51,14 +53,16 @@ DEVICES = sa.Table(
     sa.Column("bytes_down", sa.BigInteger, nullable=False, default=0),
 )
 FILE = run.STATE
+_PAGE = 64  # rows of the journal that are read at once
 
 
 class Saved(NamedTuple):
-    """What a restart begins from: the last checkpoint, and the events journaled since."""
+    """What a restart begins from: the last checkpoint, and the events journaled since with the reports in them."""
 
     now: float
+    last: float  # when the last event came, or `now`
     state: dict[str, Any]
-    events: list[tuple[float, list[Any]]]
+    events: Iterator[tuple[float, list[Any], bytes | None]]
 
 
 class Usage(NamedTuple):
@@ -79,6 +83,7 @@ class Store:
         self._engine = sa.create_engine(url or f"sqlite:///{directory / FILE}")
         if self._engine.dialect.name == "sqlite":
             sa.event.listen(self._engine, "connect", _pragmas(fsync))
+        self._journaled: list[dict[str, Any]] = []
         with _told():
             META.create_all(self._engine)
             self._connection = self._engine.connect()
@@ -90,15 +95,21 @@ class Store:
 
     # ------------------------------------------------------------- the journal
 
-    def journal(self, now: float, event: Sequence[Any]) -> None:
-        """Write down `event`, plain data, at `now` seconds, before it is acted on."""
-        with self._writing():
-            self._connection.execute(JOURNAL.insert(), {"now": now, "event": checkpoint.pack(event)})
+    def journal(self, now: float, event: Sequence[Any], body: bytes | None = None) -> None:
+        """Note `event`, plain data, at `now` seconds, and the report that arrived with it; durable with `commit`."""
+        self._journaled.append({"now": now, "event": checkpoint.pack(event), "body": body})
+
+    def commit(self) -> None:
+        """Write down what was journaled: nobody may be told what follows from it before."""
+        if self._journaled:
+            with self._writing():
+                self._connection.execute(JOURNAL.insert(), self._journaled)
+            self._journaled = []
 
     def checkpoint(
         self, now: float, state: Mapping[str, Any], lines: Sequence[Line], usage: Mapping[str, Usage]
     ) -> None:
-        """Make `state` the one that a restart begins from, with the history so far; the journal begins anew."""
+        """Make `state`, which knows all that was journaled, the one that a restart begins from; with the history."""
         with self._writing():
             self._connection.execute(CHECKPOINT.delete())
             self._connection.execute(CHECKPOINT.insert(), {"id": 1, "now": now, "state": checkpoint.pack(dict(state))})
@@ -110,19 +121,34 @@ class Store:
                 )
             if usage:
                 self._connection.execute(_USED, [{"device": name, **u._asdict()} for name, u in usage.items()])
+        self._journaled = []
 
     def saved(self) -> Saved | None:
         """Return what to begin from, or None in a new directory."""
         with _told():
             row = self._connection.execute(sa.select(CHECKPOINT.c.now, CHECKPOINT.c.state)).first()
-            rows = self._connection.execute(sa.select(JOURNAL.c.now, JOURNAL.c.event).order_by(JOURNAL.c.number)).all()
+            last = self._connection.execute(sa.select(sa.func.max(JOURNAL.c.now))).scalar()
             self._connection.rollback()
         if row is None:
             return None
         state = checkpoint.unpack(row.state)
         if not isinstance(state, dict) or "terms" not in state:
             raise StoreError("the checkpoint is damaged: bring the run's state back from a copy, or begin anew")
-        return Saved(row.now, state, [(r.now, checkpoint.unpack(r.event)) for r in rows])
+        return Saved(row.now, row.now if last is None else last, state, self._events())
+
+    def _events(self) -> Iterator[tuple[float, list[Any], bytes | None]]:
+        """Yield the journal, a few rows in memory at a time."""
+        after = -1
+        while True:
+            with _told():
+                page = sa.select(JOURNAL).where(JOURNAL.c.number > after).order_by(JOURNAL.c.number).limit(_PAGE)
+                rows = self._connection.execute(page).all()
+                self._connection.rollback()
+            if not rows:
+                return
+            for row in rows:
+                yield row.now, checkpoint.unpack(row.event), row.body
+            after = rows[-1].number
 
     def history(self) -> list[Line]:
         """Return the lines of history that are complete."""
@@ -145,6 +171,16 @@ class Store:
             if isinstance(error.__cause__, sa.exc.IntegrityError):
                 raise StoreError(f"the device {name} is there already: remove it first") from None
             raise
+
+    def know(self, passwords: Mapping[str, str]) -> None:
+        """Count what these devices cost here; the list is kept elsewhere, with these hashes of passwords."""
+        with self._writing():
+            known = set(self._connection.execute(sa.select(DEVICES.c.name)).scalars())
+            for name in passwords.keys() - known:
+                device = {"name": name, "password": passwords[name], "added": time.time()}
+                self._connection.execute(DEVICES.insert(), device)
+            for name in known - passwords.keys():
+                self._connection.execute(DEVICES.delete().where(DEVICES.c.name == name))
 
     def remove_device(self, name: str) -> bool:
         """Take `name` off the list; return whether it was on it."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import inf
+
+from fedthings.messages import Want
+from fedthings.transport.chunks import Assembly
 
 MOST = 32 << 20
 """Bytes that may be asked for and not have come, of all uploads together: it bounds the coordinator's memory."""
@@ -34,6 +37,20 @@ class Turns:
             self._under_way[device] = (asked, now)
         self._bytes += asked - before
 
+    def hear(self, device: str, assembly: Assembly, now: float) -> None:
+        """Note how much `device` is sending, and that it waits for its turn where more is to be asked for."""
+        self.note(device, assembly.asked, now)
+        if assembly.hungry:
+            self.wait(device)
+
+    def wants(self, now: float, find: Callable[[str], Assembly | None]) -> Iterator[tuple[str, Want]]:
+        """Yield what to ask for now, and of whom: those whose turn it is; `find` says what each is sending."""
+        for device in self.next(now):
+            assembly = find(device)
+            if assembly is not None:
+                yield from ((device, want) for want in assembly.wants())
+                self.note(device, assembly.asked, now)
+
     def wait(self, device: str) -> None:
         """Put `device` at the end of those who wait, unless it waits already."""
         self._waiting.setdefault(device)
@@ -45,6 +62,8 @@ class Turns:
 
     def next(self, now: float) -> Iterator[str]:
         """Yield whose turn it is while there is room; the caller notes what it asks for."""
+        if not self._waiting:
+            return
         if now >= self.alarm:
             for device, (_, heard) in list(self._under_way.items()):
                 if heard + SILENT <= now:

@@ -12,11 +12,12 @@ from fedthings.simulation.world import Change, Waking
 
 
 class Answer(NamedTuple):
-    """The answer to `ticket`, given out at `began`: its report, or why the device declines."""
+    """The answer to `ticket`, given out at `began`: a report of `effort` of the work, or why the device declines."""
 
     ticket: Ticket
     began: float
     declined: str = ""
+    effort: float = 1.0
 
 
 class Agenda:

@@ -85,9 +85,12 @@ class Remote:
         """Return the process's id."""
         return os.getpid()
 
-    def answer(self, name: str, model: Any, *content: Any) -> Any:
-        """Do what a message asks for."""
-        return answer(self.worker, (name, Job(model, *content)) if name == "train" else (name, *content))
+    def answer(self, name: str, *content: Any) -> Any:
+        """Do what a message asks for; of a job the models come last, each from where the cluster has it."""
+        if name == "train":
+            rest, part, states, *models = content
+            content = (Job([(model, *more) for model, more in zip(models, rest, strict=True)], part, states),)
+        return answer(self.worker, (name, *content))
 
 
 class Call:
@@ -102,9 +105,11 @@ class Call:
         name, *content = message
         if name == "train":
             job = content[0]
-            self.answer = self.actor.answer.remote(name, self.cluster.model(job.model), *job[1:])
+            models = [self.cluster.model(model) for model, _, _ in job.models]
+            rest = [more for _, *more in job.models]
+            self.answer = self.actor.answer.remote(name, rest, job.part, job.states, *models)
         else:
-            self.answer = self.actor.answer.remote(name, None, *content)
+            self.answer = self.actor.answer.remote(name, *content)
 
     def receive(self) -> Any:
         """Return the answer to the last call. Raises EOFError where the worker has died."""

@@ -1,14 +1,17 @@
-"""Training together: the kept tasks of one version, as cohorts, at the moment the version is made (law 4)."""
+"""Training together: tasks that are kept, as cohorts, at the moment their version is made (law 4)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from fedthings.engine import Engine
+from fedthings.federation import Phase
+from fedthings.partial import Partial
 from fedthings.simulation.pool import Job, Pool
-from fedthings.simulation.worker import Kept, Setting
+from fedthings.simulation.worker import Kept, Models, Setting
 from fedthings.stage import State
+from fedthings.vector import Payload
 
 ROWS = 1 << 20
 """Numbers that a part's reports hold at once (4 MB): they are folded while a core has them near."""
@@ -18,8 +21,12 @@ EACH = 16
 """Devices a thread at least, so that none waits long for the others."""
 
 
+Group: TypeAlias = tuple[Payload, Sequence[Kept], Partial]
+"""Tasks with the model they are trained from, and where their reports are summed."""
+
+
 class Cohorts:
-    """The devices of a fleet at work for one engine; it holds what each device keeps for itself."""
+    """The devices of a fleet at work; it holds what each device keeps for itself."""
 
     def __init__(self, pool: Pool, engine: str, threads: int) -> None:
         self.pool, self.engine, self.threads = pool, engine, threads
@@ -28,50 +35,58 @@ class Cohorts:
 
     def train(self, engine: Engine, kept: Sequence[Kept]) -> None:
         """Train the `kept` tasks and add their reports to `engine`."""
-        if engine.phase != self._phase:
-            self._enter(engine)
-        for wave in _waves(kept):
-            self._train(engine, wave)
+        self.enter(engine.phase, engine.spec)
+        for wave in waves(kept):
+            versions: dict[int, list[Kept]] = {}
+            for one in wave:
+                versions.setdefault(one.ticket.version, []).append(one)
+            self.fold([(engine.model(version), tasks, engine.partial) for version, tasks in sorted(versions.items())])
 
-    def _train(self, engine: Engine, wave: Sequence[Kept]) -> None:
+    def fold(self, groups: Sequence[Group]) -> None:
+        """Train the tasks of `groups`, no device twice, each group from its model, and add their reports to its sums.
+
+        Groups whose reports go into one sum must stand side by side.
+        """
+        wave = [one for _, tasks, _ in groups for one in tasks]
+        partials = list({id(partial): partial for _, _, partial in groups}.values())
+        where = {id(partial): index for index, partial in enumerate(partials)}
         each = EACH if self.threads > 1 else 1
-        most = self.threads * max(each, ROWS // max(engine.spec.task.model.layout.dim, 1))
+        most = self.threads * max(each, ROWS // max(self._dim, 1))
         even = -(-len(wave) // -(-len(wave) // most))  # as many parts as are needed, about as large as each other
         most = -(-even // self.threads) * self.threads
         if self.pool.size > 1:
             most = max(1, min(most, -(-len(wave) // (PARTS * self.pool.size))))
-        jobs, models = [], {}
-        for part in _parts(wave, most):
+        jobs = []
+        for models, part in _parts([(model, tasks, where[id(partial)]) for model, tasks, partial in groups], most):
             states = [self.states.get(one.ticket.device) for one in part] if self.states else None
-            version = part[0].ticket.version
-            if version not in models:
-                models[version] = engine.model(version)
-            jobs.append(Job(models[version], part, states))
+            jobs.append(Job(models, part, states))
         for job, done in zip(jobs, self.pool.train(jobs), strict=True):
             if done.states is not None:
                 reasons = done.reasons or [""] * len(job.part)
                 for one, reason, state in zip(job.part, reasons, done.states, strict=True):
                     if not reason and state is not None:
                         self.states[one.ticket.device] = state
-        for sums, tally in self.pool.take():
-            engine.partial.merge(sums, tally)
+        for taken in self.pool.take():
+            for index, (sums, tally) in taken.items():
+                partials[index].merge(sums, tally)
 
     def snapshot(self) -> dict[str, Any]:
         """Return what the devices keep, as plain data and arrays."""
         return {device: list(state) for device, state in self.states.items()}
 
-    def restore(self, engine: Engine, states: Mapping[str, Any]) -> None:
-        """Take up what `snapshot` returned."""
-        self._enter(engine)
+    def restore(self, phase: int, spec: Phase, states: Mapping[str, Any]) -> None:
+        """Take up what `snapshot` returned, in the `phase` that devices do as `spec` says."""
+        self.enter(phase, spec)
         self.states = {device: (state[0], state[1]) for device, state in states.items()}
 
-    def _enter(self, engine: Engine) -> None:
-        """Begin a phase, with nothing kept."""
-        self._phase, self.states = engine.phase, {}
-        self.pool.begin(Setting(engine.spec, engine.reports[engine.phase], self.engine, self.threads))
+    def enter(self, phase: int, spec: Phase) -> None:
+        """Begin `phase`, with nothing kept, unless it is the one at hand."""
+        if phase != self._phase:
+            self._phase, self._dim, self.states = phase, spec.task.model.layout.dim, {}
+            self.pool.begin(Setting(spec, self.engine, self.threads))
 
 
-def _waves(kept: Sequence[Kept]) -> Iterator[Sequence[Kept]]:
+def waves(kept: Sequence[Kept]) -> Iterator[Sequence[Kept]]:
     """Yield tasks with no device twice.
 
     A device that stands in a set twice trains in waves, since the second task begins from the first's state.
@@ -89,11 +104,21 @@ def _waves(kept: Sequence[Kept]) -> Iterator[Sequence[Kept]]:
     yield from waves
 
 
-def _parts(wave: Sequence[Kept], most: int) -> Iterator[Sequence[Kept]]:
-    """Yield tasks of one version each, at most `most`."""
-    versions: dict[int, list[Kept]] = {}
-    for one in wave:
-        versions.setdefault(one.ticket.version, []).append(one)
-    for _, part in sorted(versions.items()):
-        for start in range(0, len(part), most):
-            yield part[start : start + most]
+def _parts(groups: Sequence[tuple[Payload, Sequence[Kept], int]], most: int) -> Iterator[tuple[Models, Sequence[Kept]]]:
+    """Yield parts of at most `most` tasks with their models; where all have one sum, of one model each.
+
+    A model of its own for each row is a copy of it, which small groups are worth and large ones are not.
+    """
+    models: list[tuple[Payload, int, int]] = []
+    part: list[Kept] = []
+    alone = len({index for _, _, index in groups}) == 1
+    for model, tasks, index in groups:
+        for start in range(0, len(tasks), most):
+            some = tasks[start : start + most]
+            if part and (alone or len(part) + len(some) > most):
+                yield models, part
+                models, part = [], []
+            models = [*models, (model, len(some), index)]
+            part = [*part, *some]
+    if part:
+        yield models, part

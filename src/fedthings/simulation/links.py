@@ -21,6 +21,8 @@ TASK = 385, 174
 """Bytes of MQTT down and up beside the bodies: assignment, offer, receipt, acknowledgements; of these names, +-30."""
 FETCHED = 134, 70
 """Bytes down and up beside each chunk of a model: its envelope; to subscribe, unsubscribe and acknowledge."""
+OFFERED = 96
+"""Bytes more of an assignment that offers what the model differs in beside all of it."""
 REPORTED = 25, 110
 """Bytes down and up beside each chunk of a report of several: what is wanted and acknowledged; its envelope."""
 

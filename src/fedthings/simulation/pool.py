@@ -10,17 +10,16 @@ from fedthings.aggregate.fold import Sums
 from fedthings.errors import FedthingsError, SpecError
 from fedthings.history import Tally
 from fedthings.learn.fleet import Fleet
-from fedthings.simulation.worker import Done, Kept, Setting, States, Worker
-from fedthings.vector import Payload
+from fedthings.simulation.worker import Done, Kept, Models, Setting, States, Worker
 
 DEATHS = 5
 """Deaths of one worker and those that took its place, within one version, after which the run ends."""
 
 
 class Job(NamedTuple):
-    """A part of a cohort with the model it is trained from."""
+    """A part of a cohort with the models it is trained from."""
 
-    model: Payload
+    models: Models
     part: Sequence[Kept]
     states: States | None
 
@@ -36,8 +35,8 @@ class Pool(Protocol):
     def train(self, jobs: Sequence[Job]) -> list[Done]:
         """Do `jobs`, which have no device in common, and return what each came to."""
 
-    def take(self) -> Iterator[tuple[Sums, Tally]]:
-        """Yield the partial sums."""
+    def take(self) -> Iterator[dict[int, tuple[Sums, Tally]]]:
+        """Yield the partial sums of each worker."""
 
     def close(self) -> None:
         """End the workers."""
@@ -59,8 +58,8 @@ class Here:
         """Do `jobs` one after the other."""
         return [self.worker.train(*job) for job in jobs]
 
-    def take(self) -> Iterator[tuple[Sums, Tally]]:
-        """Yield the one sum."""
+    def take(self) -> Iterator[dict[int, tuple[Sums, Tally]]]:
+        """Yield the sums of the one."""
         yield self.worker.take()
 
     def close(self) -> None:
@@ -144,8 +143,8 @@ class Several:
                     waiting += self._lost(seat, found)
         return [found[index] for index in range(len(jobs))]
 
-    def take(self) -> Iterator[tuple[Sums, Tally]]:
-        """Yield the sum of each worker; one that dies with its sum has its jobs done anew."""
+    def take(self) -> Iterator[dict[int, tuple[Sums, Tally]]]:
+        """Yield the sums of each worker; one that dies with its sum has its jobs done anew."""
         for seat in self.seats:
             while seat.done:
                 try:
@@ -196,10 +195,16 @@ class Several:
 def answer(worker: Worker, message: tuple[Any, ...]) -> Any:
     """Return what `worker` says to a message, or the error that came of it."""
     name, *content = message
+    if name == "begin":
+        worker.failed = _tried(lambda: worker.begin(content[0]))  # nobody reads it: it is said when there is work
+        return None
+    return worker.failed or _tried(lambda: worker.train(*content[0]) if name == "train" else worker.take())
+
+
+def _tried(do: Callable[[], Any]) -> Any:
+    """Return what `do` returns, or the error that came of it."""
     try:
-        if name == "begin":
-            return worker.begin(content[0])
-        return worker.train(*content[0]) if name == "train" else worker.take()
+        return do()
     except FedthingsError as error:
         return error
     except Exception:

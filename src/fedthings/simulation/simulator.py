@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
 from pathlib import Path
@@ -45,6 +45,7 @@ from fedthings.protocol.trace import traced
 from fedthings.run import Run
 from fedthings.simulation.agenda import Agenda, Answer, Changes
 from fedthings.simulation.cohort import Cohorts
+from fedthings.simulation.edges import Edges
 from fedthings.simulation.forked import forked
 from fedthings.simulation.heap import keep_memory
 from fedthings.simulation.pool import Here
@@ -83,9 +84,10 @@ def simulate(
     """
     if rounds < 1:
         raise SpecError(f"rounds is {rounds}: it must be at least 1")
-    if federation.devices > len(fleet):
+    participants = _participants(federation, fleet)
+    if federation.devices > len(participants):
         raise SpecError(
-            f"devices is {federation.devices}, the fleet has {len(fleet)}: the first version would never start"
+            f"devices is {federation.devices}, the fleet has {len(participants)}: the first version would never start"
         )
     for name in fleet.names[:: max(1, len(fleet) // 1000)]:  # of a huge fleet, a thousand tell enough
         fits(federation, fleet.shard(name), name)
@@ -97,6 +99,20 @@ def simulate(
             return simulator.run(on_version, None if out is None else Path(out), trace)
         finally:
             cohorts.pool.close()
+
+
+def _participants(federation: Federation, fleet: Fleet) -> Collection[str]:
+    """Return who takes part: devices, or the edges that they are under. Raises SpecError where that does not fit."""
+    if federation.edge is None:
+        return fleet.names
+    if not fleet.edges:
+        raise SpecError(
+            "edge is set, and the fleet has no edges: say which device is under which by fleet.under(...) or --edges"
+        )
+    most = max(map(len, fleet.edges.values()))
+    if federation.edge.most < most and not federation.edge.goal:
+        raise SpecError(f"an edge of the fleet has {most} devices: set edge.goal, the most that work at once")
+    return fleet.edges
 
 
 def hired(federation: Federation, fleet: Fleet, engine: str, workers: int | str) -> Cohorts:
@@ -133,19 +149,23 @@ class Simulator:
         self.federation, self.fleet, self.rounds, self.world = federation, fleet, rounds, world
         self.engine = Engine(federation, rounds, init, test, stop)
         self.cohorts = cohorts
+        self.edges = None if federation.edge is None else Edges(self.engine, fleet, world, cohorts)
+        self.joining = [] if self.edges is None else list(fleet.edges)
         self.agenda = Agenda()
         self.changes = Changes(world.changes(fleet.names))
         self.first: list[Change | Waking] = []  # who is there from the start
         while self.changes.next <= 0:
             self.first.append(self.changes.take())
-        there = federation.devices or len(self.first)
+        there = federation.devices or len(self.first if self.edges is None else fleet.edges)
         self.coordinator = Coordinator(plans(federation, rounds), federation.seed, there)
         self.kept: list[Kept] = []
         self.planned: set[Ticket] = set()  # whose answer stands on the agenda
-        self.resting: dict[str, float] = {}  # sleepers -> until when they have been told to stay away
+        self.resting: dict[str, float] = {}  # sleepers that are asleep -> until when they were told to stay away
+        self.told: dict[str, tuple[Ticket, float]] = {}  # sleepers -> the last task they have heard of, its deadline
         self.history: list[Line] = []
-        self.work = Counted(self.engine, fleet)
-        self.now = self.began = self.last = 0.0  # now; when the task was given out that is answered now; the last Keep
+        self.work = Counted(self.engine, fleet, lambda device: self.coordinator.last.get(device))
+        self.answer: Answer | None = None  # what is given to the coordinator now
+        self.now = self.last = 0.0  # now; when the last report was kept
         self.made = 0  # versions, of all phases
         self.trace: TextIO | None = None
         self.reason = ""
@@ -172,6 +192,7 @@ class Simulator:
                 said = len(self.history)
                 if out is not None:
                     run.append(out, lines)
+                    run.account(out, self.engine)
                 for line in lines if on_version else ():
                     on_version(line)  # type: ignore[misc]
                 if interrupted and not self.coordinator.done:
@@ -185,6 +206,8 @@ class Simulator:
             "reason": self.reason,
             "engine": run.environment(described(self.federation.task, self.cohorts.engine)),
         }
+        if self.federation.secure is not None:
+            facts["secure"] = "simulated: reports add up in the rings, without masks, which would cancel"
         result = run.result(self.engine, self.history, facts)
         if out is not None:
             run.finish(out, result)
@@ -198,6 +221,8 @@ class Simulator:
         coordinator, agenda, changes = self.coordinator, self.agenda, self.changes
         for early in self.first:
             self._changed(early)
+        for edge in self.joining:
+            self._on(Joined(edge))
         self.first = []
         yield
         made, alarm = self.made, coordinator.alarm
@@ -224,11 +249,20 @@ class Simulator:
                 yield
 
     def _changed(self, change: Change | Waking) -> bool:
-        """Tell the coordinator who came, went or woke; one that has been told to sleep on does not come."""
+        """Tell the coordinator who came, went or woke.
+
+        One that has been told to sleep on does not come, and one that works on what it has heard of does not ask.
+        """
         device = change.device
+        if self.edges is not None:
+            self.edges.changed(change)
+            return False
         if isinstance(change, Change):
             return self._on(Joined(device) if change.present else Left(device))
         if self.resting.get(device, 0.0) > self.now:
+            return False
+        self.resting.pop(device, None)
+        if (told := self.told.get(device)) and self.coordinator.open(told[0]) and self.now < told[1]:
             return False
         known = device in self.coordinator.present
         return self._on(CheckedIn(device, change.every) if known else Joined(device, change.every))
@@ -241,7 +275,7 @@ class Simulator:
             return self._on(Declined(ticket, answer.declined))
         if not self.coordinator.open(ticket):
             return False  # a service answers the offer of a late report, and does not take it in
-        self.began = answer.began
+        self.answer = answer
         self.engine.arrived(ticket)
         return self._on(Arrived(ticket))
 
@@ -255,9 +289,11 @@ class Simulator:
         for command in commands:
             kind = type(command)
             if kind is Assign:
-                self._assign(command.ticket, command.again)  # type: ignore[union-attr]
+                self._assign(command)  # type: ignore[arg-type]
             elif kind is Keep:
-                self.kept.append(Kept(command.ticket, command.lag, self.began))  # type: ignore[union-attr]
+                answer = self.answer
+                assert answer is not None
+                self.kept.append(Kept(command.ticket, command.lag, answer.began, answer.effort))  # type: ignore[union-attr]
                 self.last = self.now
             elif kind is Discard:
                 self.engine.obey(command)
@@ -270,21 +306,33 @@ class Simulator:
                 self.history += self.engine.finish()
         return len(commands) != 1 or type(commands[0]) is not Keep
 
-    def _assign(self, ticket: Ticket, again: bool) -> None:
+    def _assign(self, task: Assign) -> None:
+        ticket = task.ticket
+        if ticket.device in self.coordinator.sleepers.seen and ticket.device not in self.resting:
+            self.told[ticket.device] = ticket, self.now + (task.deadline - self.now)  # as its own clock has it
         if ticket in self.planned:
             return  # a device that is back works on; one that had lost its task is told of it again
         engine = self.engine
-        if not again:
-            engine.assigned(ticket)
-        outcome = self.world.outcome(ticket, max(self.now, self.resting.get(ticket.device, 0.0)), self.work)
+        if not task.again:
+            engine.assigned(ticket, task.kept)
+        if self.edges is not None:
+            outcome = self.edges.outcome(ticket, self.now, self.work)
+        else:
+            begins = max(self.now, self.resting.get(ticket.device, 0.0))
+            until = task.deadline if engine.spec.partial else inf
+            outcome = self.world.outcome(ticket, begins, self.work, until)
         if outcome.joules is not None:
             engine.tally.spend(outcome.joules)
         if outcome.at is not None:
-            self.agenda.plan(outcome.at, Answer(ticket, self.now, outcome.declined))
+            self.agenda.plan(outcome.at, Answer(ticket, self.now, outcome.declined, outcome.effort))
             self.planned.add(ticket)
 
     def _advance(self) -> None:
-        self.cohorts.train(self.engine, self.kept)
+        if self.edges is not None:
+            self.edges.train(self.kept)
+            self.edges.drop(ticket for ticket, _ in self.coordinator.tasks.values())
+        else:
+            self.cohorts.train(self.engine, self.kept)
         self.kept = []
         made = self.engine.advance(self.now)
         self.history += made.lines
@@ -312,9 +360,11 @@ class Simulator:
             "engine": self.engine.snapshot(),
             "rows": self.engine.rows,
             "states": self.cohorts.snapshot(),
-            "kept": [[list(kept.ticket), kept.lag, kept.began] for kept in self.kept],
-            "agenda": [[at, list(answer.ticket), answer.began, answer.declined] for at, answer in self.agenda.all()],
+            "edges": None if self.edges is None else self.edges.snapshot(),
+            "kept": [[list(ticket), *more] for ticket, *more in self.kept],
+            "agenda": [[at, list(ticket), *more] for at, (ticket, *more) in self.agenda.all()],
             "resting": self.resting,
+            "told": {device: [list(ticket), deadline] for device, (ticket, deadline) in self.told.items()},
             "changes": self.changes.taken,
         }
         partial = out / (CHECKPOINT + ".part")
@@ -347,12 +397,16 @@ class Simulator:
         self.coordinator.restore(state["coordinator"])
         self.engine.rows.update(state["rows"])
         self.engine.restore(state["engine"])
-        self.cohorts.restore(self.engine, state["states"])
-        self.kept = [Kept(Ticket(*ticket), lag, began) for ticket, lag, began in state["kept"]]
-        for at, ticket, began, declined in state["agenda"]:
-            self.agenda.plan(at, Answer(Ticket(*ticket), began, declined))
+        if self.edges is not None:
+            self.edges.restore(state["edges"], state["states"])
+        else:
+            self.cohorts.restore(self.engine.phase, self.engine.spec, state["states"])
+        self.kept = [Kept(Ticket(*ticket), *more) for ticket, *more in state["kept"]]
+        for at, ticket, *more in state["agenda"]:
+            self.agenda.plan(at, Answer(Ticket(*ticket), *more))
             self.planned.add(Ticket(*ticket))
-        self.first, self.resting = [], dict(state["resting"])
+        self.first, self.joining, self.resting = [], [], dict(state["resting"])
+        self.told = {device: (Ticket(*ticket), deadline) for device, (ticket, deadline) in state["told"].items()}
         while self.changes.taken < state["changes"]:
             self.changes.take()
 

@@ -24,6 +24,7 @@ from msgspec import Struct
 from msgspec.structs import astuple
 
 from fedthings.errors import SpecError, nearest
+from fedthings.learn.effort import LEAST
 from fedthings.learn.task import within
 from fedthings.protocol.events import Ticket
 from fedthings.simulation import draws
@@ -50,6 +51,7 @@ class Group(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
     a working device crashes `crash` times an hour. `leaving` says what a device that goes in the middle does:
     "wait" trains on, and moves its bytes once it is back; "lose" has lost the task. One of a duty cycle may "sleep":
     it does as with "wait", and is not gone in between, so that its work waits for it (`fedthings join --wake`).
+    `effort` is the most that its owner lets it do of the local work, where the strategy takes a part.
     """
 
     device: str
@@ -60,6 +62,7 @@ class Group(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
     dropout: float = 0.0
     crash: float = 0.0
     leaving: Literal["wait", "lose", "sleep"] = "wait"
+    effort: float = 1.0
 
 
 class _Kind(NamedTuple):
@@ -99,6 +102,7 @@ class Things(Struct, frozen=True, forbid_unknown_fields=True, dict=True, omit_de
             sound(f"groups[{index}]", group)
             within(f"groups[{index}].share", group.share, 0, 1)
             within(f"groups[{index}].dropout", group.dropout, 0, 1)
+            within(f"groups[{index}].effort", group.effort, LEAST, 1)
             if group.leaving == "sleep" and not isinstance(group.available, DutyCycle):
                 raise SpecError(
                     f'groups[{index}].leaving is "sleep": give available = {{ kind = "duty_cycle", ... }}, or "wait"'
@@ -138,7 +142,7 @@ class Things(Struct, frozen=True, forbid_unknown_fields=True, dict=True, omit_de
 
     # ---------------------------------------------------------------- outcomes
 
-    def outcome(self, ticket: Ticket, now: float, work: Work) -> Outcome:
+    def outcome(self, ticket: Ticket, now: float, work: Work, until: float = inf) -> Outcome:
         """Return when the report is here and what the task cost, or that it never comes, or why it is declined."""
         name = ticket.device
         key = draws.key(self.seed, name)
@@ -158,7 +162,12 @@ class Things(Struct, frozen=True, forbid_unknown_fields=True, dict=True, omit_de
             down = carried(down, kind.payload, kind.loss, lost_down)
             up = carried(up, kind.payload, kind.loss, lost_up)
         fetch = moving(down, fetched, kind.down, kind.round_trip)
-        train = flops / kind.flops * group.stragglers.factor(slow)
+        factor, share = group.stragglers.factor(slow), 1.0
+        if until < inf:
+            waited = there.after(name, key, now, fetch) - now
+            share = work.effort(ticket, flops / kind.flops * factor, until - now - waited, group.effort)
+            flops = work.flops(ticket, now, share)
+        train = flops / kind.flops * factor
         report = moving(up, reported, kind.up, kind.round_trip)
         whole = fetch + train + report
         legs = (
@@ -176,12 +185,12 @@ class Things(Struct, frozen=True, forbid_unknown_fields=True, dict=True, omit_de
         if cut < whole:
             return Outcome(None, _spent(legs, cut))
         if leaves == inf:
-            return Outcome(now + whole, _spent(legs, inf))
+            return Outcome(now + whole, _spent(legs, inf), effort=share)
         trained = there.after(name, key, now, fetch) + train
         at = there.after(name, key, trained, report)
         if at == inf:
             return Outcome(None, _spent(legs, fetch + train if trained < inf else 0.0))
-        return Outcome(at, _spent(legs, inf))
+        return Outcome(at, _spent(legs, inf), effort=share)
 
     # ----------------------------------------------------------------- changes
 

@@ -2,39 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf, prod
 
 from fedthings.engine import Engine
+from fedthings.learn.effort import effort
 from fedthings.learn.fleet import Fleet
 from fedthings.protocol.events import Ticket
+from fedthings.simulation.links import OFFERED
 
 STATISTICS = 3
 """Operations on each number, and numbers kept of each feature, where a fleet learns its scaling."""
 
 
 class Counted:
-    """The work of a federation's tasks, counted when a world asks for it."""
+    """The work of a federation's tasks, counted when a world asks for it.
 
-    def __init__(self, engine: Engine, fleet: Fleet) -> None:
-        self.engine, self.fleet = engine, fleet
+    `kept` names the last ticket of a device that was kept: it holds the model of that, where models differ from others.
+    """
+
+    def __init__(
+        self, engine: Engine, fleet: Fleet, kept: Callable[[str], Ticket | None] = lambda device: None
+    ) -> None:
+        self.engine, self.fleet, self.kept = engine, fleet, kept
 
     def down(self, ticket: Ticket) -> int:
-        """Return the bytes of the model body that goes down."""
-        return self.engine.model_bytes(ticket)
+        """Return the bytes of the model body that goes down, and of its offer where it is told by what differs."""
+        kept = self.kept(ticket.device)
+        offered = 0 if self.engine.base(ticket.version, kept) is None else OFFERED
+        return self.engine.model_bytes(ticket, kept) + offered
 
     def up(self, ticket: Ticket) -> int:
         """Return the bytes of the report body that goes up."""
         return self.engine.report_bytes(ticket)
 
-    def flops(self, ticket: Ticket, now: float) -> float:
-        """Return the floating-point operations of the task on the samples that the device has at `now`."""
+    def effort(self, ticket: Ticket, seconds: float, left: float, most: float = 1.0) -> float:
+        """Return the share of the local work that a device does, by the rule that it has itself."""
+        return effort(seconds, left, most)
+
+    def flops(self, ticket: Ticket, now: float, effort: float = 1.0) -> float:
+        """Return the floating-point operations of `effort` of the task on the samples that the device has at `now`."""
         phase = self.engine.phases[ticket.phase]
         samples, tested = self.fleet.counts(ticket.device, now)
         if phase.kind == "normalise":
             return float(STATISTICS * samples * prod(phase.task.model.input))
         if phase.kind == "evaluate":
             return float(tested * phase.task.model.flops)
-        return float(phase.task.flops(samples, tested))
+        return float(phase.task.flops(samples, tested, effort))
 
     def memory(self, ticket: Ticket) -> int:
         """Return the bytes that the task holds at least; of a stream, as if it had grown to its batch.

@@ -6,7 +6,7 @@ When does not depend on what is in it (law 4). Devices, links and availability o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import exp
+from math import exp, inf
 from statistics import NormalDist
 from typing import NamedTuple, Protocol
 
@@ -23,19 +23,29 @@ class Work(Protocol):
     def up(self, ticket: Ticket) -> int:
         """Return the bytes of the report that goes up."""
 
-    def flops(self, ticket: Ticket, now: float) -> float:
-        """Return the floating-point operations of local training on the samples that the device has at `now`."""
+    def effort(self, ticket: Ticket, seconds: float, left: float, most: float = 1.0) -> float:
+        """Return the share that a device does of local work that takes `seconds`, with `left` until its deadline.
+
+        It is at most `most`, which its owner allows.
+        """
+
+    def flops(self, ticket: Ticket, now: float, effort: float = 1.0) -> float:
+        """Return the operations of `effort` of the local training on the samples that the device has at `now`."""
 
     def memory(self, ticket: Ticket) -> int:
         """Return the bytes that training holds at least: parameters, gradients, moments, a batch in every layer."""
 
 
 class Outcome(NamedTuple):
-    """When the report is here (seconds; None: never), what the task cost the device, why the device declined then."""
+    """When the report is here (seconds; None: never), what the task cost the device, why the device declined then.
+
+    `effort` is the share of the local work that the report is of.
+    """
 
     at: float | None
     joules: float | None = None
     declined: str = ""
+    effort: float = 1.0
 
 
 class Change(NamedTuple):
@@ -57,8 +67,11 @@ class Waking(NamedTuple):
 class World(Protocol):
     """What the simulator asks of the outside."""
 
-    def outcome(self, ticket: Ticket, now: float, work: Work) -> Outcome:
-        """Return what becomes of the task of `ticket`, given out at `now`; free of the order of asking (law 5)."""
+    def outcome(self, ticket: Ticket, now: float, work: Work, until: float = inf) -> Outcome:
+        """Return what becomes of the task of `ticket`, given out at `now`; free of the order of asking (law 5).
+
+        `until` is the deadline where the strategy takes a part of the local work, inf where all of it is to be done.
+        """
 
     def changes(self, names: Sequence[str]) -> Iterator[Change | Waking]:
         """Yield when each device comes and goes, or wakes, in the order of time, those there at the start first."""
@@ -74,7 +87,7 @@ class Steady(NamedTuple):
 
     seconds: float = 1.0
 
-    def outcome(self, ticket: Ticket, now: float, work: Work) -> Outcome:
+    def outcome(self, ticket: Ticket, now: float, work: Work, until: float = inf) -> Outcome:
         """Return `now + seconds`."""
         return Outcome(now + self.seconds)
 
@@ -86,7 +99,8 @@ class Steady(NamedTuple):
 class Uneven(NamedTuple):
     """Log-normal times around `median` seconds with standard deviation `spread` of the logarithm.
 
-    A report is lost with probability `lost`. Keyed by `seed` and ticket: the same in every driver.
+    A report is lost with probability `lost`. Keyed by `seed` and ticket: the same in every driver. Where partial work
+    counts, these are the seconds of training, and less is done where they would be too many.
     """
 
     median: float = 1.0
@@ -94,13 +108,15 @@ class Uneven(NamedTuple):
     lost: float = 0.0
     seed: int = 0
 
-    def outcome(self, ticket: Ticket, now: float, work: Work) -> Outcome:
+    def outcome(self, ticket: Ticket, now: float, work: Work, until: float = inf) -> Outcome:
         """Return when the report is here, or None where it is lost."""
         bits = digest(self.seed, *ticket)
         if (bits >> 64) / 2**64 < self.lost:
             return Outcome(None)
         normal = NormalDist().inv_cdf(((bits & (2**64 - 1)) + 0.5) / 2**64)
-        return Outcome(now + self.median * exp(self.spread * normal))
+        seconds = self.median * exp(self.spread * normal)
+        share = work.effort(ticket, seconds, until - now) if until < inf else 1.0
+        return Outcome(now + share * seconds, effort=share)
 
     def changes(self, names: Sequence[str]) -> Iterator[Change]:
         """Yield that all are there."""

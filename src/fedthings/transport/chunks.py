@@ -113,12 +113,13 @@ class Assembly:
         self._grain = min(GRAIN, offer.chunk)
         self._store = _store(offer, path)
         self._state = bytearray(self._store.state)  # one byte a grain: MISSING, HERE or ASKED
+        self._here, self._asked = self._state.count(HERE), 0  # how many of them
         self._next = 0  # what is before it is here or asked for
         self._begin()
         self._done = self._store.ready
         if offer.first is not None and not self._done:
             self.add(Chunk(offer.digest, 0, offer.first))
-        elif not self._done and self._state.count(HERE) == len(self._state):
+        elif not self._done and self._here == len(self._state):
             self._finish()
 
     @property
@@ -129,17 +130,18 @@ class Assembly:
     @property
     def missing(self) -> int:
         """How many bytes have not come, in whole grains."""
-        return 0 if self._done else (len(self._state) - self._state.count(HERE)) * self._grain
+        return 0 if self._done else (len(self._state) - self._here) * self._grain
 
     @property
     def asked(self) -> int:
         """How many bytes are asked for and have not come, in whole grains."""
-        return self._state.count(ASKED) * self._grain
+        return self._asked * self._grain
 
     @property
     def hungry(self) -> bool:
         """Whether it is time to ask for more: less than half a window is still to come."""
-        return not self._done and self.asked <= self._room // 2 and MISSING in self._state
+        missing = len(self._state) - self._here - self._asked
+        return not self._done and missing > 0 and self.asked <= self._room // 2
 
     @property
     def _room(self) -> int:
@@ -161,13 +163,13 @@ class Assembly:
         """Return what to ask for now and note it as asked; nothing while half a window is still to come."""
         if not self.hungry:
             return []
-        room, asked = self._room, self.asked
+        room = self._room
         found: list[tuple[int, list[int]]] = []
         per = max(1, self.length // self._grain)
-        while asked < room and (gap := self._gap(per)) is not None:
+        while self.asked < room and (gap := self._gap(per)) is not None:
             start, stop = gap
             self._state[start:stop] = ASKED * (stop - start)
-            asked += (stop - start) * self._grain
+            self._asked += stop - start
             whole = stop - start == per or stop == len(self._state)
             length = self.length if whole else (stop - start) * self._grain
             if not found or found[-1][0] != length or len(found[-1][1]) == MOST:
@@ -191,7 +193,7 @@ class Assembly:
     def retry(self) -> None:
         """Forget what was asked for: the link or the sender was lost, or a deadline has passed."""
         self._state = self._state.replace(ASKED, MISSING)
-        self._next = 0
+        self._asked = self._next = 0
 
     def add(self, chunk: Chunk) -> bool:
         """Take `chunk`; return whether any of it was new. Raises WireError where it is not one of this body."""
@@ -213,7 +215,7 @@ class Assembly:
                 if self._state[grain] != HERE[0]:
                     at = grain * self._grain - start
                     self._put(at + start, chunk.data[at : at + self._grain])
-        if self._state.count(HERE) == len(self._state):
+        if self._here == len(self._state):
             self._finish()
         return True
 
@@ -224,6 +226,8 @@ class Assembly:
 
     def _put(self, start: int, data: bytes) -> None:
         first, last = start // self._grain, -(-(start + len(data)) // self._grain)
+        self._asked -= self._state.count(ASKED, first, last)
+        self._here += last - first  # none of it was here
         self._state[first:last] = HERE * (last - first)
         self._store.put(start, data, first, HERE * (last - first))
         if start == self._hashed:  # while it is in the cache, and without reading the file again
@@ -244,7 +248,7 @@ class Assembly:
             self.wrong += 1
             self._store.clear()
             self._state = bytearray(len(self._state))
-            self._next = 0
+            self._here = self._asked = self._next = 0
             self._begin()
 
 

@@ -1,11 +1,12 @@
 """One MQTT connection with paho-mqtt, from connect to loss; `mqtt` makes a new one when it is lost.
 
 paho's own reconnection is not used: it has no jitter, cannot be woken, and sends again what its owner has
-given up. Nothing here knows what a message is.
+given up. Nor is its loop, which makes eight calls of the system for each message. Nothing here knows what a message is.
 """
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import time
@@ -19,6 +20,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from fedthings.errors import SpecError
+from fedthings.transport.buffered import Buffered
 
 QUEUE = 256 << 20
 """Bytes that may wait for the broker's acknowledgement; what is beyond is dropped, and said to be."""
@@ -84,9 +86,11 @@ class Link:
         self._stood: float | None = None
         self._waiting: deque[tuple[paho.MQTTMessageInfo, int]] = deque()
         self._bytes = 0
+        self._bell, self._heard = socket.socketpair()  # wakes the thread where something is to be sent
+        self._rung = False
         # A second client of this name replaces the first at the broker: a link that only this end knows to be
         # lost thus ends, with its will, before the new one says Hello.
-        self._client = client = paho.Client(
+        self._client = client = _Client(
             CallbackAPIVersion.VERSION2,
             client_id=name,
             clean_session=True,
@@ -115,13 +119,35 @@ class Link:
         begun = time.monotonic()
         try:
             self._client.connect(self._broker.host, self._broker.port, self._keepalive)
-            while self._client.loop(self._patience(begun)) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+            while self._turn(self._patience(begun)):
                 if self._stood is None and time.monotonic() - begun > self._timeout:
                     self.reason = f"no answer within {self._timeout:g} seconds; is it an MQTT broker?"
                     break
         except (OSError, ValueError) as error:
             self.reason = _remedy(error)
         return 0.0 if self._stood is None else time.monotonic() - self._stood
+
+    def _turn(self, timeout: float) -> bool:
+        """Write what is queued, wait for the network at most `timeout` seconds, read all there is; False at the end."""
+        client, good = self._client, MQTTErrorCode.MQTT_ERR_SUCCESS
+        connection: Any = client.socket()
+        if connection is None or client.loop_write() != good or client.socket() is None:
+            return False
+        with suppress(OSError):  # the reader meets it too, and tells paho
+            connection.flush()
+        poll = select.poll()
+        poll.register(self._heard, select.POLLIN)
+        poll.register(connection, select.POLLIN | (select.POLLOUT if connection.unwritten else 0))
+        ready = dict(poll.poll(1000 * timeout))
+        if ready.pop(self._heard.fileno(), 0):
+            self._heard.recv(8)
+            self._rung = False  # before the next look at what is queued, so that nothing stays behind
+        done = good
+        if any(event & ~select.POLLOUT for event in ready.values()):
+            done = client.loop_read()
+        while done == good and client.socket() is not None and connection.pending():
+            done = client.loop_read()
+        return done == good and client.loop_misc() == good
 
     def publish(self, topic: str, data: bytes, retain: bool) -> bool:
         """Queue `data` for the broker, QoS 1; False where too much waits already, or the link is gone."""
@@ -134,15 +160,19 @@ class Link:
             return False
         self._waiting.append((info, len(data)))
         self._bytes += len(data)
+        self._ring()
         return True
 
     def subscribe(self, names: Iterable[str]) -> bool:
         """Read these topics too, QoS 1."""
-        return self._client.subscribe([(topic, 1) for topic in names])[0] == MQTTErrorCode.MQTT_ERR_SUCCESS
+        done = self._client.subscribe([(topic, 1) for topic in names])[0]
+        self._ring()
+        return done == MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def unsubscribe(self, names: Iterable[str]) -> None:
         """Read these topics no longer."""
         self._client.unsubscribe(list(names))
+        self._ring()
 
     def drain(self, patience: float) -> None:
         """Wait until the broker has acknowledged all, at most `patience` seconds."""
@@ -154,16 +184,26 @@ class Link:
     def leave(self) -> None:
         """Send DISCONNECT: the broker then keeps the will to itself."""
         self._client.disconnect()
+        self._ring()
 
     def free(self) -> None:
         """Close all sockets, when `run` has returned and nothing else is called; the collector would come late."""
         self._client.reinitialise()
+        self._bell.close()
+        self._heard.close()
 
     def cut(self) -> None:
         """End the connection now, from whatever thread; `run` then returns."""
         connection: Any = self._client.socket()
         with suppress(OSError, AttributeError):
             connection.shutdown(socket.SHUT_RDWR)
+
+    def _ring(self) -> None:
+        """Let the thread see what is queued; one ring does for all until it looks."""
+        if not self._rung:
+            self._rung = True
+            with suppress(OSError):
+                self._bell.send(b"\0")
 
     def _patience(self, begun: float) -> float:
         """Return how long the loop may sleep: until the answer is due, or an eighth of the keep-alive."""
@@ -196,6 +236,11 @@ class Link:
     def _message(self, client: Any, data: Any, message: paho.MQTTMessage) -> None:
         with suppress(UnicodeDecodeError):  # of a topic that is none
             self._came(message.topic, bytes(message.payload))
+
+
+class _Client(paho.Client):
+    def _create_socket(self) -> Any:
+        return Buffered(super()._create_socket())
 
 
 def _no_delay(client: Any, data: Any, opened: Any) -> None:

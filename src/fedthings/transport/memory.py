@@ -109,29 +109,29 @@ class MemoryTransport:
         self.bytes_received = 0
         self._hub = hub
 
-    def send(self, to: str, message: Envelope) -> bool:
+    def send(self, to: str, message: Envelope, federation: str = "") -> bool:
         """Send to the address `to`; a device that is not there misses it."""
-        data = self._pack(message)
+        data = self._pack(message, federation)
         if data:
             self._hub.inject(self.address, to, data)
         return bool(data)
 
-    def announce(self, message: Announce) -> bool:
+    def announce(self, message: Announce, federation: str = "") -> bool:
         """Keep `message` for every device, now and later."""
-        data = self._pack(message)
+        data = self._pack(message, federation)
         if data:
-            self._hub._announce(self.federation, data)
+            self._hub._announce(federation or self.federation, data)
         return bool(data)
 
-    def retract(self) -> bool:
+    def retract(self, federation: str = "") -> bool:
         """Take the announcement away."""
         if self.linked:
-            self._hub._announced.pop(self.federation, None)
+            self._hub._announced.pop(federation or self.federation, None)
         return self.linked
 
-    def publish_blob(self, index: int, chunk: Chunk) -> bool:
+    def publish_blob(self, index: int, chunk: Chunk, federation: str = "") -> bool:
         """Keep a chunk at the hub."""
-        packed = self._pack(chunk)
+        packed = self._pack(chunk, federation)
         if packed:
             self._hub._blobs[chunk.digest, index] = packed
         return bool(packed)
@@ -157,9 +157,9 @@ class MemoryTransport:
             self.send(COORDINATOR, Bye())
         self.linked = False
 
-    def _pack(self, message: Envelope) -> bytes:
+    def _pack(self, message: Envelope, federation: str) -> bytes:
         """Return `message` packed and counted, or nothing where the link is down."""
-        data = pack(message, self.federation)
+        data = pack(message, federation or self.federation)
         if not self.linked:
             return b""
         self.bytes_sent += len(data)

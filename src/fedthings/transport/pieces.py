@@ -13,6 +13,7 @@ from typing import Protocol
 from fedthings.errors import StoreError
 
 _BLOCK = 1 << 18  # bytes that are read at once to be hashed
+_NOTED = 4  # chunks that may come before it is noted which: a process that is killed asks for them again
 
 
 class Store(Protocol):
@@ -87,8 +88,7 @@ class OneChunkStore(MemoryStore):
         with _told(self._path):
             file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
             try:
-                if os.pwrite(file, self._whole, 0) != len(self._whole):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                _write(file, self._whole, 0)
             finally:
                 os.close(file)
 
@@ -101,7 +101,8 @@ class OneChunkStore(MemoryStore):
 class FileStore:
     """Pieces in `<path>.part`, and behind the place of the last one a byte for each grain, after the offer's numbers.
 
-    Data is written before its byte: after kill -9 none lies. After a power cut one may; SHA-256 tells.
+    Data is written before its byte, and bytes a few chunks at a time: after kill -9 none lies. After a power cut one
+    may; SHA-256 tells.
     """
 
     def __init__(self, digest: bytes, size: int, grain: int, path: Path) -> None:
@@ -110,6 +111,7 @@ class FileStore:
         self._part = path.with_name(path.name + ".part")
         self._head = digest + size.to_bytes(8, "big") + grain.to_bytes(8, "big")
         self.state = bytes(-(-size // grain))
+        self._new: list[tuple[int, bytes]] = []  # what is to be noted: place and bytes
         with _told(path):
             # Killed just before the file got its name, it has its length already.
             self.ready = self._is(path) or (self._is(self._part) and bool(self._part.replace(path)))
@@ -135,9 +137,12 @@ class FileStore:
         with _told(self._path):
             file = os.open(self._part, os.O_WRONLY)  # not kept open: there may be thousands
             try:
-                for at, part in ((start, data), (self._size + len(self._head) + grain, state)):
-                    if os.pwrite(file, part, at) != len(part):
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                _write(file, data, start)
+                self._new.append((self._size + len(self._head) + grain, state))
+                if len(self._new) == _NOTED:
+                    for at, note in self._new:
+                        _write(file, note, at)
+                    self._new = []
             finally:
                 os.close(file)
 
@@ -161,6 +166,7 @@ class FileStore:
             return self._path.read_bytes()
 
     def clear(self) -> None:
+        self._new = []
         with _told(self._path):
             self._renew()
 
@@ -175,6 +181,11 @@ class FileStore:
             return False
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest() == self._digest
+
+
+def _write(file: int, data: bytes, at: int) -> None:
+    if os.pwrite(file, data, at) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @contextmanager

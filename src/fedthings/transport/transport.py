@@ -65,6 +65,14 @@ class Inbox:
         """Make a waiting `get` return `Woken`."""
         self._queue.put(Woken())
 
+    def several(self, timeout: float | None, most: int) -> list[Arrival]:
+        """Return what is here, at most `most` arrivals; waits for the first as `get` does."""
+        first = self.get(timeout)
+        found = [] if first is None else [first]
+        while first is not None and len(found) < most and (more := self.get(0)) is not None:
+            found.append(more)
+        return found
+
     def get(self, timeout: float | None = None) -> Arrival | None:
         """Return the next arrival; None after `timeout` seconds (None: wait for ever, 0: do not wait)."""
         try:
@@ -77,8 +85,8 @@ class Transport(Protocol):
     """One end's hold on the link. No method blocks on the network and none raises when the link is down.
 
     Each returns False where the message was dropped (link down, queue full): the owner says it again
-    after `Linked`, or when its own deadline passes. `federation` is written into what is sent;
-    a device that does not know it yet sets it from the first Announce it accepts.
+    after `Linked`, or when its own deadline passes. `federation` is written into what is sent, unless a call names
+    another; a device that does not know it yet sets it from the first Announce it accepts.
     """
 
     federation: str
@@ -99,16 +107,16 @@ class Transport(Protocol):
     def bytes_received(self) -> int:
         """Payload bytes delivered so far."""
 
-    def send(self, to: str, message: Envelope) -> bool:
+    def send(self, to: str, message: Envelope, federation: str = "") -> bool:
         """Send to the address `to`; devices and operators send to "coordinator"."""
 
-    def announce(self, message: Announce) -> bool:
+    def announce(self, message: Announce, federation: str = "") -> bool:
         """Coordinator: keep `message` at the broker for every device, now and later."""
 
-    def retract(self) -> bool:
+    def retract(self, federation: str = "") -> bool:
         """Coordinator: take the announcement away; a device that comes later looks for another federation."""
 
-    def publish_blob(self, index: int, chunk: Chunk) -> bool:
+    def publish_blob(self, index: int, chunk: Chunk, federation: str = "") -> bool:
         """Coordinator: keep `chunk`, the one of this index in its offer, at the broker."""
 
     def clear_blob(self, digest: bytes, count: int) -> bool:

@@ -1,0 +1,187 @@
+"""Sums in rings: reports as whole numbers modulo 2**bits, which add up exactly while they are hidden (law 7).
+
+A float32 row is rounded at random to steps and summed modulo 2**16 or 2**32; what must stay exact (statistics, weights,
+metrics) modulo 2**64. Sums wrap, and are right as long as the result fits, which `room` sees to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedthings.aggregate import fold
+from fedthings.stage import Schema
+from fedthings.vector import Array, Key, Payload
+
+X, EXACT = "x", "exact"
+FINEST = 1 << 22
+"""Steps to either side of 0 at the most: float32 holds them with the fraction that decides the rounding."""
+COARSEST = 8
+"""Steps to either side of 0 at the least: with fewer, rounding would hide the update."""
+
+
+class Ring(NamedTuple):
+    """How a report of one phase lies in its rings: row "x" in Z_2^`bits`, row "exact" in Z_2^64.
+
+    "x" has `dim` numbers (0: there is none) of at most `most` steps of size `unit`, each times the report's weight,
+    which counts up to `heaviest`. "exact" has the limbs of the arrays `wide`, then whether the report counts, its
+    weight, and the sums of each metric of `metrics` (name, length). No honest "x" is longer than `longest` steps (L2);
+    where that is checked (0: it is not) each report of a sum counts once, whatever it says.
+    """
+
+    bits: int
+    dim: int
+    most: int
+    unit: float
+    heaviest: int
+    wide: Schema
+    metrics: tuple[tuple[str, int], ...]
+    longest: float = 0.0
+
+    @property
+    def exact(self) -> int:
+        """How long the row "exact" is."""
+        return sum(fold.limbs(f) * f.dim for f in self.wide) + 2 + sum(length for _, length in self.metrics)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the row "x"."""
+        return np.dtype(f"u{self.bits // 8}")
+
+    def zeros(self, n: int) -> dict[str, Array]:
+        """Return n reports of nothing, `(n, dim)` and `(n, exact)`."""
+        x = {X: np.zeros((n, self.dim), self.dtype)} if self.dim else {}
+        return {**x, EXACT: np.zeros((n, self.exact), np.uint64)}
+
+
+def room(bits: int, reports: int) -> int:
+    """Return how many steps to either side of 0 a number may have, so that `reports` of them cannot wrap."""
+    return min(FINEST, ((1 << (bits - 1)) - 1) // reports - 1)
+
+
+def encode(
+    ring: Ring, rows: Payload, weights: Array, metrics: Payload, keys: Sequence[Key]
+) -> tuple[dict[str, Array], Array]:
+    """Return n reports in `ring`, and for each why it says nothing, "" where it does `(n,)`.
+
+    `rows` are `(n, dim)`, "x" within its range; `weights` `(n,)` int64, `metrics` `(n, m)` int64. A row that is not
+    finite, or weighs nothing, becomes zeros: nobody else could see that it has to be left out.
+    """
+    n = len(weights)
+    out = ring.zeros(n)
+    reasons = np.full(n, "", dtype=object)
+    reasons[weights < 1] = "weight out of range"
+    exact = out[EXACT].view(np.int64)
+    for i in range(n):
+        at = 0
+        for f in ring.wide:
+            sums = fold.init((f,))
+            (bad,) = fold.keep(sums, (f,), {f.name: rows[f.name][i : i + 1]}, np.ones(1, np.int64), [0])
+            reasons[i] = reasons[i] or bad
+            for limb in sums.limbs[f.name]:
+                exact[i, at : at + f.dim] = limb
+                at += f.dim
+        if ring.dim and not _finite(rows[X][i]):
+            reasons[i] = reasons[i] or "not finite"
+        if reasons[i]:
+            exact[i] = 0
+            continue
+        weight = min(int(weights[i]), ring.heaviest)
+        exact[i, at : at + 2] = 1, weight
+        at += 2
+        for name, length in ring.metrics:
+            exact[i, at : at + length] = metrics[name][i]
+            at += length
+        if ring.dim:
+            _round(ring, rows[X][i], weight, keys[i], out[X][i])
+    return out, reasons
+
+
+def _finite(row: Array) -> bool:
+    return bool(np.isfinite(max(row.max(initial=0), -row.min(initial=0))) and not np.isnan(row.max(initial=0)))
+
+
+def _round(ring: Ring, row: Array, weight: int, key: Key, to: Array) -> None:
+    """Write `row` times `weight` into `to` as steps, rounded at random so that the mean stays right."""
+    random, draws = key.rng("ring"), np.empty(fold.BLOCK, np.float32)
+    steps = np.float32(weight / ring.unit)
+    signed = to.view(f"i{ring.bits // 8}")
+    for start in range(0, ring.dim, fold.BLOCK):
+        y = row[start : start + fold.BLOCK] * steps
+        y += random.random(dtype=np.float32, out=draws[: len(y)])
+        np.floor(y, out=y)
+        signed[start : start + len(y)] = np.clip(y, -ring.most, ring.most, out=y)
+
+
+# ---------------------------------------------------------------------------- sums
+
+
+def init(ring: Ring) -> fold.Sums:
+    """Return sums of nothing."""
+    return fold.Sums({name: [row[0]] for name, row in ring.zeros(1).items()})
+
+
+def keep(sums: fold.Sums, arrays: Payload, lags: Sequence[int]) -> None:
+    """Add n reports `(n, ...)`, or the leader's shares of them, whose versions lag by `lags`; each counts once."""
+    for name, (total,) in sums.limbs.items():
+        for row in arrays[name]:
+            total += row
+    for lag in lags:
+        sums.counts[lag] = sums.counts.get(lag, 0) + 1
+
+
+def add(sums: fold.Sums, share: Payload) -> None:
+    """Add the helper's `share` of the same reports, after which nothing in `sums` is hidden."""
+    for name, (total,) in sums.limbs.items():
+        total += share[name]
+
+
+def leave_out(sums: fold.Sums, arrays: Payload, lag: int) -> None:
+    """Take one report `(...)` out again, as if it had never been kept."""
+    for name, (total,) in sums.limbs.items():
+        total -= arrays[name]
+    sums.counts[lag] -= 1
+    if not sums.counts[lag]:
+        del sums.counts[lag]
+
+
+class Opened(NamedTuple):
+    """What a sum comes to: the mean of "x" and the sums of all else in float64, how many reports count, their weight
+    and metrics."""
+
+    rows: dict[str, NDArray[np.float64]]
+    used: int
+    weight: int
+    metrics: dict[str, Array]
+
+
+def opened(ring: Ring, totals: Payload, count: int) -> Opened | None:
+    """Return what the sums `totals` of `count` reports, nothing hidden any more, come to.
+
+    None where no such reports can come to that: one of the devices has lied, and nobody knows which.
+    """
+    exact = np.asarray(totals[EXACT]).view(np.int64)
+    rows: dict[str, NDArray[np.float64]] = {}
+    at = 0
+    for f in ring.wide:
+        width = fold.limbs(f) * f.dim
+        limbs = [limb.copy() for limb in np.split(exact[at : at + width], fold.limbs(f))]
+        rows |= fold.done(fold.Sums({f.name: limbs}), (f,))
+        at += width
+    used, weight = (int(number) for number in exact[at : at + 2])
+    at += 2
+    metrics = {}
+    for name, length in ring.metrics:
+        metrics[name] = exact[at : at + length].copy()
+        at += length
+    if ring.longest:
+        used = weight = count
+    if not 0 <= used <= count or not used <= weight <= used * ring.heaviest:
+        return None
+    if ring.dim and used:
+        steps = np.asarray(totals[X]).view(f"i{ring.bits // 8}")
+        rows[X] = steps * (ring.unit / weight)
+    return Opened(rows, used, weight, metrics)
