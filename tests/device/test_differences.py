@@ -18,7 +18,7 @@ from fedthings.learn.digits import digits
 from fedthings.messages import Assignment, Change
 from fedthings.wire import pack_body
 from gateways import Tree
-from virtual import Virtual
+from virtual import NAME, Virtual
 
 DEVICES, ROUNDS = 4, 6
 WHO = "device-1"
@@ -69,7 +69,7 @@ def test_a_device_fetches_the_whole_once(tmp_path: Path, fetched: dict[str, list
 
 def fresh(world: Virtual) -> None:
     """Start the device again, with nothing that it had."""
-    world.agents[WHO] = Agent(WHO, world.fleet.shard(WHO), world.hub.device(WHO), world.directory / "new" / WHO)
+    world.agents[WHO] = Agent(WHO, world.fleet.shard(WHO), world.hub.device(WHO, NAME), world.directory / "new" / WHO)
 
 
 def damaged(world: Virtual) -> None:
