@@ -15,29 +15,20 @@ from fedthings import history
 from fedthings.aggregate import fold, ring, step
 from fedthings.compress import delta
 from fedthings.errors import SpecError, StoreError, nearest
-from fedthings.federation import (
-    Federation,
-    Phase,
-    differs,
-    encode,
-    follow,
-    phases,
-    received,
-    schema,
-    sent,
-)
+from fedthings.federation import Federation, phases
 from fedthings.history import Line, Tally
 from fedthings.learn.data import Shard
 from fedthings.learn.local import evaluator
 from fedthings.learn.metrics import usual, values
 from fedthings.messages import Model, Report, Subtotal
 from fedthings.partial import Partial, expect, template
+from fedthings.phase import Phase, differs, follow, received, schema, sent
 from fedthings.privacy import noise
 from fedthings.privacy.central import Source, claimed
 from fedthings.privacy.release import Releases
 from fedthings.private import clipping
 from fedthings.protocol.events import Assign, Command, Discard, Ticket
-from fedthings.spelling import decode
+from fedthings.spelling import decode, encode
 from fedthings.subtotal import merge, most_bytes, verify
 from fedthings.vector import Array, Key, Payload, Vector
 from fedthings.wire import number_size, pack_body, size, ticket_size

@@ -17,9 +17,10 @@ import fedthings as ft
 from fedthings.compress.delta import SCALE, build, change, patched
 from fedthings.engine import Engine
 from fedthings.errors import WireError
-from fedthings.federation import phases, received, sent
+from fedthings.federation import phases
 from fedthings.learn.digits import digits
 from fedthings.messages import Change
+from fedthings.phase import received, sent
 from fedthings.protocol.events import Ticket
 from fedthings.stage import Field
 from fedthings.vector import Key

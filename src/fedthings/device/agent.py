@@ -23,7 +23,6 @@ from fedthings.device.rules import Rules, advice
 from fedthings.device.shelf import Shelf
 from fedthings.device.upload import Upload
 from fedthings.errors import DataError, SpecError, WireError
-from fedthings.federation import Phase, fits, learner, received, schema
 from fedthings.learn.data import Shard
 from fedthings.learn.effort import effort
 from fedthings.learn.learner import Fit, cohort
@@ -43,6 +42,7 @@ from fedthings.messages import (
     Work,
 )
 from fedthings.outgoing import Outgoing
+from fedthings.phase import Phase, fits, learner, received, schema
 from fedthings.privacy.keys import public
 from fedthings.privacy.shares import scope_of, split
 from fedthings.protocol.events import Ticket

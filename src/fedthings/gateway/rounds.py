@@ -7,7 +7,8 @@ from pathlib import Path
 
 from fedthings import run
 from fedthings.edge import EdgeEngine, begun, coordinator, federation
-from fedthings.federation import Phase, load
+from fedthings.federation import load
+from fedthings.phase import Phase
 from fedthings.protocol import events
 from fedthings.protocol.events import Ticket
 from fedthings.server import recovery

@@ -9,9 +9,9 @@ from typing import TypeAlias
 import msgspec
 
 from fedthings.engine import Engine
-from fedthings.federation import encode
 from fedthings.messages import Offer, Want, Work
 from fedthings.protocol.events import Ticket
+from fedthings.spelling import encode
 from fedthings.transport.chunks import CHUNK, Source
 from fedthings.transport.transport import Transport
 from fedthings.wire import pack_body

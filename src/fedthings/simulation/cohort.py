@@ -8,10 +8,11 @@ from typing import Any, TypeAlias
 
 from fedthings.engine import Engine
 from fedthings.errors import SpecError
-from fedthings.federation import Federation, Phase
+from fedthings.federation import Federation
 from fedthings.learn.engines import choose
 from fedthings.learn.fleet import Fleet
 from fedthings.partial import Partial
+from fedthings.phase import Phase
 from fedthings.simulation.forked import forked
 from fedthings.simulation.pool import Here, Job, Pool
 from fedthings.simulation.worker import Kept, Models, Setting

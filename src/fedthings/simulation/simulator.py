@@ -16,11 +16,12 @@ import threadpoolctl
 from fedthings import run
 from fedthings.engine import Engine
 from fedthings.errors import SpecError, StoreError
-from fedthings.federation import Federation, fits, plans
+from fedthings.federation import Federation, plans
 from fedthings.history import Line
 from fedthings.learn.engines import described
 from fedthings.learn.fleet import Fleet
 from fedthings.lifeline import alone
+from fedthings.phase import fits
 from fedthings.protocol.coordinator import Coordinator
 from fedthings.protocol.events import (
     Advance,
