@@ -18,7 +18,7 @@ from typing import TextIO
 
 import numpy as np
 
-from fedthings import run
+from fedthings import down, run
 from fedthings.engine import Engine
 from fedthings.errors import SpecError, WireError
 from fedthings.federation import Federation, plans
@@ -266,7 +266,7 @@ class Service:
             case events.Assign(ticket=ticket, deadline=deadline, kept=kept, again=again):
                 task, engine = self.bodies.task(self.engine), self.engine
                 model, delta = self.bodies.model(engine, ticket.version, kept)
-                self._used(ticket.device)[2] += 0 if again else engine.model_bytes(ticket, kept)
+                self._used(ticket.device)[2] += 0 if again else down.model_bytes(engine, ticket, kept)
                 self._next(ticket.device, Assignment(ticket, task, model, max(0.0, deadline - self.now), kept, delta))
             case events.Rest(device=device, reason=reason, until=until):
                 self._next(device, Pause(reason, max(0.0, until - self.now)))
