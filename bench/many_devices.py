@@ -25,9 +25,9 @@ import numpy as np
 
 import fedthings as ft
 import light
-from fedthings.federation import Phase, learner, stage
 from fedthings.learn.data import Shard
 from fedthings.messages import Announce, Assignment, Envelope, Farewell, Hello, Model, Receipt, Report, Work
+from fedthings.phase import Phase, learner, stage
 from fedthings.protocol.events import Ticket
 from fedthings.spelling import decode
 from fedthings.transport.chunks import Source

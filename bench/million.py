@@ -23,8 +23,9 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before numpy is there, as in the com
 import numpy as np
 
 import fedthings as ft
-from fedthings.federation import learner, phases
+from fedthings.federation import phases
 from fedthings.learn.engines import choose
+from fedthings.phase import learner
 from fedthings.vector import Key
 from table import table
 

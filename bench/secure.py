@@ -21,10 +21,11 @@ import numpy as np
 import fedthings as ft
 from fedthings.aggregate import ring
 from fedthings.engine import Engine
-from fedthings.federation import Phase, phases
+from fedthings.federation import phases
 from fedthings.learn.digits import digits
 from fedthings.learn.learner import Fit
 from fedthings.outgoing import Outgoing
+from fedthings.phase import Phase
 from fedthings.privacy import keys, shares, sketch
 from fedthings.protocol.events import Ticket
 from fedthings.vector import Key, keyed

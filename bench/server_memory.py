@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 import fedthings as ft
-from fedthings.federation import measures, phases, schema
+from fedthings.federation import phases
 from fedthings.messages import Announce, Assignment, Hello, Receipt, Report, Want
+from fedthings.phase import measures, schema
 from fedthings.protocol.events import Ticket
 from fedthings.transport.chunks import Source
 from fedthings.transport.mqtt import MqttTransport

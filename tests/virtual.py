@@ -13,9 +13,10 @@ from typing import Any
 from fedthings import run
 from fedthings.device.agent import Agent
 from fedthings.device.rules import Rules
-from fedthings.federation import Federation, Phase
+from fedthings.federation import Federation
 from fedthings.learn.fleet import Fleet
 from fedthings.messages import Assignment, Offer
+from fedthings.phase import Phase
 from fedthings.protocol.events import Ticket
 from fedthings.run import Run
 from fedthings.server.service import Service

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedthings.errors import SpecError, nearest
-from fedthings.federation import Federation, encode
+from fedthings.federation import Federation
 from fedthings.history import Line, beats
 from fedthings.learn.metrics import METRICS
+from fedthings.spelling import encode
 from fedthings.vector import Array
 
 SPENT = ("version", "seconds", "bytes", "joules")

@@ -13,9 +13,10 @@ import numpy as np
 
 from fedthings.aggregate import step
 from fedthings.engine import Engine, Made
-from fedthings.federation import Federation, Phase, below, measures
+from fedthings.federation import Federation
 from fedthings.history import TRAIN, Tally
 from fedthings.learn.learner import Fit
+from fedthings.phase import Phase, below, measures
 from fedthings.protocol.coordinator import Coordinator
 from fedthings.protocol.events import Begun, Ticket
 from fedthings.protocol.pace import Edge

@@ -11,39 +11,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedthings import history
+from fedthings import down, history
 from fedthings.aggregate import fold, ring, step
 from fedthings.compress import delta
 from fedthings.errors import SpecError, StoreError, nearest
-from fedthings.federation import (
-    Federation,
-    Phase,
-    differs,
-    encode,
-    follow,
-    phases,
-    received,
-    schema,
-    sent,
-)
+from fedthings.federation import Federation, phases
 from fedthings.history import Line, Tally
 from fedthings.learn.data import Shard
 from fedthings.learn.local import evaluator
 from fedthings.learn.metrics import usual, values
-from fedthings.messages import Model, Report, Subtotal
+from fedthings.messages import Report, Subtotal
 from fedthings.partial import Partial, expect, template
+from fedthings.phase import Phase, follow, received, schema
 from fedthings.privacy import noise
 from fedthings.privacy.central import Source, claimed
 from fedthings.privacy.release import Releases
 from fedthings.private import clipping
 from fedthings.protocol.events import Assign, Command, Discard, Ticket
-from fedthings.spelling import decode
+from fedthings.spelling import decode, encode
 from fedthings.subtotal import merge, most_bytes, verify
 from fedthings.vector import Array, Key, Payload, Vector
-from fedthings.wire import number_size, pack_body, size, ticket_size
+from fedthings.wire import number_size, size, ticket_size
 
-PACKED = 2
-"""Bodies held that were packed last: the one that is counted is the one that is sent, and the whole beside it."""
 BEST = -1
 """Where the best version's row lies among the rows."""
 
@@ -114,70 +103,7 @@ class Engine:
         """Return the rows that devices of the running phase receive as `version`."""
         if self.spec.kind == "normalise":
             return {}
-        return received(self.spec, self._sent(version))
-
-    def body(self, version: int) -> Model:
-        """Return the model body that devices of the running phase receive as `version`."""
-        return Model(self.phase, self._made_as(version), self._sent(version))
-
-    def _sent(self, version: int) -> Payload:
-        """Return the arrays of that body."""
-        return {} if self.spec.kind == "normalise" else self._arrays(self._made_as(version))
-
-    def _arrays(self, made: int) -> Payload:
-        """Return the arrays in which the trained version `made` goes down."""
-        return sent(self.spec, self.rows[made], made, self.releases.bound if self.releases else 0.0)
-
-    def base(self, version: int, kept: Ticket | None) -> Ticket | None:
-        """Return `kept`, the last ticket of a device that was kept, where less goes down to it as `version` for that.
-
-        Such a device holds the model of `kept`; for others, and where it pays not, it is None.
-        """
-        down = self.spec.down
-        if not isinstance(down, delta.Delta) or kept is None or not differs(self.spec):
-            return None
-        if not differs(self.phases[kept.phase]) or self._made_as(version) - self._held(kept) > down.back:
-            return None
-        return kept if self._bytes(version, kept) < self._bytes(version, None) else None
-
-    def packed(self, version: int, base: Ticket | None = None) -> bytes:
-        """Return the body that goes down as `version`: to whoever holds the model of the ticket `base`, if any."""
-        if not differs(self.spec):
-            return pack_body(self.body(version))
-        key = self._pair(version, base)
-        if key not in self._packed:
-            held = b"" if base is None else pack_body(Model(base.phase, key[2], self._arrays(key[2])))
-            body = pack_body(delta.change(pack_body(self.body(version)), held))
-            if len(self._packed) == PACKED:
-                del self._packed[next(iter(self._packed))]
-            self._packed[key], self._sizes[key] = body, len(body)
-        return self._packed[key]
-
-    def model_bytes(self, ticket: Ticket, kept: Ticket | None = None) -> int:
-        """Return the bytes of the model body that goes down for `ticket`; `kept` is the device's last that was kept."""
-        if differs(self.spec):
-            return self._bytes(ticket.version, self.base(ticket.version, kept))
-        return self._model_bytes + number_size(self._made_as(ticket.version))
-
-    def _bytes(self, version: int, base: Ticket | None) -> int:
-        """Return the bytes of the body that `packed` gives."""
-        key = self._pair(version, base)
-        if key not in self._sizes:
-            self.packed(version, base)
-        return self._sizes[key]
-
-    def _pair(self, version: int, base: Ticket | None) -> tuple[int, int, int]:
-        """Return which trained version goes down, and the phase and the version of the one it is told by."""
-        made = self._made_as(version)
-        return (made, -1, -1) if base is None else (made, base.phase, self._held(base))
-
-    def _held(self, kept: Ticket) -> int:
-        """Return which trained version a device has received for `kept`."""
-        return self.trained if self.phases[kept.phase].kind == "evaluate" else kept.version
-
-    def _made_as(self, version: int) -> int:
-        """Return which trained version devices of the running phase receive as `version`."""
-        return self.trained if self.spec.kind == "evaluate" else version
+        return received(self.spec, down.arrays(self, version))
 
     def report_bytes(self, ticket: Ticket) -> int:
         """Return the bytes of the report body of `ticket`: stages and metrics have a fixed size (law 4)."""
@@ -209,8 +135,8 @@ class Engine:
         return size
 
     def assigned(self, ticket: Ticket, kept: Ticket | None) -> None:
-        """Count the bytes of the model that goes down for `ticket`; see `model_bytes`."""
-        self.partial.tally.bytes_down += self.model_bytes(ticket, kept)
+        """Count the bytes of the model that goes down for `ticket`; see `down.model_bytes`."""
+        self.partial.tally.bytes_down += down.model_bytes(self, ticket, kept)
 
     def obey(self, command: Command) -> None:
         """Count what a command means: a model goes down, a report is left out."""
@@ -285,9 +211,9 @@ class Engine:
     def _begin(self, tally: Tally) -> None:
         spec = self.spec
         self.partial = Partial(spec, tally)
-        self._packed: dict[tuple[int, int, int], bytes] = {}
-        self._sizes: dict[tuple[int, int, int], int] = {}
-        self._model_bytes = size(self.body(self.version)) - number_size(self._made_as(self.version))
+        self.packed: dict[down.Pair, bytes] = {}  # bodies that were packed last
+        self.sizes: dict[down.Pair, int] = {}  # of bodies, in bytes
+        self.body_bytes = size(down.body(self, self.version)) - number_size(down.made_as(self, self.version))
         self._template = template(spec, self.partial)
         self._report_bytes = size(self._template) - ticket_size(self._template.ticket)
 
@@ -307,12 +233,12 @@ class Engine:
         self.pending = history.line(version, now, self.tally, test)
         self.partial.tally = Tally()
         # One more than is needed: a checkpoint from before this version must find its own.
-        down = self.federation.down
-        back = down.back if isinstance(down, delta.Delta) else 0
+        how = self.federation.down
+        back = how.back if isinstance(how, delta.Delta) else 0
         oldest = version - max(1, self.federation.pace.staleness) - 1 - back
         for old in [v for v in self.rows if 0 <= v < oldest]:
             del self.rows[old]
-        self._sizes = {key: count for key, count in self._sizes.items() if key[0] >= oldest}
+        self.sizes = {key: count for key, count in self.sizes.items() if key[0] >= oldest}
         stop = any(history.reached(self.stop, complete, test) for complete in lines)
         if stop or (test is not None and history.reached(self.stop, self.pending, test)):
             return Made(lines, "target")

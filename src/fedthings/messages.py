@@ -201,7 +201,7 @@ class Status(Message, frozen=True):
 
 
 class Work(Message, frozen=True):
-    """The task body: all a device must know in one phase, as data (law 9). `spec` is federation.Phase."""
+    """The task body: all a device must know in one phase, as data (law 9). `spec` is phase.Phase."""
 
     phase: int
     spec: dict[str, Any]

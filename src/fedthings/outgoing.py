@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fedthings.aggregate import ring
-from fedthings.federation import Phase, rings, stage
 from fedthings.learn.learner import Fit
+from fedthings.phase import Phase, rings, stage
 from fedthings.stage import State
 from fedthings.vector import Array, Key
 

@@ -10,10 +10,10 @@ import numpy as np
 from fedthings.aggregate import fold, ring
 from fedthings.aggregate.step import Constant, share
 from fedthings.errors import WireError
-from fedthings.federation import Phase, bound, measures, rings, schema, stage
 from fedthings.history import Tally
 from fedthings.learn.metrics import MANY, METRICS, MOST, impossible
 from fedthings.messages import Report
+from fedthings.phase import Phase, bound, measures, rings, schema, stage
 from fedthings.privacy import clip
 from fedthings.privacy.shares import SEALED, SEALED_SEED
 from fedthings.protocol.events import Ticket

@@ -33,6 +33,13 @@ def decode(data: Any, kind: type[T]) -> T:
         raise SpecError(explain(str(error), data, kind)) from None
 
 
+def encode(spec: Struct) -> dict[str, Any]:
+    """Return `spec` as plain data for TOML or CBOR."""
+    data = msgspec.to_builtins(spec, builtin_types=(bytes,))
+    assert isinstance(data, dict)
+    return data
+
+
 def sound(name: str, spec: Struct) -> None:
     """Raise SpecError where a field of `spec`, made in Python, holds another type than it says."""
     try:

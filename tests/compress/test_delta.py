@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 import fedthings as ft
+from fedthings import down
 from fedthings.compress.delta import SCALE, build, change, patched
 from fedthings.engine import Engine
 from fedthings.errors import WireError
-from fedthings.federation import phases, received, sent
+from fedthings.federation import phases
 from fedthings.learn.digits import digits
 from fedthings.messages import Change
+from fedthings.phase import received, sent
 from fedthings.protocol.events import Ticket
 from fedthings.stage import Field
 from fedthings.vector import Key
@@ -158,17 +160,17 @@ def test_who_takes_part_seldom_gets_one_difference_or_the_whole() -> None:
 
 def test_the_engine_offers_what_is_less() -> None:
     engine = Engine(federation(ft.delta(8, back=2)), 9)
-    whole = len(engine.packed(0))
-    assert engine.base(0, None) is None and engine.model_bytes(Ticket(0, 0, "d", 0)) == whole
+    whole = len(down.packed(engine, 0))
+    assert down.base(engine, 0, None) is None and down.model_bytes(engine, Ticket(0, 0, "d", 0)) == whole
     row = engine.rows[0]
     for version in (1, 2, 3):
         engine.rows[version] = row + np.float32(1e-4 * version)
     engine.trained = engine.version = 3
     near, far = Ticket(0, 1, "d", 0), Ticket(0, 0, "d", 0)
-    assert engine.base(3, near) == near and engine.base(3, far) is None
-    assert engine.model_bytes(Ticket(0, 3, "d", 0), near) == len(engine.packed(3, near)) < whole / 2
-    assert engine.model_bytes(Ticket(0, 3, "d", 0), far) == len(engine.packed(3))
+    assert down.base(engine, 3, near) == near and down.base(engine, 3, far) is None
+    assert down.model_bytes(engine, Ticket(0, 3, "d", 0), near) == len(down.packed(engine, 3, near)) < whole / 2
+    assert down.model_bytes(engine, Ticket(0, 3, "d", 0), far) == len(down.packed(engine, 3))
     engine.rows[1] = np.random.default_rng(0).normal(0, 9, row.shape).astype("f4")  # it has nothing in common
-    engine._sizes.clear()
-    engine._packed.clear()
-    assert engine.base(3, near) is None
+    engine.sizes.clear()
+    engine.packed.clear()
+    assert down.base(engine, 3, near) is None

@@ -10,9 +10,10 @@ import pytest
 import fedthings as ft
 from fedthings.engine import Engine
 from fedthings.errors import WireError
-from fedthings.federation import phases, received, sent
+from fedthings.federation import phases
 from fedthings.learn.digits import digits
 from fedthings.messages import Report
+from fedthings.phase import received, sent
 from fedthings.protocol.events import Ticket
 
 TASK = ft.Task(model=ft.mlp(64, 32, 10), loss="cross_entropy", recipe=ft.Recipe(lr=0.3, batch=16))

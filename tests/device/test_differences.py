@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 import fedthings as ft
+from fedthings import down
 from fedthings.compress import delta
 from fedthings.device import bodies as module
 from fedthings.device.agent import Agent
@@ -83,7 +84,7 @@ def older(world: Virtual) -> None:
     """Let the device hold a model that it takes for another."""
     shelf = world.agents[WHO].shelf
     assert shelf.held is not None
-    body = pack_body(world.service.engine.body(1))
+    body = pack_body(down.body(world.service.engine, 1))
     assert body != shelf.held.body
     shelf.held = Held(shelf.held.ticket, body)
 

@@ -9,10 +9,11 @@ import pytest
 import fedthings as ft
 from fedthings.device.membership import Membership
 from fedthings.device.rules import Rules
-from fedthings.federation import encode, phases
+from fedthings.federation import phases
 from fedthings.learn.digits import digits
 from fedthings.messages import Announce, Assignment, Bye, Decline, Farewell, Hello, Model, Offer, Pause, Receipt, Work
 from fedthings.protocol.events import Ticket
+from fedthings.spelling import encode
 from fedthings.transport.chunks import Source
 from fedthings.transport.memory import Hub
 from fedthings.transport.topics import COORDINATOR

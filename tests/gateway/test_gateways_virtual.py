@@ -253,7 +253,7 @@ def test_the_coordinator_is_killed_between_any_two_writes(tmp_path, monkeypatch,
         (Store, "journal"),
         (Store, "commit"),
         (Store, "checkpoint"),
-        (Service, "_merge"),
+        (Service, "count"),
         (Engine, "merge"),
     ):
         monkeypatch.setattr(kind, name, watched(getattr(kind, name)))

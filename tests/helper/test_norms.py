@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fedthings as ft
-from fedthings.device import agent
+from fedthings.device import report
 from fedthings.errors import SpecError
 from fedthings.server.leader import Leader
 from fedthings.server.status import status
@@ -31,14 +31,14 @@ def federation(helper: str, devices: int, bits: int = 32, **fields) -> ft.Federa
 @pytest.fixture
 def villain(monkeypatch: pytest.MonkeyPatch) -> str:
     """The first device sends what it should, times 1,000."""
-    honest = agent.split
+    honest = report.split
 
     def lying(arrays, helper, scope, ticket):
         if ticket.device == "device-0" and "x" in arrays:
             arrays["x"] *= arrays["x"].dtype.type(1000)
         return honest(arrays, helper, scope, ticket)
 
-    monkeypatch.setattr(agent, "split", lying)
+    monkeypatch.setattr(report, "split", lying)
     return "device-0"
 
 

@@ -11,11 +11,12 @@ from msgspec.structs import replace
 import fedthings as ft
 from fedthings.device.rules import Rules
 from fedthings.errors import SpecError
-from fedthings.federation import Phase, encode, fits, phases, plans, rings
+from fedthings.federation import phases, plans
 from fedthings.learn.data import Shard
+from fedthings.phase import Phase, fits, rings
 from fedthings.privacy import keys
 from fedthings.server.service import Service
-from fedthings.spelling import decode
+from fedthings.spelling import decode, encode
 from fedthings.transport.memory import Hub
 
 KEY = keys.spelled(keys.public_of(bytes(range(32))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import fedthings as ft
+from fedthings import down
 from fedthings.device import agent as agents
 from fedthings.device.rules import Rules
 from fedthings.errors import SpecError
@@ -26,8 +27,8 @@ def test_what_the_owner_does_not_want_is_declined_before_the_model_is_fetched(tm
     run = world.run()
     assert [line["updates"] for line in run.history] == [2, 2, 2]  # another device does it instead
     assert sum(line["dropped"].get("owner: model too large", 0) for line in run.history) > 0
-    assert world.agents["device-1"].transport.bytes_received < world.service.engine.model_bytes(
-        Ticket(0, 0, "device-1", 0)
+    assert world.agents["device-1"].transport.bytes_received < down.model_bytes(
+        world.service.engine, Ticket(0, 0, "device-1", 0)
     )
 
 

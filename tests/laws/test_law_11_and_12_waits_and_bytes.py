@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fedthings as ft
+from fedthings import down
 from fedthings.learn.digits import digits
 from fedthings.messages import Offer
 from fedthings.protocol.events import Ticket
@@ -49,7 +50,7 @@ def test_bytes_are_those_of_the_bodies_that_travelled(tmp_path):
     world.hub.deliver = weigh
     history = world.run().history
     assert sum(sizes) == sum(line["bytes_up"] for line in history)
-    model = world.service.engine.model_bytes(Ticket(0, 0, "device", 0))
+    model = down.model_bytes(world.service.engine, Ticket(0, 0, "device", 0))
     assert all(line["bytes_down"] % model <= 4 for line in history[:1])
     simulated = ft.simulate(federation(ft.Pace(goal=5, patience=8.0, quorum=4)), digits(5, 0), 4, world=WORLD)
     assert [(line["bytes_up"], line["bytes_down"]) for line in history] == [

@@ -14,10 +14,11 @@ import fedthings
 import fedthings as ft
 from fedthings.device.rules import Rules
 from fedthings.errors import SpecError
-from fedthings.federation import Phase, encode, phases
+from fedthings.federation import phases
 from fedthings.learn import own
 from fedthings.learn.digits import digits
-from fedthings.spelling import decode
+from fedthings.phase import Phase
+from fedthings.spelling import decode, encode
 from virtual import Virtual
 
 SOURCE = Path(fedthings.__path__[0])

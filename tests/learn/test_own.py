@@ -21,10 +21,11 @@ from fedthings import run as runs
 from fedthings.cli import main
 from fedthings.device.rules import Rules
 from fedthings.errors import DataError, SpecError
-from fedthings.federation import Phase, encode, phases
+from fedthings.federation import phases
 from fedthings.learn import own, save
 from fedthings.learn.task import Recipe, Task
-from fedthings.spelling import decode
+from fedthings.phase import Phase
+from fedthings.spelling import decode, encode
 
 MODEL = ft.own("own_models:by_hand")
 

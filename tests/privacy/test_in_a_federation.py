@@ -12,10 +12,11 @@ import pytest
 import fedthings as ft
 from fedthings.cli import main
 from fedthings.engine import Engine
-from fedthings.federation import measures, phases
+from fedthings.federation import phases
 from fedthings.learn.digits import digits
 from fedthings.messages import Report
 from fedthings.partial import expect
+from fedthings.phase import measures
 from fedthings.privacy import ledger, noise
 from fedthings.run import read
 from fedthings.server.models import Models

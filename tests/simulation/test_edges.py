@@ -12,8 +12,9 @@ from msgspec.structs import replace
 
 import fedthings as ft
 from fedthings.cli import fedthings
-from fedthings.federation import below, dumps, learner, load, phases
+from fedthings.federation import dumps, load, phases
 from fedthings.learn.digits import digits
+from fedthings.phase import below, learner
 from fedthings.simulation.world import Uneven
 from fedthings.vector import Key
 

@@ -13,6 +13,7 @@ import pytest
 import fedthings as ft
 import own_models
 import processes
+from fedthings import down
 from fedthings.device.rules import Rules
 from fedthings.learn import own, save
 from fedthings.protocol.events import Ticket
@@ -81,7 +82,7 @@ def test_only_what_trains_travels(tmp_path) -> None:
     assert simulated.row.size == thin
     line = simulated.history[1]
     assert 4 * thin < line["bytes_up"] / line["updates"] < 4 * thin + 300 < 4 * (thin + base)
-    assert world.service.engine.model_bytes(Ticket(0, 0, "device-0", 0)) < 4 * thin + 100
+    assert down.model_bytes(world.service.engine, Ticket(0, 0, "device-0", 0)) < 4 * thin + 100
 
 
 def test_only_what_trains_travels_between_real_processes(tmp_path, monkeypatch) -> None:

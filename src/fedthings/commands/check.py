@@ -57,7 +57,7 @@ def command(fed: str, data: str, target: str | None, device: str | None, as_json
 def _problems(federation: Federation, fleet: Fleet) -> list[str]:
     """Return what would not work."""
     from fedthings.errors import DataError
-    from fedthings.federation import fits
+    from fedthings.phase import fits
 
     found = []
     whole = fleet.names != (ALONE,)

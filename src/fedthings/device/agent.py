@@ -15,18 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
-from fedthings.aggregate.fold import refused
-from fedthings.aggregate.ring import Ring
 from fedthings.device.bodies import LARGEST, Bodies
 from fedthings.device.downloads import Downloads
+from fedthings.device.report import made
 from fedthings.device.rules import Rules, advice
 from fedthings.device.shelf import Shelf
 from fedthings.device.upload import Upload
 from fedthings.errors import DataError, SpecError, WireError
-from fedthings.federation import Phase, fits, learner, received, schema
 from fedthings.learn.data import Shard
 from fedthings.learn.effort import effort
-from fedthings.learn.learner import Fit, cohort
+from fedthings.learn.learner import Fit
 from fedthings.messages import (
     Announce,
     Assignment,
@@ -38,13 +36,10 @@ from fedthings.messages import (
     Pause,
     Receipt,
     Refusal,
-    Report,
     Want,
     Work,
 )
-from fedthings.outgoing import Outgoing
-from fedthings.privacy.keys import public
-from fedthings.privacy.shares import scope_of, split
+from fedthings.phase import Phase, fits, learner, received
 from fedthings.protocol.events import Ticket
 from fedthings.spelling import decode
 from fedthings.stage import State
@@ -52,7 +47,7 @@ from fedthings.transport.chunks import CHUNK
 from fedthings.transport.pacing import Pacing, Rate
 from fedthings.transport.topics import COORDINATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport, Woken
-from fedthings.vector import Array, Key, Payload
+from fedthings.vector import Key, Payload
 from fedthings.wire import pack_body
 
 log = logging.getLogger("fedthings.device")
@@ -323,29 +318,14 @@ class Agent:
 
     def _hold(self, phase: Phase, ticket: Ticket, fit: Fit, after: State, body: bytes) -> None:
         """Make the report of what came of the work, and keep it until its receipt."""
-        outgoing = Outgoing(phase)
-        state = self.shelf.state[1] if self.shelf.state else outgoing.stage.init()
-        key = Key(phase.seed, self.name, ticket.version, ticket.attempt)
-        sent, (encoded_state,), (unseen,) = outgoing.encode(cohort(fit), [state], [key])
-        arrays = {name: rows[0] for name, rows in sent.report.items()}
-        metrics = {name: rows[0] for name, rows in sent.metrics.items()}
-        kept = after is not None or any(part is not None for part in encoded_state)
-        if outgoing.ring is not None:
-            arrays = self._split(phase, outgoing.ring, ticket, arrays)
-        elif refused(schema(phase), outgoing.stage.decode(sent.report), sent.weight)[0]:
-            kept = False  # it is left out by its values, so training goes on from the state before it
+        assert self._phase is not None
+        before = self.shelf.state[1] if self.shelf.state else None
+        report, state, counts, unseen = made(phase, ticket, fit, before, self.transport.federation, self._phase[0])
         if unseen:
-            kept = False
             self._tell(f"report left out: {unseen}")
-        report = Report(ticket, arrays, sent.weight, metrics)
-        self.shelf.hold(ticket, pack_body(report), [after, encoded_state] if kept else None, body)
+        kept = counts and (after is not None or any(part is not None for part in state))
+        self.shelf.hold(ticket, pack_body(report), [after, state] if kept else None, body)
         self.reports += 1
-
-    def _split(self, phase: Phase, ring: Ring, ticket: Ticket, arrays: dict[str, Array]) -> dict[str, Array]:
-        """Return the coordinator's share of the report `arrays`, and the helper's, sealed."""
-        assert phase.secure is not None and self._phase is not None
-        scope = scope_of(phase.secure, ring, self.transport.federation, self._phase[0])
-        return split(arrays, public(phase.secure.helper, "secure.helper"), scope, ticket)
 
     def _decline(self, ticket: Ticket, reason: str) -> None:
         self._job = None

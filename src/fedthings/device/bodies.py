@@ -15,8 +15,8 @@ from fedthings.compress.delta import patched
 from fedthings.device.downloads import Downloads
 from fedthings.device.shelf import Shelf
 from fedthings.errors import WireError
-from fedthings.federation import Phase, differs
 from fedthings.messages import Assignment, Change, Chunk, Farewell, Model, Offer
+from fedthings.phase import Phase, differs
 from fedthings.transport.chunks import Assembly
 from fedthings.transport.pacing import Pacing, Rate
 from fedthings.transport.topics import COORDINATOR

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from fedthings.federation import Phase
 from fedthings.learn.effort import LEAST
 from fedthings.learn.own import Own, lacking, spelled
 from fedthings.learn.task import within
+from fedthings.phase import Phase
 from fedthings.privacy.keys import public
 
 NOT_ALLOWED, NOT_AVAILABLE = "owner: model not allowed", "model not available"

@@ -16,11 +16,11 @@ import numpy as np
 from fedthings.device.agent import Agent
 from fedthings.device.rules import Rules
 from fedthings.errors import SpecError
-from fedthings.federation import Phase
 from fedthings.gateway.rounds import Rounds
 from fedthings.learn.data import Shard
 from fedthings.learn.learner import Fit
 from fedthings.messages import Announce, Ask, Assignment, Status
+from fedthings.phase import Phase
 from fedthings.protocol.events import Ticket
 from fedthings.server.status import status
 from fedthings.transport.chunks import CHUNK

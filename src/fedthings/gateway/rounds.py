@@ -7,9 +7,11 @@ from pathlib import Path
 
 from fedthings import run
 from fedthings.edge import EdgeEngine, begun, coordinator, federation
-from fedthings.federation import Phase, load
+from fedthings.federation import load
+from fedthings.phase import Phase
 from fedthings.protocol import events
 from fedthings.protocol.events import Ticket
+from fedthings.server import recovery
 from fedthings.server.models import Models
 from fedthings.server.service import Service
 from fedthings.transport.transport import Transport
@@ -53,9 +55,9 @@ class Rounds(Service):
         assert phase.edge is not None
         self.now = now
         self.edge.begin(phase, ticket, model)
-        self._act(begun(phase.edge, ticket))
+        self.act(begun(phase.edge, ticket))
         self.bodies.keep_only(self.coordinator.phase, [self.coordinator.version])
-        self._checkpoint()
+        recovery.checkpoint(self)
         self.flush()
 
     def end(self, reason: str, last: tuple[Phase, Ticket, Payload] | None, now: float) -> None:
@@ -66,8 +68,8 @@ class Rounds(Service):
         if last is not None:
             self.edge.begin(*last)
             self.coordinator.phase, self.coordinator.version = self.edge.phase, self.edge.version
-        self._act(events.Cancelled())
+        self.act(events.Cancelled())
         self.reason = reason
-        self._checkpoint()
+        recovery.checkpoint(self)
         self.announce()
         self.flush()

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from fedthings.device.rules import Rules
 from fedthings.errors import SpecError
-from fedthings.federation import Phase
 from fedthings.messages import Report, Work
 from fedthings.partial import Partial, template
+from fedthings.phase import Phase
 from fedthings.protocol.events import Ticket
 from fedthings.spelling import decode
 from fedthings.wire import size, ticket_size, unpack_body

@@ -8,10 +8,11 @@ from typing import TypeAlias
 
 import msgspec
 
+from fedthings import down
 from fedthings.engine import Engine
-from fedthings.federation import encode
 from fedthings.messages import Offer, Want, Work
 from fedthings.protocol.events import Ticket
+from fedthings.spelling import encode
 from fedthings.transport.chunks import CHUNK, Source
 from fedthings.transport.transport import Transport
 from fedthings.wire import pack_body
@@ -52,7 +53,7 @@ class Bodies:
         The first is of all of it, the second of what it differs in from that of `kept`, the last ticket of the device
         that was kept; None where that is not less.
         """
-        base = engine.base(version, kept)
+        base = down.base(engine, version, kept)
         whole = self._model(engine, version, None)
         if base is None:
             return whole, None
@@ -62,7 +63,7 @@ class Bodies:
         told = None if base is None else base._replace(device="", attempt=0)  # the same for all that hold it
         key = ("model", engine.phase, version, told)
         if key not in self._sources:
-            self._add(key, engine.packed(version, base))
+            self._add(key, down.packed(engine, version, base))
         return self._offer(key)
 
     def find(self, want: Want) -> Source | None:

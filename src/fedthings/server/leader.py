@@ -32,12 +32,14 @@ from fedthings.privacy.shares import (
 )
 from fedthings.protocol import events
 from fedthings.protocol.events import Ticket
+from fedthings.protocol.settlement import Settlement
 from fedthings.server import reception
 from fedthings.transport.chunks import Assembly, Source
 from fedthings.vector import Payload
 from fedthings.wire import pack_body, unpack_body
 
 if TYPE_CHECKING:
+    from fedthings.engine import Engine
     from fedthings.server.service import Service
 
 KEY_FILE = "leader.key"
@@ -259,3 +261,12 @@ class Leader:
 
     def _path(self, digest: bytes) -> Path:
         return self._directory / f"{digest.hex()}.cbor"
+
+
+def settlement(engine: Engine) -> Settlement:
+    """Return what lies between the sets of `engine` and their sums: in secure mode the helper is asked."""
+    spec = engine.federation.secure
+    if spec is None:
+        return Settlement()
+    norms = [number for number, phase in enumerate(engine.phases) if phase.kind == "train" and spec.norms]
+    return Settlement(spec.name, spec.min_batch, spec.patience, norms)

@@ -14,18 +14,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import sha256
 from math import inf
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 
-from fedthings import run
+from fedthings import down, run
 from fedthings.engine import Engine
-from fedthings.errors import SpecError, StoreError, WireError
+from fedthings.errors import SpecError, WireError
 from fedthings.federation import Federation, plans
-from fedthings.history import Line, Tally
+from fedthings.history import Line
 from fedthings.messages import (
     Announce,
-    Ask,
     Assignment,
     Envelope,
     Farewell,
@@ -34,7 +33,6 @@ from fedthings.messages import (
     Refusal,
     Relay,
     Report,
-    Status,
     Subtotal,
 )
 from fedthings.privacy.central import Source
@@ -42,27 +40,23 @@ from fedthings.protocol import events
 from fedthings.protocol.coordinator import Coordinator
 from fedthings.protocol.events import Answered, Command, Event, Settling, Ticket
 from fedthings.protocol.pace import Wait
-from fedthings.protocol.settlement import Settlement
 from fedthings.protocol.trace import traced
-from fedthings.server import gateways, reception
+from fedthings.server import gateways, operators, reception, recovery
 from fedthings.server.bodies import Bodies
 from fedthings.server.gateways import Inbound
-from fedthings.server.leader import Leader
+from fedthings.server.leader import Leader, settlement
 from fedthings.server.models import Models
 from fedthings.server.outbox import Outbox
 from fedthings.server.spool import Spool
-from fedthings.server.status import status
-from fedthings.server.store import Saved, Store, Usage
+from fedthings.server.store import Store
 from fedthings.server.turns import Turns
 from fedthings.transport.chunks import CHUNK
 from fedthings.transport.topics import COORDINATOR, OPERATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport
 from fedthings.vector import Array, Vector
-from fedthings.wire import unpack_body
 
 log = logging.getLogger("fedthings.server")
 
-VERBS = ("status", "pause", "resume", "cancel", "reload")
 JOURNALED = 1 << 14
 """Bytes: a report of at most so many lies in the journal, a longer one in a file. SQLite writes a row of this size
 faster than the system makes a file (sqlite.org/intern-v-extern-blob.html)."""
@@ -125,7 +119,7 @@ class Service:
         self.spool = Spool(directory / "spool", self.turns, fsync, JOURNALED if secure is None else 0)
         self.inbound = Inbound(directory / "subtotals", self.turns, fsync)
         self.leader = None if secure is None else Leader(secure, directory, fsync)
-        self.settlement = _settlement(self.engine)
+        self.settlement = settlement(self.engine)
         self.terms = {"rounds": rounds, "stop": dict(stop or {}), "init": _mark(init), "test": _mark(*(test or ()))}
         self.reason = self.failure = ""  # why the federation has ended; why it cannot be done
         self.refusals: Counter[str] = Counter()
@@ -134,17 +128,17 @@ class Service:
         self.routes: dict[str, str] = {}  # device -> the gateway it came by last
         self.merged: dict[str, bytes] = {}  # gateway -> the last of its subtotals that was merged
         self.history: list[Line] = []
-        self._fresh: list[Line] = []  # lines that the next checkpoint writes
-        self._usage: dict[str, list[int]] = {}
+        self.fresh: list[Line] = []  # lines that the next checkpoint writes
+        self.usage: dict[str, list[int]] = {}
         self.reports: dict[Ticket, Report] = {}  # read for checking, about to be kept
-        self._folded: list[Ticket] = []  # spooled until the checkpoint
-        self._summed: list[bytes] = []  # subtotals that are
+        self.folded: list[Ticket] = []  # spooled until the checkpoint
+        self.summed: list[bytes] = []  # subtotals that are
         self._merging = False  # whether the tickets that arrive are those of a subtotal
-        self._outbox = Outbox()
+        self.outbox = Outbox()
         self._traced: list[str] = []  # lines that are written when what they tell is durable
-        self._replaying = False
+        self.replaying = False
         self.now = 0.0
-        self._restore()
+        recovery.resume(self)
 
     @property
     def done(self) -> bool:
@@ -209,11 +203,7 @@ class Service:
 
     def _take(self, sender: str, message: Envelope, federation: str, now: float) -> None:
         if sender.startswith(OPERATOR):
-            if not isinstance(message, Ask) or message.verb not in VERBS:
-                raise WireError("unexpected", f"an operator asks one of {', '.join(VERBS)}")
-            if federation not in ("", self.transport.federation):
-                raise WireError("another federation", f"{federation}; here is {self.transport.federation}")
-            self._asked(sender, message.verb, now)
+            operators.take(self, sender, message, federation, now)
         elif self.leader is not None and sender == self.leader.spec.name:
             self.leader.take(self, message, federation, now)
         elif sender in self.gateways or isinstance(message, Relay):
@@ -235,23 +225,25 @@ class Service:
         """Journal `event`, with the `body` of a report that lies in no file, then act on it."""
         self.now = now
         self.store.journal(now, [type(event).__name__, *event], body)
-        self._act(event)
+        self.act(event)
 
     def merge(self, digest: bytes, subtotal: Subtotal, now: float) -> None:
         """Journal a spooled subtotal, all of whose tickets are open and have room; then count it as their reports."""
         self.now = now
         self.store.journal(now, [Subtotal.__name__, digest])
-        self._merge(digest, subtotal)
+        self.count(digest, subtotal)
 
-    def _merge(self, digest: bytes, subtotal: Subtotal) -> None:
+    def count(self, digest: bytes, subtotal: Subtotal) -> None:
+        """Count a subtotal that is journaled."""
         self.engine.merge(subtotal, self.coordinator.version - subtotal.tickets[0].version)
-        self._summed.append(digest)
+        self.summed.append(digest)
         self._merging = True
         for ticket in subtotal.tickets:  # only the last can end the version
-            self._act(events.Arrived(ticket))
+            self.act(events.Arrived(ticket))
         self._merging = False
 
-    def _act(self, event: Event | Answered) -> None:
+    def act(self, event: Event | Answered) -> None:
+        """Do what follows from an event that is journaled."""
         if isinstance(event, Answered):
             if isinstance(event, events.Settled) and self.leader is not None:
                 self.leader.answer = event.digest
@@ -259,7 +251,7 @@ class Service:
             return
         commands = self.coordinator.on(event, self.now)
         self.engine.enter(self.coordinator.phase)
-        if self.trace is not None and not self._replaying:
+        if self.trace is not None and not self.replaying:
             self._traced.append(traced(self.now, event, commands))
         if isinstance(event, events.Arrived):
             size = self.engine.arrived(event.ticket)
@@ -274,7 +266,7 @@ class Service:
             case events.Assign(ticket=ticket, deadline=deadline, kept=kept, again=again):
                 task, engine = self.bodies.task(self.engine), self.engine
                 model, delta = self.bodies.model(engine, ticket.version, kept)
-                self._used(ticket.device)[2] += 0 if again else engine.model_bytes(ticket, kept)
+                self._used(ticket.device)[2] += 0 if again else down.model_bytes(engine, ticket, kept)
                 self._next(ticket.device, Assignment(ticket, task, model, max(0.0, deadline - self.now), kept, delta))
             case events.Rest(device=device, reason=reason, until=until):
                 self._next(device, Pause(reason, max(0.0, until - self.now)))
@@ -312,9 +304,9 @@ class Service:
         if self._merging:
             return  # the sum it is in has been added; its gateway has the receipt
         report = self.reports.pop(ticket, None) or self.spool.read(ticket)  # read again where it is replayed
-        self.send(ticket.device, Receipt(ticket, True, self._fold(ticket, lag, report)))
+        self.send(ticket.device, Receipt(ticket, True, self.fold(ticket, lag, report)))
 
-    def _fold(self, ticket: Ticket, lag: int, report: Report) -> str:
+    def fold(self, ticket: Ticket, lag: int, report: Report) -> str:
         """Add `report` to the sums, and return why it is left out of them, "" where it is not."""
         reasons = self.engine.keep(
             {name: row[None] for name, row in report.arrays.items()},
@@ -325,11 +317,11 @@ class Service:
         if self.leader is not None:
             self.leader.keep(ticket, report.arrays)
         self.settlement.on(events.Keep(ticket, lag), self.now)
-        self._folded.append(ticket)
+        self.folded.append(ticket)
         return str(reasons[0])
 
     def _advance(self, lost: str) -> None:
-        if not self._replaying:
+        if not self.replaying:
             self.store.commit()  # a model that is written must come about again
         share = None
         if self.leader is not None:
@@ -339,137 +331,28 @@ class Service:
             made = self.engine.advance(self.now, share, lost)
         except SpecError as error:  # it would come again with every restart: the federation ends here
             self.failure = str(error)
-            self._act(events.Cancelled())
-            self._checkpoint()
+            self.act(events.Cancelled())
+            recovery.checkpoint(self)
             return
         self._add(made.lines)
         if not made.held:
-            self._act(events.Stepped(self.engine.version, made.stop))
+            self.act(events.Stepped(self.engine.version, made.stop))
         if not self.done:
             open_versions = {ticket.version for ticket, _ in self.coordinator.tasks.values()}
             self.bodies.keep_only(self.coordinator.phase, {*open_versions, self.coordinator.version})
-        self._checkpoint()
+        recovery.checkpoint(self)
 
     def _add(self, lines: list[Line]) -> None:
-        self._fresh += lines
+        self.fresh += lines
         self.history += lines
         if self.on_version is not None:
             for line in lines:
                 self.on_version(line)
 
-    # -------------------------------------------------------------- durable
-
-    def _checkpoint(self) -> None:
-        """Write the state down; only then are the reports that made it thrown away.
-
-        Those that came while the helper was asked are for the next version, and stay.
-        """
-        phase = self.coordinator.phase
-        filling = {ticket: lag for ticket, lag in self.settlement.filling.items() if ticket.phase == phase}
-        state = {
-            "terms": self.terms,
-            "coordinator": self.coordinator.snapshot(),
-            "engine": self.engine.snapshot(),
-            "published": [[digest, count] for digest, count in self.bodies.published.items()],
-            "reason": self.reason,
-            "failure": self.failure,
-            "filling": [[list(ticket), lag] for ticket, lag in filling.items()],
-        }
-        usage = {device: Usage(*numbers) for device, numbers in self._usage.items()}
-        self.store.checkpoint(self.now, state, self._fresh, usage)
-        run.account(self.directory, self.engine)
-        run.append(self.directory, self._fresh)
-        self._fresh, self._usage = [], {}
-        for ticket in self._folded:
-            if ticket not in filling:
-                self.spool.remove(ticket)
-        for digest in self._summed:
-            self.inbound.remove(digest)
-        if self.leader is not None:
-            self.leader.tidy(filling)
-        self._folded, self._summed = [*filling], []
-
-    def _restore(self) -> None:
-        """Go on from the last checkpoint and the events after it, or write the first one."""
-        saved = self.store.saved()
-        history = self.directory / run.HISTORY
-        if saved is None:
-            if history.exists() and history.stat().st_size:
-                raise StoreError(f"{self.directory} holds a run that was simulated: name another directory")
-            history.touch()
-            self._checkpoint()
-            return
-        for name, value in saved.state["terms"].items():
-            given = self.terms[name]
-            if value != given:
-                raise StoreError(
-                    f"{self.directory} holds a run with --{name} {value or 'left out'}, not {given or 'left out'}: "
-                    "give the same, or name another directory"
-                )
-        self.history = self.store.history()
-        run.replace(history, "".join(map(run.written_line, self.history)))
-        try:
-            self._replay(saved)
-        except (WireError, LookupError, ValueError, TypeError, AttributeError, FileNotFoundError) as error:
-            raise StoreError(
-                f"the state in {self.directory} is damaged ({type(error).__name__}: {error}): "
-                "bring it back from a copy, or begin anew in another directory"
-            ) from error
-        self.spool.tidy([*(ticket for ticket, _ in self.coordinator.tasks.values()), *self._folded])
-        self.inbound.tidy(self._summed)
-        if self.leader is not None:
-            self.leader.tidy([*self.settlement.filling, *self.settlement.fixed])
-
-    def _replay(self, saved: Saved) -> None:
-        """Take up a checkpoint, and go through the events after it once more."""
-        self.now = saved.now
-        self.coordinator.restore(saved.state["coordinator"])
-        if saved.state["coordinator"]["shared"] != self.coordinator.shared:
-            how = "alone, with it as --out" if self.coordinator.shared else "with the others, from the directory above"
-            raise StoreError(f"{self.directory} was served in another way: serve it {how}")
-        self.engine.restore(saved.state["engine"])
-        self.reason, self.failure = saved.state["reason"], saved.state["failure"]
-        self._replaying = True
-        tally, self.engine.partial.tally = self.engine.partial.tally, Tally()
-        for ticket, lag in saved.state["filling"]:  # the tally has them already
-            self._fold(Ticket(*ticket), lag, self.spool.read(Ticket(*ticket)))
-        self.engine.partial.tally = tally
-        for at, (kind, *fields), body in saved.events:
-            self.now = at
-            if kind == Subtotal.__name__:
-                self._merge(fields[0], self.inbound.read(fields[0]))
-                continue
-            event = _event(kind, fields)
-            if isinstance(event, events.Arrived) and body is not None:
-                self.reports[event.ticket] = unpack_body(body, Report)
-            self._act(event)
-        self._replaying = False
-        self._outbox.take()  # said before, or asked for again by the Hello of each device
-        for digest, count in saved.state["published"]:
-            self.bodies.published.setdefault(digest, count)
-        if self.done and self._fresh:
-            self._checkpoint()
-
-    # ------------------------------------------------------------- operator
-
-    def _asked(self, sender: str, verb: str, now: float) -> None:
-        match verb:
-            case "pause" if not self.done:
-                self.on(events.Paused(), now)
-            case "resume" if not self.done:
-                self.on(events.Resumed(), now)
-            case "cancel" if not self.done:
-                self.on(events.Cancelled(), now)
-                self._checkpoint()
-        if verb in ("pause", "resume", "cancel"):
-            self.store.commit()
-            self.announce()
-        self.send(sender, Status(status(self, now)))
-
     # ---------------------------------------------------------------- parts
 
     def _used(self, device: str) -> list[int]:
-        return self._usage.setdefault(device, [0, 0, 0])
+        return self.usage.setdefault(device, [0, 0, 0])
 
     def farewell(self, device: str) -> None:
         """Tell `device` that it is over, and where the last model is."""
@@ -480,12 +363,12 @@ class Service:
 
     def send(self, to: str, message: Envelope) -> None:
         """Send `message` once what is being done is durable."""
-        self._outbox.put(to, message)
+        self.outbox.put(to, message)
 
     def _next(self, device: str, message: Assignment | Pause) -> None:
         """Tell `device` what it is to do next; a gateway is told one thing at a time."""
         sleeps = device in self.coordinator.sleepers.seen and device not in self.routes
-        (self._outbox.follow if sleeps else self._outbox.put)(device, message)
+        (self.outbox.follow if sleeps else self.outbox.put)(device, message)
 
     def flush(self) -> None:
         """Make durable what has happened, and say what follows from it."""
@@ -493,7 +376,7 @@ class Service:
         if self.trace is not None and self._traced:
             self.trace.writelines(self._traced)
             self._traced = []
-        for to, message in self._outbox.take():
+        for to, message in self.outbox.take():
             self.transport.send(*gateways.wrapped(self, to, message))
 
     def close(self) -> None:
@@ -505,28 +388,3 @@ def _mark(*arrays: Array | None) -> str:
     """Return what tells arrays from others, "" for none."""
     found = [array for array in arrays if array is not None]
     return sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in found)).hexdigest()[:12] if found else ""
-
-
-def _event(kind: str, fields: list[Any]) -> Event | Answered:
-    """Return the event that the journal holds."""
-    made: type[Any] = getattr(events, kind)
-    if made in (events.Granted, events.Withdrawn):
-        return made(tuple(fields[0]))  # type: ignore[no-any-return]
-    event: Event | Answered = made(*(_tickets(field) if isinstance(field, list) else field for field in fields))
-    return event
-
-
-def _settlement(engine: Engine) -> Settlement:
-    """Return what lies between the sets of `engine` and their sums."""
-    spec = engine.federation.secure
-    if spec is None:
-        return Settlement()
-    norms = [number for number, phase in enumerate(engine.phases) if phase.kind == "train" and spec.norms]
-    return Settlement(spec.name, spec.min_batch, spec.patience, norms)
-
-
-def _tickets(field: list[Any]) -> Ticket | tuple[Ticket, ...]:
-    """Return the ticket that a field of the journal holds, or the tickets."""
-    if field and not isinstance(field[0], list):
-        return Ticket(*field)
-    return tuple(Ticket(*ticket) for ticket in field)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from fedthings.engine import Engine
-from fedthings.federation import Phase
+from fedthings.errors import SpecError
+from fedthings.federation import Federation
+from fedthings.learn.engines import choose
+from fedthings.learn.fleet import Fleet
 from fedthings.partial import Partial
-from fedthings.simulation.pool import Job, Pool
+from fedthings.phase import Phase
+from fedthings.simulation.forked import forked
+from fedthings.simulation.pool import Here, Job, Pool
 from fedthings.simulation.worker import Kept, Models, Setting
 from fedthings.stage import State
 from fedthings.vector import Payload
@@ -84,6 +90,23 @@ class Cohorts:
         if phase != self._phase:
             self._phase, self._dim, self.states = phase, spec.task.model.layout.dim, {}
             self.pool.begin(Setting(spec, self.engine, self.threads))
+
+
+def hired(federation: Federation, fleet: Fleet, engine: str, workers: int | str) -> Cohorts:
+    """Return the workers: threads for the kernels, otherwise this process, or processes where several are asked for.
+
+    Raises SpecError.
+    """
+    engine = choose(federation.task, engine)
+    if workers == "ray":
+        from fedthings.simulation.cluster import Cluster
+
+        return Cohorts(Cluster(fleet), engine, 1)
+    if not isinstance(workers, int) or workers < 0:
+        raise SpecError(f'workers is {workers!r}: give how many train at once, 0 for what suits this machine, or "ray"')
+    if engine == "kernels":
+        return Cohorts(Here(fleet), engine, workers or len(os.sched_getaffinity(0)))
+    return Cohorts(forked(fleet, workers) if workers > 1 else Here(fleet), engine, 1)
 
 
 def waves(kept: Sequence[Kept]) -> Iterator[Sequence[Kept]]:

@@ -15,8 +15,8 @@ import numpy as np
 from fedthings.edge import EdgeEngine, begun, coordinator, federation
 from fedthings.engine import Engine
 from fedthings.errors import SpecError
-from fedthings.federation import below
 from fedthings.learn.fleet import Fleet
+from fedthings.phase import below
 from fedthings.protocol.events import (
     Advance,
     Arrived,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
-import os
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -15,14 +13,15 @@ from typing import Any, TextIO
 
 import threadpoolctl
 
-from fedthings import checkpoint, run
+from fedthings import run
 from fedthings.engine import Engine
 from fedthings.errors import SpecError, StoreError
-from fedthings.federation import Federation, fits, plans
+from fedthings.federation import Federation, plans
 from fedthings.history import Line
-from fedthings.learn.engines import choose, described
+from fedthings.learn.engines import described
 from fedthings.learn.fleet import Fleet
 from fedthings.lifeline import alone
+from fedthings.phase import fits
 from fedthings.protocol.coordinator import Coordinator
 from fedthings.protocol.events import (
     Advance,
@@ -43,12 +42,11 @@ from fedthings.protocol.events import (
 )
 from fedthings.protocol.trace import traced
 from fedthings.run import Run
+from fedthings.simulation import recovery
 from fedthings.simulation.agenda import Agenda, Answer, Changes
-from fedthings.simulation.cohort import Cohorts
+from fedthings.simulation.cohort import Cohorts, hired
 from fedthings.simulation.edges import Edges
-from fedthings.simulation.forked import forked
 from fedthings.simulation.heap import keep_memory
-from fedthings.simulation.pool import Here
 from fedthings.simulation.work import Counted
 from fedthings.simulation.worker import Kept
 from fedthings.simulation.world import Change, Steady, Waking, World
@@ -56,7 +54,7 @@ from fedthings.vector import Array, Vector
 
 PATIENCE = 30 * 86400.0
 """Seconds of virtual time without any report after which the simulator gives up; or 1,000 times the pace's."""
-CHECKPOINT, TRACE = "checkpoint.cbor", "trace.jsonl"
+TRACE = "trace.jsonl"
 
 
 def simulate(
@@ -115,23 +113,6 @@ def _participants(federation: Federation, fleet: Fleet) -> Collection[str]:
     return fleet.edges
 
 
-def hired(federation: Federation, fleet: Fleet, engine: str, workers: int | str) -> Cohorts:
-    """Return the workers: threads for the kernels, otherwise this process, or processes where several are asked for.
-
-    Raises SpecError.
-    """
-    engine = choose(federation.task, engine)
-    if workers == "ray":
-        from fedthings.simulation.cluster import Cluster
-
-        return Cohorts(Cluster(fleet), engine, 1)
-    if not isinstance(workers, int) or workers < 0:
-        raise SpecError(f'workers is {workers!r}: give how many train at once, 0 for what suits this machine, or "ray"')
-    if engine == "kernels":
-        return Cohorts(Here(fleet), engine, workers or len(os.sched_getaffinity(0)))
-    return Cohorts(forked(fleet, workers) if workers > 1 else Here(fleet), engine, 1)
-
-
 class Simulator:
     """An agenda of events in virtual time around one coordinator and one engine."""
 
@@ -182,9 +163,9 @@ class Simulator:
 
     def _run(self, on_version: Callable[[Line], None] | None, out: Path | None, trace: bool) -> Run:
         began = time.perf_counter()
-        said, fresh = 0, out is None or not (out / CHECKPOINT).exists()
+        said, fresh = 0, out is None or not (out / recovery.CHECKPOINT).exists()
         if out is not None:
-            self._resume(out)
+            recovery.resume(self, out)
             said = len(self.history)
         with _traced(out if trace else None, fresh=fresh) as self.trace, _interruptible() as interrupted:
             for _ in self._versions():
@@ -197,7 +178,7 @@ class Simulator:
                     on_version(line)  # type: ignore[misc]
                 if interrupted and not self.coordinator.done:
                     if out is not None:
-                        self._leave(out)
+                        recovery.leave(self, out)
                     raise KeyboardInterrupt
         facts = {
             "devices": len(self.coordinator.last),
@@ -211,7 +192,7 @@ class Simulator:
         result = run.result(self.engine, self.history, facts)
         if out is not None:
             run.finish(out, result)
-            (out / CHECKPOINT).unlink(missing_ok=True)
+            (out / recovery.CHECKPOINT).unlink(missing_ok=True)
         return result
 
     # -------------------------------------------------------------- the loop
@@ -347,68 +328,6 @@ class Simulator:
                 f"no report was kept in the last {most / 86400:.0f} days of virtual time: the world lets none arrive "
                 f"within pace.patience ({self.federation.pace.patience:g} s); raise it, or check the world's figures"
             )
-
-    # --------------------------------------------------------------- durable
-
-    def _leave(self, out: Path) -> None:
-        """Write the checkpoint from which `_resume` goes on."""
-        state = {
-            "rounds": self.rounds,
-            "lines": len(self.history),
-            "now": self.now,
-            "coordinator": self.coordinator.snapshot(),
-            "engine": self.engine.snapshot(),
-            "rows": self.engine.rows,
-            "states": self.cohorts.snapshot(),
-            "edges": None if self.edges is None else self.edges.snapshot(),
-            "kept": [[list(ticket), *more] for ticket, *more in self.kept],
-            "agenda": [[at, list(ticket), *more] for at, (ticket, *more) in self.agenda.all()],
-            "resting": self.resting,
-            "told": {device: [list(ticket), deadline] for device, (ticket, deadline) in self.told.items()},
-            "changes": self.changes.taken,
-        }
-        partial = out / (CHECKPOINT + ".part")
-        partial.write_bytes(checkpoint.pack(state))
-        partial.replace(out / CHECKPOINT)
-
-    def _resume(self, out: Path) -> None:
-        """Go on from a checkpoint in `out`, or begin a new history there."""
-        if not (out / CHECKPOINT).exists():
-            (out / run.HISTORY).unlink(missing_ok=True)
-            (out / run.HISTORY).touch()
-            return
-        try:
-            self._restore(out, checkpoint.unpack((out / CHECKPOINT).read_bytes()))
-        except (LookupError, ValueError, TypeError) as error:
-            raise StoreError(
-                f"{out / CHECKPOINT} is damaged ({type(error).__name__}: {error}): remove it to begin anew"
-            ) from error
-
-    def _restore(self, out: Path, state: Any) -> None:
-        if state["rounds"] != self.rounds:
-            raise StoreError(
-                f"{out} was left after a run of {state['rounds']} rounds, not {self.rounds}: give the same number"
-            )
-        self.now = state["now"]
-        # What a process wrote after the checkpoint, and was then killed, is made again.
-        lines = (out / run.HISTORY).read_text().splitlines(keepends=True)[: state["lines"]]
-        self.history = [json.loads(line) for line in lines]
-        run.replace(out / run.HISTORY, "".join(lines))
-        self.coordinator.restore(state["coordinator"])
-        self.engine.rows.update(state["rows"])
-        self.engine.restore(state["engine"])
-        if self.edges is not None:
-            self.edges.restore(state["edges"], state["states"])
-        else:
-            self.cohorts.restore(self.engine.phase, self.engine.spec, state["states"])
-        self.kept = [Kept(Ticket(*ticket), *more) for ticket, *more in state["kept"]]
-        for at, ticket, *more in state["agenda"]:
-            self.agenda.plan(at, Answer(Ticket(*ticket), *more))
-            self.planned.add(Ticket(*ticket))
-        self.first, self.joining, self.resting = [], [], dict(state["resting"])
-        self.told = {device: (Ticket(*ticket), deadline) for device, (ticket, deadline) in state["told"].items()}
-        while self.changes.taken < state["changes"]:
-            self.changes.take()
 
 
 @contextmanager

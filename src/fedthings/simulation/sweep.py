@@ -23,10 +23,11 @@ from msgspec.structs import replace
 from fedthings import run
 from fedthings.comparison import Comparison, Spread, shortened, shown
 from fedthings.errors import FedthingsError, SpecError, StoreError, nearest
-from fedthings.federation import Federation, dumps, fits
+from fedthings.federation import Federation, dumps
 from fedthings.history import Line
 from fedthings.learn.fleet import Fleet
 from fedthings.lifeline import alone
+from fedthings.phase import fits
 from fedthings.run import Run
 from fedthings.simulation.simulator import simulate
 from fedthings.simulation.world import World

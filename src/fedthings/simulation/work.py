@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf, prod
 
+from fedthings import down
 from fedthings.engine import Engine
 from fedthings.learn.effort import effort
 from fedthings.learn.fleet import Fleet
@@ -29,8 +30,8 @@ class Counted:
     def down(self, ticket: Ticket) -> int:
         """Return the bytes of the model body that goes down, and of its offer where it is told by what differs."""
         kept = self.kept(ticket.device)
-        offered = 0 if self.engine.base(ticket.version, kept) is None else OFFERED
-        return self.engine.model_bytes(ticket, kept) + offered
+        offered = 0 if down.base(self.engine, ticket.version, kept) is None else OFFERED
+        return down.model_bytes(self.engine, ticket, kept) + offered
 
     def up(self, ticket: Ticket) -> int:
         """Return the bytes of the report body that goes up."""

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from fedthings.aggregate.fold import Sums
-from fedthings.federation import Phase, learner
 from fedthings.history import Tally
 from fedthings.learn.fleet import Fleet
 from fedthings.outgoing import Outgoing
 from fedthings.partial import Partial
+from fedthings.phase import Phase, learner
 from fedthings.protocol.events import Ticket
 from fedthings.stage import State
 from fedthings.vector import Key, Payload
