@@ -139,6 +139,7 @@ class Service:
         self.reports: dict[Ticket, Report] = {}  # read for checking, about to be kept
         self._folded: list[Ticket] = []  # spooled until the checkpoint
         self._summed: list[bytes] = []  # subtotals that are
+        self._parts: list[Ticket] = []  # whose reports are in the sums of the next version
         self._merging = False  # whether the tickets that arrive are those of a subtotal
         self._outbox = Outbox()
         self._traced: list[str] = []  # lines that are written when what they tell is durable
@@ -246,6 +247,7 @@ class Service:
     def _merge(self, digest: bytes, subtotal: Subtotal) -> None:
         self.engine.merge(subtotal, self.coordinator.version - subtotal.tickets[0].version)
         self._summed.append(digest)
+        self._parts += subtotal.tickets
         self._merging = True
         for ticket in subtotal.tickets:  # only the last can end the version
             self._act(events.Arrived(ticket))
@@ -304,6 +306,7 @@ class Service:
                     self.leader.ask(self, norms)
                 case events.Exclude(ticket=ticket, lag=lag, reason=reason):
                     self.engine.leave_out(self.spool.read(ticket).arrays, lag, reason)
+                    self._parts.remove(ticket)
                 case events.Settle(reason=reason):
                     self._advance(reason)
 
@@ -326,6 +329,8 @@ class Service:
             self.leader.keep(ticket, report.arrays)
         self.settlement.on(events.Keep(ticket, lag), self.now)
         self._folded.append(ticket)
+        if not reasons[0]:
+            self._parts.append(ticket)
         return str(reasons[0])
 
     def _advance(self, lost: str) -> None:
@@ -335,6 +340,7 @@ class Service:
         if self.leader is not None:
             share = self.leader.share(self) if self.leader.answer and not lost else None
             self.leader.over()
+        trains = self.engine.spec.kind == "train" and not lost
         try:
             made = self.engine.advance(self.now, share, lost)
         except SpecError as error:  # it would come again with every restart: the federation ends here
@@ -348,7 +354,7 @@ class Service:
         if not self.done:
             open_versions = {ticket.version for ticket, _ in self.coordinator.tasks.values()}
             self.bodies.keep_only(self.coordinator.phase, {*open_versions, self.coordinator.version})
-        self._checkpoint()
+        self._checkpoint(self.engine.trained if trains else None)
 
     def _add(self, lines: list[Line]) -> None:
         self._fresh += lines
@@ -359,8 +365,8 @@ class Service:
 
     # -------------------------------------------------------------- durable
 
-    def _checkpoint(self) -> None:
-        """Write the state down; only then are the reports that made it thrown away.
+    def _checkpoint(self, made: int | None = None) -> None:
+        """Write the state down, and whose reports `made` this version; only then are they thrown away.
 
         Those that came while the helper was asked are for the next version, and stay.
         """
@@ -376,7 +382,8 @@ class Service:
             "filling": [[list(ticket), lag] for ticket, lag in filling.items()],
         }
         usage = {device: Usage(*numbers) for device, numbers in self._usage.items()}
-        self.store.checkpoint(self.now, state, self._fresh, usage)
+        parts = {} if made is None else {t.device: made for t in self._parts if t not in self.settlement.filling}
+        self.store.checkpoint(self.now, state, self._fresh, usage, parts)
         run.account(self.directory, self.engine)
         run.append(self.directory, self._fresh)
         self._fresh, self._usage = [], {}
@@ -388,6 +395,7 @@ class Service:
         if self.leader is not None:
             self.leader.tidy(filling)
         self._folded, self._summed = [*filling], []
+        self._parts = [ticket for ticket in self._parts if ticket in filling]
 
     def _restore(self) -> None:
         """Go on from the last checkpoint and the events after it, or write the first one."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,6 +51,12 @@ DEVICES = sa.Table(
     sa.Column("reports", sa.Integer, nullable=False, default=0),
     sa.Column("bytes_up", sa.BigInteger, nullable=False, default=0),
     sa.Column("bytes_down", sa.BigInteger, nullable=False, default=0),
+)
+PARTS = sa.Table(
+    "parts",
+    META,
+    sa.Column("device", sa.String(64), primary_key=True),
+    sa.Column("versions", sa.Text, nullable=False),  # those made from its reports, each with a space after it
 )
 FILE = run.STATE
 _PAGE = 64  # rows of the journal that are read at once
@@ -107,9 +113,17 @@ class Store:
             self._journaled = []
 
     def checkpoint(
-        self, now: float, state: Mapping[str, Any], lines: Sequence[Line], usage: Mapping[str, Usage]
+        self,
+        now: float,
+        state: Mapping[str, Any],
+        lines: Sequence[Line],
+        usage: Mapping[str, Usage],
+        parts: Mapping[str, int] | None = None,
     ) -> None:
-        """Make `state`, which knows all that was journaled, the one that a restart begins from; with the history."""
+        """Make `state`, which knows all that was journaled, the one that a restart begins from; with the history.
+
+        `parts` says which version was made from whose reports.
+        """
         with self._writing():
             self._connection.execute(CHECKPOINT.delete())
             self._connection.execute(CHECKPOINT.insert(), {"id": 1, "now": now, "state": checkpoint.pack(dict(state))})
@@ -121,6 +135,9 @@ class Store:
                 )
             if usage:
                 self._connection.execute(_USED, [{"device": name, **u._asdict()} for name, u in usage.items()])
+            if parts:
+                rows = [{"device": name, "versions": f"{version} "} for name, version in parts.items()]
+                self._connection.execute(_TOOK_PART, rows)
         self._journaled = []
 
     def saved(self) -> Saved | None:
@@ -194,6 +211,29 @@ class Store:
             self._connection.rollback()
         return [dict(row) for row in rows]
 
+    def versions(self, name: str) -> list[int]:
+        """Return which versions were made from reports of `name`."""
+        with _told():
+            found = self._connection.execute(sa.select(PARTS.c.versions).where(PARTS.c.device == name)).scalar()
+            self._connection.rollback()
+        return [int(version) for version in (found or "").split()]
+
+    def forget(self, name: str, brought: Callable[[list[Any]], bool]) -> None:
+        """Remove what is stored of `name`, and the reports in the journal that such events `brought`.
+
+        Nothing of it stays in the file's free pages either.
+        """
+        with self._writing():
+            rows = self._connection.execute(sa.select(JOURNAL.c.number, JOURNAL.c.event)).all()
+            arrivals = [row.number for row in rows if brought(checkpoint.unpack(row.event))]
+            self._connection.execute(DEVICES.delete().where(DEVICES.c.name == name))
+            self._connection.execute(PARTS.delete().where(PARTS.c.device == name))
+            self._connection.execute(JOURNAL.update().where(JOURNAL.c.number.in_(arrivals)).values(body=None))
+        if self._engine.dialect.name == "sqlite":
+            with _told(), self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as alone:
+                alone.exec_driver_sql("VACUUM")
+                alone.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
     @contextmanager
     def _writing(self) -> Iterator[None]:
         with _told():
@@ -213,6 +253,11 @@ _USED = (
         bytes_up=DEVICES.c.bytes_up + sa.bindparam("bytes_up", type_=sa.BigInteger),
         bytes_down=DEVICES.c.bytes_down + sa.bindparam("bytes_down", type_=sa.BigInteger),
     )
+)
+
+_TOOK_PART = sa.text(
+    "INSERT INTO parts (device, versions) VALUES (:device, :versions) "
+    "ON CONFLICT (device) DO UPDATE SET versions = parts.versions || excluded.versions"
 )
 
 
