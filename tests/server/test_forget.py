@@ -12,10 +12,15 @@ from fedthings.cli import main
 from fedthings.errors import StoreError
 from fedthings.learn.digits import digits
 from fedthings.lifeline import alone
+from fedthings.protocol.events import Ticket
 from fedthings.server import devices
 from fedthings.server.access import Access
 from fedthings.server.forget import forget
+from fedthings.server.place import Place
 from fedthings.server.store import Store
+from fedthings.simulation.world import Outcome, Work
+from fedthings.transport.topics import COORDINATOR
+from gateways import Tree
 from secure import Secure, fleet, key_in
 from secure import federation as hidden
 from virtual import Virtual
@@ -35,6 +40,13 @@ def served(spec: ft.Federation, out: Path, rounds: int = 4) -> Virtual:
 
 def state(out: Path) -> bytes:
     return b"".join(path.read_bytes() for path in out.glob("state.sqlite*"))
+
+
+class Slow:
+    """Device-0 takes 500 seconds, the others one."""
+
+    def outcome(self, ticket: Ticket, now: float, work: Work, until: float) -> Outcome:
+        return Outcome(now + (500.0 if ticket.device == "device-0" else 1.0))
 
 
 def test_what_is_stored_is_removed_and_what_stays_is_said(tmp_path, capsys):
@@ -108,6 +120,64 @@ def test_a_report_that_counts_for_nothing_is_in_no_version(tmp_path):
     assert Store(tmp_path).versions("device-1") == [] and Store(tmp_path).versions("device-0") == [1, 2, 3, 4]
     (found,) = forget(tmp_path, "device-1")
     assert found.said[0] == "none of its reports is in a model"
+
+
+def test_it_is_the_same_after_a_death_at_any_moment(tmp_path):
+    spec = federation(pace=ft.Pace(goal=2, concurrency=3, staleness=1))
+    whole = served(spec, tmp_path / "whole")
+    whole.run()
+    world = served(spec, tmp_path / "killed")
+    for number in range(1, 10_000):
+        if world.service.done or not world.step():
+            break
+        if number % 5 == 0 and number < 60:  # what was under way to the coordinator is lost with it
+            world.mail.clear()
+            world.agenda = [entry for entry in world.agenda if entry[2] != COORDINATOR]
+            world.service.close()
+            world.serve()
+            world.drain()
+    world.result()
+    stores = Store(tmp_path / "whole"), Store(tmp_path / "killed")
+    for store in stores:
+        found = [store.versions(f"device-{i}") for i in range(3)]
+        assert sum(map(len, found)) == sum(line["updates"] for line in store.history()) == 8
+
+
+def test_reports_that_a_gateway_has_summed_count_and_defer_too(tmp_path):
+    spec = federation(pace=ft.Pace(goal=3, patience=900.0))
+    devices.add(tmp_path, [f"device-{i}" for i in range(3)])
+    tree = Tree(spec, digits(3, 0), 3, tmp_path, {"g": ""}, homes={"device-0": ""}, world=Slow())
+    while tree.service.engine.trained < 2 or {t.device for t in tree.service._parts} != {"device-1", "device-2"}:
+        if not tree.step():
+            break
+    assert {t.device for t in tree.service._parts} == {"device-1", "device-2"}, "the gateway's sum was never first"
+    tree.service.close()
+    with pytest.raises(StoreError, match="report of device-2 is in the set of version 3"):
+        forget(tmp_path, "device-2")
+    assert Store(tmp_path).versions("device-2") == [1, 2]
+
+
+def test_of_several_federations_it_is_forgotten_in_all(tmp_path):
+    devices.hand_out(tmp_path, devices.add(tmp_path, [f"device-{i}" for i in range(3)]))
+    for name in ("heat", "light"):
+        world = Virtual(federation(name=name), digits(3, 0), 2, tmp_path / name)
+        world.service.store.know({device["name"]: device["password"] for device in devices.listed(tmp_path)})
+        world.run()
+        Place(f"{name}-1", "mqtt://localhost", "ft").write(tmp_path / name)
+    Place("", "mqtt://localhost", "ft").write(tmp_path)
+    with pytest.raises(StoreError, match="shares its devices with other federations"):
+        forget(tmp_path / "heat", "device-0")
+    found = forget(tmp_path, "device-0")
+    assert [(stays.federation, stays.versions) for stays in found] == [("heat", [1, 2]), ("light", [1, 2])]
+    for where in (tmp_path, tmp_path / "heat", tmp_path / "light"):
+        assert [device["name"] for device in devices.listed(where)] == ["device-1", "device-2"]
+
+
+def test_one_that_was_removed_before_is_known_by_its_reports(tmp_path):
+    served(federation(), tmp_path).run()
+    devices.remove(tmp_path, ["device-1"])
+    (found,) = forget(tmp_path, "device-1")
+    assert found.versions == [1, 2, 3, 4]
 
 
 def test_in_secure_mode_it_is_known_too(tmp_path):
