@@ -66,6 +66,9 @@ def test_what_is_stored_is_removed_and_what_stays_is_said(tmp_path, capsys):
     assert {path.name for path in (tmp_path / "passwords").iterdir()} == {"device-0", "device-2"}
     assert "device-1" not in (tmp_path / "broker.json").read_text() + (tmp_path / "broker.access").read_text()
     assert [path.name for path in (tmp_path / "spool").iterdir()] == ["1-9-device-11-0.cbor"]
+    store = Store(tmp_path)
+    assert [store.versions(f"device-{i}") for i in range(3)] == [[1, 2, 3, 4], [], [1, 2, 3, 4]]
+    store.close()
     again = Virtual(federation(), digits(3, 0), 4, tmp_path)  # the state is whole, and it is over
     assert again.service.done and len(again.service.history) == 4
 

@@ -382,8 +382,8 @@ class Service:
             "filling": [[list(ticket), lag] for ticket, lag in filling.items()],
         }
         usage = {device: Usage(*numbers) for device, numbers in self._usage.items()}
-        parts = {} if made is None else {t.device: made for t in self._parts if t not in self.settlement.filling}
-        self.store.checkpoint(self.now, state, self._fresh, usage, parts)
+        parts = {ticket.device for ticket in self._parts if ticket not in self.settlement.filling}
+        self.store.checkpoint(self.now, state, self._fresh, usage, made, sorted(parts))
         run.account(self.directory, self.engine)
         run.append(self.directory, self._fresh)
         self._fresh, self._usage = [], {}

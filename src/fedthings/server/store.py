@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,8 +55,9 @@ DEVICES = sa.Table(
 PARTS = sa.Table(
     "parts",
     META,
-    sa.Column("device", sa.String(64), primary_key=True),
-    sa.Column("versions", sa.Text, nullable=False),  # those made from its reports, each with a space after it
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("devices", sa.Text, nullable=False),  # of whose reports it was made, a line each
 )
 FILE = run.STATE
 _PAGE = 64  # rows of the journal that are read at once
@@ -118,11 +119,12 @@ class Store:
         state: Mapping[str, Any],
         lines: Sequence[Line],
         usage: Mapping[str, Usage],
-        parts: Mapping[str, int] | None = None,
+        made: int | None = None,
+        parts: Iterable[str] = (),
     ) -> None:
         """Make `state`, which knows all that was journaled, the one that a restart begins from; with the history.
 
-        `parts` says which version was made from whose reports.
+        `parts` are those from whose reports the version `made` was made.
         """
         with self._writing():
             self._connection.execute(CHECKPOINT.delete())
@@ -135,9 +137,8 @@ class Store:
                 )
             if usage:
                 self._connection.execute(_USED, [{"device": name, **u._asdict()} for name, u in usage.items()])
-            if parts:
-                rows = [{"device": name, "versions": f"{version} "} for name, version in parts.items()]
-                self._connection.execute(_TOOK_PART, rows)
+            if made is not None:
+                self._connection.execute(PARTS.insert(), {"version": made, "devices": "\n".join(parts)})
         self._journaled = []
 
     def saved(self) -> Saved | None:
@@ -214,9 +215,10 @@ class Store:
     def versions(self, name: str) -> list[int]:
         """Return which versions were made from reports of `name`."""
         with _told():
-            found = self._connection.execute(sa.select(PARTS.c.versions).where(PARTS.c.device == name)).scalar()
+            rows = self._connection.execute(sa.select(PARTS).order_by(PARTS.c.version))
+            found = [row.version for row in rows if name in row.devices.split("\n")]
             self._connection.rollback()
-        return [int(version) for version in (found or "").split()]
+        return found
 
     def forget(self, name: str, brought: Callable[[list[Any]], bool]) -> None:
         """Remove what is stored of `name`, and the reports in the journal that such events `brought`.
@@ -227,7 +229,11 @@ class Store:
             rows = self._connection.execute(sa.select(JOURNAL.c.number, JOURNAL.c.event)).all()
             arrivals = [row.number for row in rows if brought(checkpoint.unpack(row.event))]
             self._connection.execute(DEVICES.delete().where(DEVICES.c.name == name))
-            self._connection.execute(PARTS.delete().where(PARTS.c.device == name))
+            for row in self._connection.execute(sa.select(PARTS)).all():
+                names = row.devices.split("\n")
+                if name in names:
+                    rest = "\n".join(other for other in names if other != name)
+                    self._connection.execute(PARTS.update().where(PARTS.c.number == row.number).values(devices=rest))
             self._connection.execute(JOURNAL.update().where(JOURNAL.c.number.in_(arrivals)).values(body=None))
         if self._engine.dialect.name == "sqlite":
             with _told(), self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as alone:
@@ -253,11 +259,6 @@ _USED = (
         bytes_up=DEVICES.c.bytes_up + sa.bindparam("bytes_up", type_=sa.BigInteger),
         bytes_down=DEVICES.c.bytes_down + sa.bindparam("bytes_down", type_=sa.BigInteger),
     )
-)
-
-_TOOK_PART = sa.text(
-    "INSERT INTO parts (device, versions) VALUES (:device, :versions) "
-    "ON CONFLICT (device) DO UPDATE SET versions = parts.versions || excluded.versions"
 )
 
 
