@@ -19,7 +19,7 @@ from fedthings.errors import FedthingsError, StoreError, nearest
 
 COMMANDS = {
     "Train": ("demo", "simulate", "serve", "join", "gateway", "helper"),
-    "Before": ("check",),
+    "Before": ("check", "audit"),
     "A running federation": ("status", "pause", "resume", "cancel", "devices"),
     "Results": ("runs", "models", "export", "predict", "privacy"),
 }

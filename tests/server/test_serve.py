@@ -166,6 +166,7 @@ def test_a_device_that_is_removed_is_out(files, start):
     served = serve(files, start)
     join(files, start, "a")
     until("is linked", files / "a")
+    assert "a cannot be forgotten while" in done("devices", "--out", str(files / "run"), "forget", "a", code=5)
     done("devices", "--out", str(files / "run"), "remove", "a")
     assert not (files / "run" / "passwords" / "a").exists()
     end = time.monotonic() + 5

@@ -19,7 +19,7 @@ from fedthings.units import quantity
 )
 @click.pass_context
 def command(context: click.Context, out: str | None) -> None:
-    """Let devices in, put them out, list them.
+    """Let devices in, put them out, forget them, list them.
 
     \b
     Examples:
@@ -86,6 +86,31 @@ def remove(out: str | None, names: tuple[str, ...], as_json: bool) -> None:
         show_json({"removed": list(names), "running": told})
     else:
         click.echo(f"{', '.join(names)} may join no longer")
+
+
+@command.command()
+@click.argument("name")
+@as_json
+@click.pass_obj
+@example("fedthings devices --out runs/wisdm forget kitchen")
+def forget(out: str | None, name: str, as_json: bool) -> None:
+    """Remove what is stored of the device NAME, and say what stays.
+
+    Its access, what it has cost, its reports that wait on the disk. What models have
+    learned from it stays in them; this tells in which. The coordinator must not run.
+    """
+    from fedthings.server.forget import forget
+
+    run = _directory(out)
+    found = forget(run, name)
+    if as_json:
+        show_json({"forgotten": name, "stays": [stays._asdict() for stays in found]})
+        return
+    click.echo(f"removed: the access of {name}, what it has cost, and its reports on this disk")
+    for stays in found:
+        click.echo(f"what stays{f' of it in {stays.federation}' if len(found) > 1 else ''}:")
+        for sentence in stays.said:
+            click.echo(f"- {sentence}")
 
 
 @command.command(name="list")

@@ -76,7 +76,7 @@ def adaptive(spec: AdaptiveClip, schema: Schema) -> Stage:
     return Stage(lambda: None, encode, lambda payload: payload, untouched, schema)
 
 
-def bounded(x: Array, bound: float) -> Array:
+def bounded(x: Array, bound: float | Array) -> Array:
     """Return rows `(n, dim)` of norm at most `bound`; those that are longer are scaled down."""
     norms = _norms(x)
     if not (norms > bound).any():

@@ -30,7 +30,7 @@ def add(directory: Path, names: Iterable[str]) -> dict[str, str]:
     for name in names:
         check(name)
     passwords = {name: secrets.token_urlsafe(16) for name in names}
-    _own(directory)
+    own(directory)
     with _store(directory, new=True) as store:
         there = {device["name"] for device in store.devices()} & set(names)
         if there:
@@ -43,7 +43,7 @@ def add(directory: Path, names: Iterable[str]) -> dict[str, str]:
 def remove(directory: Path, names: Iterable[str]) -> None:
     """Let `names` join no longer. Raises StoreError where one is not on the list."""
     names = list(dict.fromkeys(names))
-    _own(directory)
+    own(directory)
     with _store(directory) as store:
         known = [device["name"] for device in store.devices()]
         for name in names:
@@ -96,7 +96,7 @@ def check(name: str) -> None:
         raise SpecError(f"a device cannot be called {name!r}, which is the coordinator's: choose another name")
 
 
-def _own(directory: Path) -> None:
+def own(directory: Path) -> None:
     """Raise StoreError where `directory` is one of several that share the devices of the directory above."""
     above = directory.resolve().parent
     shared = place.read(above)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from fedthings.server.service import Service
 
 
-def checkpoint(service: Service) -> None:
-    """Write the state down; only then are the reports that made it thrown away.
+def checkpoint(service: Service, made: int | None = None) -> None:
+    """Write the state down, and whose reports `made` this version; only then are they thrown away.
 
     Those that came while the helper was asked are for the next version, and stay.
     """
@@ -38,7 +38,8 @@ def checkpoint(service: Service) -> None:
         "filling": [[list(ticket), lag] for ticket, lag in filling.items()],
     }
     usage = {device: Usage(*numbers) for device, numbers in service.usage.items()}
-    service.store.checkpoint(service.now, state, service.fresh, usage)
+    parts = {ticket.device for ticket in service.parts if ticket not in service.settlement.filling}
+    service.store.checkpoint(service.now, state, service.fresh, usage, made, sorted(parts))
     run.account(service.directory, service.engine)
     run.append(service.directory, service.fresh)
     service.fresh, service.usage = [], {}
@@ -50,6 +51,7 @@ def checkpoint(service: Service) -> None:
     if service.leader is not None:
         service.leader.tidy(filling)
     service.folded, service.summed = [*filling], []
+    service.parts = [ticket for ticket in service.parts if ticket in filling]
 
 
 def resume(service: Service) -> None:

@@ -133,6 +133,7 @@ class Service:
         self.reports: dict[Ticket, Report] = {}  # read for checking, about to be kept
         self.folded: list[Ticket] = []  # spooled until the checkpoint
         self.summed: list[bytes] = []  # subtotals that are
+        self.parts: list[Ticket] = []  # whose reports are in the sums of the next version
         self._merging = False  # whether the tickets that arrive are those of a subtotal
         self.outbox = Outbox()
         self._traced: list[str] = []  # lines that are written when what they tell is durable
@@ -237,6 +238,7 @@ class Service:
         """Count a subtotal that is journaled."""
         self.engine.merge(subtotal, self.coordinator.version - subtotal.tickets[0].version)
         self.summed.append(digest)
+        self.parts += subtotal.tickets
         self._merging = True
         for ticket in subtotal.tickets:  # only the last can end the version
             self.act(events.Arrived(ticket))
@@ -296,6 +298,7 @@ class Service:
                     self.leader.ask(self, norms)
                 case events.Exclude(ticket=ticket, lag=lag, reason=reason):
                     self.engine.leave_out(self.spool.read(ticket).arrays, lag, reason)
+                    self.parts.remove(ticket)
                 case events.Settle(reason=reason):
                     self._advance(reason)
 
@@ -318,6 +321,8 @@ class Service:
             self.leader.keep(ticket, report.arrays)
         self.settlement.on(events.Keep(ticket, lag), self.now)
         self.folded.append(ticket)
+        if not reasons[0]:
+            self.parts.append(ticket)
         return str(reasons[0])
 
     def _advance(self, lost: str) -> None:
@@ -327,6 +332,7 @@ class Service:
         if self.leader is not None:
             share = self.leader.share(self) if self.leader.answer and not lost else None
             self.leader.over()
+        trains = self.engine.spec.kind == "train" and not lost
         try:
             made = self.engine.advance(self.now, share, lost)
         except SpecError as error:  # it would come again with every restart: the federation ends here
@@ -340,7 +346,7 @@ class Service:
         if not self.done:
             open_versions = {ticket.version for ticket, _ in self.coordinator.tasks.values()}
             self.bodies.keep_only(self.coordinator.phase, {*open_versions, self.coordinator.version})
-        recovery.checkpoint(self)
+        recovery.checkpoint(self, self.engine.trained if trains else None)
 
     def _add(self, lines: list[Line]) -> None:
         self.fresh += lines

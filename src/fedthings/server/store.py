@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,6 +51,13 @@ DEVICES = sa.Table(
     sa.Column("reports", sa.Integer, nullable=False, default=0),
     sa.Column("bytes_up", sa.BigInteger, nullable=False, default=0),
     sa.Column("bytes_down", sa.BigInteger, nullable=False, default=0),
+)
+PARTS = sa.Table(
+    "parts",
+    META,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("devices", sa.Text, nullable=False),  # of whose reports it was made, a line each
 )
 FILE = run.STATE
 _PAGE = 64  # rows of the journal that are read at once
@@ -107,9 +114,18 @@ class Store:
             self._journaled = []
 
     def checkpoint(
-        self, now: float, state: Mapping[str, Any], lines: Sequence[Line], usage: Mapping[str, Usage]
+        self,
+        now: float,
+        state: Mapping[str, Any],
+        lines: Sequence[Line],
+        usage: Mapping[str, Usage],
+        made: int | None = None,
+        parts: Iterable[str] = (),
     ) -> None:
-        """Make `state`, which knows all that was journaled, the one that a restart begins from; with the history."""
+        """Make `state`, which knows all that was journaled, the one that a restart begins from; with the history.
+
+        `parts` are those from whose reports the version `made` was made.
+        """
         with self._writing():
             self._connection.execute(CHECKPOINT.delete())
             self._connection.execute(CHECKPOINT.insert(), {"id": 1, "now": now, "state": checkpoint.pack(dict(state))})
@@ -121,6 +137,8 @@ class Store:
                 )
             if usage:
                 self._connection.execute(_USED, [{"device": name, **u._asdict()} for name, u in usage.items()])
+            if made is not None:
+                self._connection.execute(PARTS.insert(), {"version": made, "devices": "\n".join(parts)})
         self._journaled = []
 
     def saved(self) -> Saved | None:
@@ -193,6 +211,34 @@ class Store:
             rows = self._connection.execute(sa.select(DEVICES).order_by(DEVICES.c.name)).mappings().all()
             self._connection.rollback()
         return [dict(row) for row in rows]
+
+    def versions(self, name: str) -> list[int]:
+        """Return which versions were made from reports of `name`."""
+        with _told():
+            rows = self._connection.execute(sa.select(PARTS).order_by(PARTS.c.version))
+            found = [row.version for row in rows if name in row.devices.split("\n")]
+            self._connection.rollback()
+        return found
+
+    def forget(self, name: str, brought: Callable[[list[Any]], bool]) -> None:
+        """Remove what is stored of `name`, and the reports in the journal that such events `brought`.
+
+        Nothing of it stays in the file's free pages either.
+        """
+        with self._writing():
+            rows = self._connection.execute(sa.select(JOURNAL.c.number, JOURNAL.c.event)).all()
+            arrivals = [row.number for row in rows if brought(checkpoint.unpack(row.event))]
+            self._connection.execute(DEVICES.delete().where(DEVICES.c.name == name))
+            for row in self._connection.execute(sa.select(PARTS)).all():
+                names = row.devices.split("\n")
+                if name in names:
+                    rest = "\n".join(other for other in names if other != name)
+                    self._connection.execute(PARTS.update().where(PARTS.c.number == row.number).values(devices=rest))
+            self._connection.execute(JOURNAL.update().where(JOURNAL.c.number.in_(arrivals)).values(body=None))
+        if self._engine.dialect.name == "sqlite":
+            with _told(), self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as alone:
+                alone.exec_driver_sql("VACUUM")
+                alone.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

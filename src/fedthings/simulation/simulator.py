@@ -80,6 +80,18 @@ def simulate(
     machine, "ray": all processors of a Ray cluster), and never change the result.
     Raises SpecError, DataError, StoreError.
     """
+    verify(federation, fleet, rounds)
+    with alone_at_work():
+        cohorts = hired(federation, fleet, engine, workers)
+        try:
+            simulator = Simulator(federation, fleet, rounds, test, init, stop, world or Steady(), cohorts)
+            return simulator.run(on_version, None if out is None else Path(out), trace)
+        finally:
+            cohorts.pool.close()
+
+
+def verify(federation: Federation, fleet: Fleet, rounds: int) -> None:
+    """Raise SpecError or DataError where `federation` cannot be simulated with `fleet`."""
     if rounds < 1:
         raise SpecError(f"rounds is {rounds}: it must be at least 1")
     participants = _participants(federation, fleet)
@@ -89,14 +101,14 @@ def simulate(
         )
     for name in fleet.names[:: max(1, len(fleet) // 1000)]:  # of a huge fleet, a thousand tell enough
         fits(federation, fleet.shard(name), name)
+
+
+@contextmanager
+def alone_at_work() -> Iterator[None]:
+    """Set up this process for a simulation: memory that is kept, a BLAS of one thread, few collections."""
     keep_memory()
     with threadpoolctl.threadpool_limits(1), _fewer_collections():
-        cohorts = hired(federation, fleet, engine, workers)
-        try:
-            simulator = Simulator(federation, fleet, rounds, test, init, stop, world or Steady(), cohorts)
-            return simulator.run(on_version, None if out is None else Path(out), trace)
-        finally:
-            cohorts.pool.close()
+        yield
 
 
 def _participants(federation: Federation, fleet: Fleet) -> Collection[str]:
