@@ -97,8 +97,8 @@ def _show(found: Audited, confidence: float, devices: int, holds: bool) -> None:
         "canaries": f"{found.canaries:,} of {devices:,} devices, of which {found.reported:,} reported; they could have "
         f"shown {shown.most:.3f} at the most",
         "means": means,
-        "attacker": "has every version, knows the data of all others and who was there when, and all of a canary but "
-        "whether it was in",
+        "attacker": "has every version, and knows the data of all others, who was there when (unless the claim rests "
+        "on nobody knowing that), and all of a canary but whether it was in",
         "means not": "that a low figure is privacy: another attack may show more. Only the claim bounds all of them",
     }
     for title, said in lines.items():
