@@ -6,10 +6,11 @@ import numpy as np
 from msgspec.structs import replace
 
 import fedthings as ft
-from fedthings.federation import learner, phases
+from fedthings.federation import phases
 from fedthings.learn.data import Shard
 from fedthings.learn.digits import digits
 from fedthings.outgoing import Outgoing
+from fedthings.phase import learner
 from fedthings.privacy.keys import public_of, spelled
 from fedthings.privacy.shares import mask
 from fedthings.vector import Key
