@@ -44,7 +44,10 @@ def test_a_late_device_hears_what_is_announced(join: Join) -> None:
     coordinator.announce(SAYS)
     assert until(join("a", ""), Delivery) == Delivery("coordinator", SAYS, "fed")
     coordinator.announce(Announce("boot", "fed", "finished", 0, 2))
-    late = until(join("b", "fed"), Delivery)
+    device = join("b", "fed")
+    late = until(device, Delivery)
+    if late == Delivery("coordinator", SAYS, "fed"):  # what is announced anew is on its way to the broker yet
+        late = until(device, Delivery)
     assert isinstance(late, Delivery) and isinstance(late.message, Announce) and late.message.version == 2
 
 

@@ -151,7 +151,7 @@ def test_killed_at_any_point_the_model_is_the_one_that_would_have_been(
     assert points > 200
     rng = keyed("moments", together, journaled)
     victims = set()
-    moments = sorted(rng.choice(points - 1, 30, replace=False) + 1)
+    moments = sorted(rng.choice(points - 1, 20, replace=False) + 1)
     for moment in moments:
         for before in (True, False):
             fate.seen, fate.at = 0, int(moment) if before else -int(moment) - 2

@@ -44,6 +44,10 @@ def test_adding_twice_and_discarding_the_absent_change_nothing():
 
 
 def test_draws_are_uniform():
-    counts = Counter(_roster([str(i) for i in range(10)]).draw(n * 0x9E3779B97F4A7C15 >> 7) for n in range(5000))
+    roster, counts = _roster([str(i) for i in range(10)]), Counter[str]()
+    for n in range(5000):
+        drawn = roster.draw(n * 0x9E3779B97F4A7C15 >> 7)
+        counts[drawn] += 1
+        roster.add(drawn)
     assert len(counts) == 10
     assert all(400 < count < 600 for count in counts.values())
