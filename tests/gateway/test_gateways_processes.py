@@ -141,7 +141,7 @@ def test_the_model_is_the_simulators(under, tmp_path):
         assert all(not list(world.place(name).glob("*/spool/*")) for name in under)
 
 
-@pytest.mark.parametrize("killed", [False, True], ids=["calm", "killed"])
+@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.long)], ids=["calm", "killed"])
 def test_edges_make_rounds_of_their_own_and_the_model_is_the_simulators(killed, tmp_path):
     rounds = 60 if killed else 6
     spec = federation(2, edge=ft.Edge(3, patience=600.0))
@@ -207,6 +207,7 @@ def test_devices_fall_back_on_the_coordinator_and_come_back(tmp_path):
         assert_same(world, ft.simulate(spec, fleet, rounds), tmp_path / "simulated")
 
 
+@pytest.mark.long
 def test_gateways_are_killed_and_start_again(tmp_path):
     spec, fleet, rounds = federation(6), digits(6, 1), 60
     with Gated(spec, fleet, rounds, tmp_path, {"top": "", "west": "top", "east": ""}) as world:

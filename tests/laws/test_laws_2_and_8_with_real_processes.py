@@ -27,6 +27,10 @@ def broker(request) -> str:
     return request.param
 
 
+LONG = pytest.mark.parametrize("broker", ["mosquitto", pytest.param("amqtt", marks=pytest.mark.long)], indirect=True)
+"""A minute and more with the slower broker: with that one only among the long runs."""
+
+
 def federation(devices: int, **recipe) -> ft.Federation:
     settings = {"lr": 0.3, "batch": 16, "keep": 0.2, **recipe}
     task = ft.Task(model=ft.mlp(64, 16, 10), loss="cross_entropy", normalise="fleet", recipe=ft.Recipe(**settings))
@@ -59,6 +63,7 @@ def two_federations() -> list[ft.Federation]:
     return [structs.replace(first, name="heat"), structs.replace(second, name="light", seed=5)]
 
 
+@LONG
 def test_two_federations_share_four_processes(broker, tmp_path):
     """One coordinator, which is killed, one broker, one process a device: both models are the simulator's."""
     rounds, specs, fleet = 30, two_federations(), digits(4, 1)
@@ -101,6 +106,7 @@ def _goes_on(world: Processes, end: float) -> None:
     assert time.monotonic() < end, (world.directory / "serve.log").read_text()[-2000:]
 
 
+@LONG
 def test_the_coordinator_is_killed_twenty_times(broker, tmp_path):
     """Its embedded broker dies with it, and comes back at the same port with it."""
     rounds = 80
