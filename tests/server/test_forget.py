@@ -93,7 +93,7 @@ def test_a_report_in_a_set_that_is_being_made_defers_it(tmp_path):
     world = served(spec, tmp_path)
     while world.service.engine.trained < 2 or world.service.coordinator.kept != 1:
         assert world.step()
-    (name,) = {ticket.device for ticket in world.service._parts}
+    (name,) = {ticket.device for ticket in world.service.parts}
     other = next(device for device in world.fleet.names if device != name)
     world.service.close()
     with pytest.raises(StoreError, match=rf"report of {name} is in the set of version 3.*start `fedthings serve`"):
@@ -150,10 +150,10 @@ def test_reports_that_a_gateway_has_summed_count_and_defer_too(tmp_path):
     spec = federation(pace=ft.Pace(goal=3, patience=900.0))
     devices.add(tmp_path, [f"device-{i}" for i in range(3)])
     tree = Tree(spec, digits(3, 0), 3, tmp_path, {"g": ""}, homes={"device-0": ""}, world=Slow())
-    while tree.service.engine.trained < 2 or {t.device for t in tree.service._parts} != {"device-1", "device-2"}:
+    while tree.service.engine.trained < 2 or {t.device for t in tree.service.parts} != {"device-1", "device-2"}:
         if not tree.step():
             break
-    assert {t.device for t in tree.service._parts} == {"device-1", "device-2"}, "the gateway's sum was never first"
+    assert {t.device for t in tree.service.parts} == {"device-1", "device-2"}, "the gateway's sum was never first"
     tree.service.close()
     with pytest.raises(StoreError, match="report of device-2 is in the set of version 3"):
         forget(tmp_path, "device-2")
