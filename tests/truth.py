@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from statistics import fmean
 from types import MappingProxyType
@@ -74,9 +75,9 @@ class Noted(NamedTuple):
     world: World
     moved: list[tuple[Ticket, tuple[float, float]]]
 
-    def outcome(self, ticket: Ticket, now: float, work: Work) -> Outcome:
+    def outcome(self, ticket: Ticket, now: float, work: Work, until: float = inf) -> Outcome:
         self.moved.append((ticket, exchanged(work.down(ticket), work.up(ticket))))
-        return self.world.outcome(ticket, now, work)
+        return self.world.outcome(ticket, now, work, until)
 
     def changes(self, names: Sequence[str]) -> Iterator[Change | Waking]:
         return self.world.changes(names)
