@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 import fedthings as ft
+from fate import Fate, Killed
 from fedthings.device.agent import Agent
 from fedthings.gateway.edge import Edge
 from fedthings.learn import save
@@ -113,51 +114,32 @@ def test_edges_that_are_too_late_or_asynchronous_go_on_with_what_is_asked_next(p
     assert np.isfinite(run.row).all() and np.isfinite(simulated.row).all()
 
 
-class Killed(BaseException):
-    """kill -9: nothing is cleaned up."""
-
-
 def test_an_edge_is_killed_just_before_and_after_what_it_writes(tmp_path, monkeypatch):
     fed = federation()
     want = ft.simulate(fed, fleet(), ROUNDS)
-    seen = at = 0
 
-    def watched(function):
-        def watch(self, *args, **kwargs):
-            nonlocal seen
-            name = next((name for name in EDGES if f"gateways/{name}/" in str(self._engine.url)), "")
-            if not name:
-                return function(self, *args, **kwargs)
-            seen += 1
-            mine = seen
-            if mine == at:
-                raise Killed(name)
-            result = function(self, *args, **kwargs)
-            if mine == -at:
-                raise Killed(name)
-            return result
+    def whose(store: Store) -> str:
+        return next((name for name in EDGES if f"gateways/{name}/" in str(store._engine.url)), "")
 
-        return watch
+    fate = Fate(monkeypatch, [(Store, name) for name in ("journal", "commit", "checkpoint")], whose)
 
     def ran(place: Path, moment: int) -> bool:
-        nonlocal seen, at
-        seen, at, killed = 0, moment, False
+        fate.begin(moment)
+        killed = False
         tree = grown(fed, place)
         while not tree.service.done:
             try:
                 assert tree.step()
-            except Killed as error:
-                killed, at = True, 0
-                tree.kill(error.args[0])
-                tree.revive(error.args[0])
+            except Killed as death:
+                killed = True
+                tree.kill(death.args[0])
+                tree.revive(death.args[0])
                 tree.drain()
         assert_same(tree.result(), want)
         return killed
 
-    for name in ("journal", "checkpoint"):
-        monkeypatch.setattr(Store, name, watched(getattr(Store, name)))
     ran(tmp_path / "calm", 0)
-    points = seen
+    points = fate.seen
     assert points > 60
     for moment in range(3, points - 1, 31):
         for sign in (1, -1):

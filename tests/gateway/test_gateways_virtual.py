@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fedthings as ft
+from fate import Fate, Killed
 from fedthings.engine import Engine
 from fedthings.gateway.status import status
 from fedthings.learn.digits import digits
@@ -211,54 +212,29 @@ def test_the_coordinator_is_killed_with_subtotals_in_its_journal(tmp_path, want)
         assert_same(tree.result(), want)
 
 
-class Killed(BaseException):
-    """kill -9: nothing is cleaned up."""
-
-
 def test_the_coordinator_is_killed_between_any_two_writes(tmp_path, monkeypatch, want):
     """Law 8: just before or just after each thing that is durable, where subtotals come in."""
-    seen, at = 0, 0
-
-    def watched(function):
-        def watch(*args, **kwargs):
-            nonlocal seen
-            seen += 1
-            mine = seen
-            if mine == at:
-                raise Killed
-            result = function(*args, **kwargs)
-            if mine == -at:
-                raise Killed
-            return result
-
-        return watch
+    writes = [(Store, name) for name in ("journal", "commit", "checkpoint")]
+    fate = Fate(monkeypatch, [*writes, (Service, "count"), (Engine, "merge")])
 
     def run(place, moment: int) -> bool:
-        nonlocal seen, at
-        seen, at = 0, 0
+        fate.begin(0)
         tree = Tree(federation(), digits(8, 0), ROUNDS, place, {"west": "", "east": ""}, settings={"count": 2})
-        seen, at, killed = 0, moment, False
+        fate.begin(moment)
+        killed = False
         while not tree.service.done:
             try:
                 assert tree.step()
             except Killed:
-                killed, at = True, 0
+                killed = True
                 tree.mail = type(tree.mail)(m for m in tree.mail if m[0] != COORDINATOR)
                 tree.serve()
                 tree.drain()
         assert_same(tree.result(), want)
         return killed
 
-    for kind, name in (
-        (Store, "journal"),
-        (Store, "commit"),
-        (Store, "checkpoint"),
-        (Service, "count"),
-        (Engine, "merge"),
-    ):
-        monkeypatch.setattr(kind, name, watched(getattr(kind, name)))
     run(tmp_path / "calm", 0)
-    points = seen
+    points = fate.seen
     assert points > 60
     for moment in range(3, points - 1, 7):
         for sign in (1, -1):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fate import Fate, Killed
+from fate import THINGS, Fate, Killed
 from fedthings.helper.store import FILE
 from fedthings.helper.store import Store as HelperStore
 from fedthings.server.leader import Leader
@@ -36,7 +36,7 @@ def disturbed(directory: Path, fate: Fate) -> tuple[Secure, str]:
             if not world.step():
                 raise AssertionError(f"stuck after {killed!r} was killed: {status(world.service, world.now)}")
         except Killed as death:
-            killed, fate.at = victim(death, world), -1
+            killed = victim(death, world)
             world.mail = type(world.mail)((to, arrival) for to, arrival in world.mail if to != killed)
             world.agenda = [e for e in world.agenda if killed != COORDINATOR and e[3].sender != killed]
             if killed == COORDINATOR:
@@ -69,7 +69,7 @@ def used(directory: Path) -> tuple[int, int]:
 
 
 def test_killed_at_any_point_the_model_is_the_one_that_would_have_been(tmp_path, monkeypatch):
-    fate = Fate(monkeypatch, (HelperStore, "commit"), (HelperStore, "pin"), (Leader, "ask"))
+    fate = Fate(monkeypatch, (*THINGS, (HelperStore, "commit"), (HelperStore, "pin"), (Leader, "ask")))
     world, killed = disturbed(tmp_path / "calm", fate)
     assert killed == ""
     versions = ROUNDS + 2  # of the statistics, and of the closing evaluation, too
@@ -80,7 +80,7 @@ def test_killed_at_any_point_the_model_is_the_one_that_would_have_been(tmp_path,
     victims = set()
     for moment in sorted(keyed("secure moments").choice(points - 1, 50, replace=False) + 1):
         for before in (True, False):
-            fate.at = int(moment) if before else -int(moment) - 2
+            fate.at = int(moment) if before else -int(moment)
             directory = tmp_path / f"{moment}-{before}"
             world, killed = disturbed(directory, fate)
             victims.add(killed)

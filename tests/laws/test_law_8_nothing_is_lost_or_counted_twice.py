@@ -98,7 +98,6 @@ def disturbed(directory: Path, fate: Fate, case: Case = SYNCHRONOUS, together: i
                 raise AssertionError(f"stuck after {killed!r} was killed: {status(world.service, world.now)}")
         except Killed as death:
             killed = victim(death, world)
-            fate.at = -1
             lost(world, killed)
             if killed == COORDINATOR:
                 world.serve()
@@ -154,7 +153,7 @@ def test_killed_at_any_point_the_model_is_the_one_that_would_have_been(
     moments = sorted(rng.choice(points - 1, 20, replace=False) + 1)
     for moment in moments:
         for before in (True, False):
-            fate.seen, fate.at = 0, int(moment) if before else -int(moment) - 2
+            fate.begin(int(moment) if before else -int(moment))
             world, killed = disturbed(tmp_path / f"{moment}-{before}", fate, together=together)
             victims.add(killed)
             served = world.result()
@@ -176,7 +175,7 @@ def test_killed_at_some_points_of_every_pace(name, tmp_path, monkeypatch):
     assert killed == "" and np.array_equal(calm.row, want.row) and len(calm.history) == ROUNDS
     for moment in sorted(keyed("moments", name).choice(points - 1, POINTS, replace=False) + 1):
         for before in (True, False):
-            fate.seen, fate.at = 0, int(moment) if before else -int(moment) - 2
+            fate.begin(int(moment) if before else -int(moment))
             world, killed = disturbed(tmp_path / f"{moment}-{before}", fate, case)
             victims.add(killed)
             served = world.result()

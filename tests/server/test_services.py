@@ -11,6 +11,7 @@ import pytest
 from msgspec import structs
 
 import fedthings as ft
+from fate import Fate, Killed
 from fedthings.device.rules import Rules
 from fedthings.errors import StoreError
 from fedthings.learn.digits import digits
@@ -112,47 +113,27 @@ def test_the_coordinator_is_killed_at_any_step(tmp_path, alone):
         assert_same(world.result(), alone)
 
 
-class Killed(BaseException):
-    """kill -9: nothing is cleaned up."""
-
-
 def test_the_coordinator_is_killed_between_what_two_journals_say(tmp_path, monkeypatch, alone):
     """Just before or just after each thing that is written down."""
-    seen, at = 0, 0
-
-    def watched(function):
-        def watch(*args, **kwargs):
-            nonlocal seen
-            seen += 1
-            mine = seen
-            if mine == at:
-                raise Killed
-            result = function(*args, **kwargs)
-            if mine == -at:
-                raise Killed
-            return result
-
-        return watch
+    fate = Fate(monkeypatch, [(Store, name) for name in ("journal", "commit", "checkpoint")])
 
     def play(place: Path, moment: int) -> None:
-        nonlocal seen, at
-        seen, at = 0, 0
-        world = Several(TWO, digits(4, 0), ROUNDS, place, seconds=uneven)
-        seen, at = 0, moment
+        fate.begin(0)
+        world, killed = Several(TWO, digits(4, 0), ROUNDS, place, seconds=uneven), False
+        fate.begin(moment)
         while not all(service.done for service in world.services.services):
             try:
                 assert world.step()
             except Killed:
-                at = 0
+                killed = True
                 world.mail = type(world.mail)(m for m in world.mail if m[0] != "coordinator")
                 world.serve()
                 world.drain()
+        assert killed == (moment != 0)
         assert_same(world.result(), alone)
 
-    for name in ("journal", "checkpoint"):
-        monkeypatch.setattr(Store, name, watched(getattr(Store, name)))
     play(tmp_path / "calm", 0)
-    points = seen
+    points = fate.seen
     assert points > 100
     for moment in range(3, points - 1, 17):
         for sign in (1, -1):
