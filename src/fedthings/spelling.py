@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
@@ -31,6 +33,16 @@ def decode(data: Any, kind: type[T]) -> T:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
         raise SpecError(explain(str(error), data, kind)) from None
+
+
+def read(file: str | Path, kind: type[T], what: str) -> T:
+    """Return the spec of type `kind` in a TOML `file`; `what` says what that is. Raises SpecError."""
+    try:
+        return decode(tomllib.loads(Path(file).read_text()), kind)
+    except OSError as error:
+        raise SpecError(f"{what} {file} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, SpecError) as error:
+        raise SpecError(f"{what} {file}: {error}") from None
 
 
 def encode(spec: Struct) -> dict[str, Any]:

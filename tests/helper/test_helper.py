@@ -12,12 +12,13 @@ from msgspec.structs import replace
 
 from fedthings.errors import SpecError, StoreError
 from fedthings.helper.helper import KEY_FILE, Helper
-from fedthings.helper.rules import Rules, read
+from fedthings.helper.rules import Rules
 from fedthings.helper.store import FILE, Store
 from fedthings.messages import Announce, Batch, Hello, Offer, Refusal, Sealed, Share, Verdict, Want
 from fedthings.privacy import keys, shares
 from fedthings.privacy.shares import Channel, Scope
 from fedthings.protocol.events import Ticket
+from fedthings.spelling import read
 from fedthings.transport.chunks import Assembly, Source
 from fedthings.transport.memory import Hub
 from fedthings.transport.transport import Delivery
@@ -282,12 +283,12 @@ def test_what_is_used_is_in_the_database_before_the_answer(world: World) -> None
 def test_rules_are_read_from_toml(tmp_path: Path) -> None:
     file = tmp_path / "rules.toml"
     file.write_text('min_batch = 10\nfederations = ["house"]\n')
-    assert read(str(file)) == Rules(min_batch=10, federations=("house",))
+    assert read(str(file), Rules, "the rules") == Rules(min_batch=10, federations=("house",))
     file.write_text("min_bach = 10\n")
     with pytest.raises(SpecError, match="did you mean `min_batch`"):
-        read(str(file))
+        read(str(file), Rules, "the rules")
     with pytest.raises(SpecError, match="cannot be read"):
-        read(str(tmp_path / "none.toml"))
+        read(str(tmp_path / "none.toml"), Rules, "the rules")
     file.write_text('leaders = ["abc"]\n')
     with pytest.raises(SpecError, match=r"rules\.leaders\[0\] is 'abc'"):
-        read(str(file))
+        read(str(file), Rules, "the rules")

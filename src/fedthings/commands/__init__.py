@@ -10,6 +10,9 @@ from typing import Any
 import click
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+fleet = click.option(
+    "--fleet", "data", required=True, type=click.Path(), help="The data: npz with X, y, device, split; or CSV."
+)
 target = click.option("--target", metavar="COLUMN", help="CSV: the column to learn.  [default: y, target or label]")
 device = click.option("--device", metavar="COLUMN", help="CSV: whose sample it is.  [default: device]")
 

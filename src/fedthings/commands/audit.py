@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fedthings.commands import as_json, device, example, show_json, target
+from fedthings.commands import as_json, device, example, fleet, show_json, target
 
 if TYPE_CHECKING:
     from fedthings.simulation.audit import Audited
@@ -14,13 +14,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("fed", type=click.Path())
-@click.option(
-    "--fleet",
-    "data",
-    required=True,
-    type=click.Path(),
-    help="The data: npz with X, y, device, split; or CSV.",
-)
+@fleet
 @click.option("--rounds", default=30, show_default=True, type=click.IntRange(1), help="Versions to make.")
 @click.option(
     "--canaries", type=click.IntRange(2), help="Devices to attack.  [default: half of the fleet, at most 1,000]"

@@ -53,11 +53,12 @@ def command(
     one_thread()
     from fedthings.helper.helper import KEY_FILE
     from fedthings.helper.process import help_out
-    from fedthings.helper.rules import read
+    from fedthings.helper.rules import Rules
     from fedthings.lifeline import Ending
     from fedthings.privacy.keys import held, public_of, spelled
+    from fedthings.spelling import read
 
-    rules = read(rules_file)
+    rules = read(rules_file, Rules, "the rules") if rules_file else Rules()
     directory = Path(out).expanduser() if out else Path.home() / ".fedthings" / name
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     key = spelled(public_of(held(directory / KEY_FILE)))

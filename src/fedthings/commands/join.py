@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from fedthings.commands import as_json, example, show_json, target
 from fedthings.commands.link import link, linked, say
 from fedthings.threads import one_thread
-
-if TYPE_CHECKING:
-    from fedthings.device.rules import Rules
 
 
 @click.command()
@@ -109,10 +105,12 @@ def command(
     from msgspec.structs import replace
 
     from fedthings.device.join import join
+    from fedthings.device.rules import Rules
     from fedthings.learn.fleet import Fleet
+    from fedthings.spelling import read
 
     urls = linked(brokers, name, password_files)
-    rules = _rules(rules_file)
+    rules = read(rules_file, Rules, "the rules") if rules_file else Rules()
     if effort is not None:
         rules = replace(rules, effort=effort)
     if allow:
@@ -142,21 +140,3 @@ def command(
     if as_json:
         show_json({"device": name, **did._asdict()})
     return ending.code
-
-
-def _rules(file: str | None) -> Rules:
-    """Return the owner's rules in a TOML `file`, or those that refuse nothing. Raises SpecError."""
-    import tomllib
-
-    from fedthings.device.rules import Rules
-    from fedthings.errors import SpecError
-    from fedthings.spelling import decode
-
-    if file is None:
-        return Rules()
-    try:
-        return decode(tomllib.loads(Path(file).read_text()), Rules)
-    except OSError as error:
-        raise SpecError(f"the rules {file} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, SpecError) as error:
-        raise SpecError(f"the rules {file}: {error}") from None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedthings.commands import as_json, device, example, show_json, target, text
+from fedthings.commands import as_json, device, example, fleet, show_json, target, text
 from fedthings.commands.sweep import grid, sweep
 from fedthings.units import duration, energy, quantity
 
@@ -49,13 +49,7 @@ def number_or_ray(context: click.Context, parameter: click.Parameter, value: str
 
 @click.command()
 @click.argument("fed", type=click.Path())
-@click.option(
-    "--fleet",
-    "data",
-    required=True,
-    type=click.Path(),
-    help="The data: npz with X, y, device, split; or CSV.",
-)
+@fleet
 @click.option("--rounds", default=30, show_default=True, type=click.IntRange(1), help="Versions to make.")
 @click.option("--out", type=click.Path(), help="Run directory; Ctrl-C leaves a run to go on with.")
 @click.option("--edges", type=click.IntRange(1), help="So many edges, with neighbours in the file under one.")
