@@ -19,7 +19,7 @@ from fedthings import messages as m
 from fedthings import wire
 from fedthings.errors import WireError
 from fedthings.protocol.events import Ticket
-from wire_strategies import BODIES, ENVELOPES, STRATEGIES, plain
+from wire_strategies import BODIES, ENVELOPES, STRATEGIES, names, plain
 
 DOCS = Path(__file__).parent.parent / "docs"
 CDDL = (DOCS / "wire.cddl").read_text()
