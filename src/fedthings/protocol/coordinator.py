@@ -191,34 +191,35 @@ class Coordinator:
             self._rest(event.ticket.device, now, out)
 
     def _arrived(self, event: Arrived, now: float, out: list[Command]) -> None:
-        ticket = event.ticket
-        staleness = self.plan.pace.staleness
+        ticket, pace, tasks, presence = event.ticket, self.plan.pace, self.tasks, self.presence
+        device, staleness = ticket.device, pace.staleness
         lag = self.version + self.stepping - ticket.version
-        if not self.open(ticket):
+        if not tasks.open(ticket):
             out.append(Discard(ticket, "late"))
             return
-        if self.plan.pace.slack:
-            self.tasks.deadlines.took(ticket.device, now - self.tasks.since(ticket.device, self.plan.pace))
-        self._close(ticket)
+        if pace.slack:
+            tasks.deadlines.took(device, now - tasks.since(device, pace))
+        tasks.close(ticket)
         if lag > staleness:
             out.append(Discard(ticket, "stale"))
         else:
             self.kept += 1
-            self.last[ticket.device] = ticket
-            if self.presence.limited:
-                self.presence.kept(ticket.device, self.version + self.stepping + 1)
+            self.last[device] = ticket
+            if presence.limited:
+                presence.kept(device, self.version + self.stepping + 1)
             out.append(Keep(ticket, lag))
         if staleness:
-            self.presence.spent.discard(ticket.device)
-            self.presence.release(ticket.device, self.version)
-            self._check(now, out)
-            fill(self, now, out)
+            presence.release(device, self.version)
         else:
-            self.presence.reported.add(ticket.device)
-            if self.kept >= self.goal or not self.tasks or self.ends == -inf:
-                self._check(now, out)
-        if ticket.device in self.sleepers.seen:
-            self._rest(ticket.device, now, out)
+            presence.reported.add(device)
+            if device in self.present:
+                presence.spent.add(device)
+        if self.kept >= self.goal or self.ends == -inf or not (staleness or tasks):
+            self._check(now, out)
+        if staleness:
+            fill(self, now, out)
+        if device in self.sleepers.seen:
+            self._rest(device, now, out)
 
     def _woke(self, event: Woke, now: float, out: list[Command]) -> None:
         pace = self.plan.pace

@@ -56,7 +56,8 @@ def _choose(coordinator: Coordinator, count: int, now: float) -> list[str]:
 
 
 def _assign(coordinator: Coordinator, device: str, now: float, out: list[Command]) -> None:
-    coordinator.granted.discard(device)
+    if coordinator.shared:
+        coordinator.granted.discard(device)
     attempt = coordinator.attempts.get(device, coordinator.first)
     coordinator.attempts[device] = attempt + 1
     ticket = Ticket(coordinator.phase, coordinator.version, device, attempt)
@@ -94,6 +95,9 @@ def miss(coordinator: Coordinator, now: float) -> None:
     """
     if coordinator.stepping or coordinator.paused:
         return
+    if coordinator.tasks:
+        coordinator.waiting = inf
+        return
     free = coordinator.presence.free
     lack = not free if coordinator.goal else free + coordinator.kept < enough(coordinator)
-    coordinator.waiting = min(coordinator.waiting, now) if lack and not coordinator.tasks else inf
+    coordinator.waiting = min(coordinator.waiting, now) if lack else inf
