@@ -256,7 +256,8 @@ class Assembly:
         self._sha = hashlib.sha256()
         self._hashed = 0
         self._held: list[bytes] = []  # from `_start` to `_stop`, not stored yet
-        self._start, self._stop = 0, 0
+        self._start: int = 0
+        self._stop: int = 0
 
     def _finish(self) -> None:
         self._keep()
