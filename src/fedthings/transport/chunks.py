@@ -227,6 +227,12 @@ class Assembly:
         self._store.remove()
         self._done = False
 
+    def _begin(self) -> None:
+        self._sha = hashlib.sha256()
+        self._hashed = 0
+        self._held: list[bytes] = []  # from `_start` to `_stop`, not stored yet
+        self._start = self._stop = 0
+
     def _put(self, start: int, data: bytes) -> None:
         first, last = start // self._grain, -(-(start + len(data)) // self._grain)
         self._asked -= self._state.count(ASKED, first, last)
@@ -251,13 +257,6 @@ class Assembly:
             self._sha.update(data)
             self._hashed += len(data)
         self._start = self._stop
-
-    def _begin(self) -> None:
-        self._sha = hashlib.sha256()
-        self._hashed = 0
-        self._held: list[bytes] = []  # from `_start` to `_stop`, not stored yet
-        self._start: int = 0
-        self._stop: int = 0
 
     def _finish(self) -> None:
         self._keep()
