@@ -72,6 +72,20 @@ def rings(
     return Ring(spec.bits, dim, most, reach * heaviest / most, heaviest, wide, sizes, longest)
 
 
+def seen(spec: TwoServers) -> list[str]:
+    """Return who sees what of a report in this mode, a sentence each, for the ledger."""
+    said = [
+        "hidden: each report, from either server alone; both together read all. Not hidden: who reported when",
+        f"sums: the coordinator sees those of at least {spec.min_batch} reports: of updates, weights and metrics",
+    ]
+    if spec.norms:
+        said.append(
+            f"norms: both servers see the length of each report and {sketch.PROJECTIONS:,} random projections of it, "
+            "once, to leave out those that are too long; the fewer parameters the more that says"
+        )
+    return said
+
+
 def _reach(stages: Sequence[Struct], dim: int) -> tuple[float, float]:
     """Return what no update is longer than after `stages` (L2), and what no number of it goes beyond."""
     for stage in stages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,38 @@ def command(run: str, as_json: bool) -> None:
     """Print the privacy ledger of a run.
 
     Epsilon now and at the end of the training in RUN, by which mechanism, and what
-    the claim rests on. With --json, every release too.
+    the claim rests on; in secure mode, what each server sees of reports. With
+    --json, every release too.
     """
     from fedthings.privacy import ledger
 
-    claim, lines = ledger.read(Path(run))
+    directory = Path(run)
+    sees = _seen(directory)
+    if sees and not (directory / ledger.FILE).is_file():
+        if as_json:
+            show_json({"epsilon": None, "seen": sees})
+            return
+        click.echo(f"{'epsilon':14}none is claimed: nothing bounds what the models, made of many sums, tell")
+        _say(sees)
+        return
+    claim, lines = ledger.read(directory)
     found = ledger.status(claim, lines)
     if as_json:
-        show_json({**found, "ledger": lines})
+        show_json({**found, **({"seen": sees} if sees else {}), "ledger": lines})
         return
     _show(found)
+    _say(sees)
+
+
+def _seen(directory: Path) -> list[str]:
+    """Return what the servers of the secure mode of a run see, a sentence each; [] where there is no such mode."""
+    from fedthings import hidden
+    from fedthings.federation import load
+    from fedthings.run import FEDERATION
+
+    file = directory / FEDERATION
+    secure = load(file).secure if file.is_file() else None
+    return [] if secure is None else hidden.seen(secure)
 
 
 def _show(found: dict[str, Any]) -> None:
@@ -46,6 +69,10 @@ def _show(found: dict[str, Any]) -> None:
     }
     for title, said in lines.items():
         click.echo(f"{title:14}{said}")
-    for sentence in found["rests_on"]:
+    _say(found["rests_on"])
+
+
+def _say(sentences: Sequence[str]) -> None:
+    for sentence in sentences:
         title, _, said = sentence.partition(": ")
         click.echo(f"{title:14}{said}")
