@@ -170,7 +170,7 @@ class Engine:
         spec, (sums, tally) = self.spec, self._closed or self.partial.take()
         self._closed, fresh, self.partial.tally = None, self.partial.tally, tally
         if share is not None:
-            ring.add(sums, share)
+            ring.add(sums, share, self.partial.lags(sums.counts))
         releases = self.releases
         noise = None if releases is None else lambda total: releases.noised(total, now, tally.updates)
         total, weights = self.partial.settled(sums, tally, self.version, lost, noise)

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from fedthings.aggregate import fold
 from fedthings.aggregate.ring import COARSEST, Ring, room
-from fedthings.aggregate.step import Constant, Mixing
+from fedthings.aggregate.step import Mixing
 from fedthings.compress import rotation
 from fedthings.errors import SpecError
 from fedthings.privacy import sketch
@@ -26,11 +26,6 @@ def check(spec: TwoServers, pace: Pace, strategy: Strategy) -> None:
     if pace.goal < spec.min_batch:
         raise SpecError(
             f"secure.min_batch is {spec.min_batch}, above pace.goal {pace.goal}: no version could ever be summed"
-        )
-    if not isinstance(strategy.staleness, Constant):
-        raise SpecError(
-            "strategy.staleness is set beside secure: in a sum where most reports count k times, what is left modulo k "
-            "is of the few that do not; let all count alike, as in ft.fedavg()"
         )
     if isinstance(strategy.step, Mixing) and pace.staleness:
         raise SpecError(

@@ -35,10 +35,6 @@ REFUSED = {
     "EDEN": ({"stages": (ft.clip(1.0), ft.eden())}, "stages has Eden beside secure"),
     "sparse": ({"stages": (ft.clip(1.0), ft.top_k(0.1))}, "stages has TopK beside secure"),
     "a goal below the minimum": ({"pace": ft.Pace(goal=2)}, "secure.min_batch is 3, above pace.goal 2"),
-    "stale ones count less": (
-        {"strategy": ft.fedbuff(), "pace": ft.Pace(goal=4, concurrency=8, staleness=2)},
-        "strategy.staleness is set beside secure: in a sum where most reports count k times",
-    ),
     "mixing by lag": (
         {"strategy": ft.mixing(0.5), "pace": ft.Pace(goal=4, concurrency=8, staleness=2)},
         "pace.staleness is 2 with mixing beside secure",

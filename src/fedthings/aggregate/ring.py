@@ -6,8 +6,8 @@ metrics) modulo 2**64. Sums wrap, and are right as long as the result fits, whic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,29 +119,76 @@ def _round(ring: Ring, row: Array, weight: int, key: Key, to: Array) -> None:
 # ---------------------------------------------------------------------------- sums
 
 
+Lags: TypeAlias = "tuple[tuple[int, ...], ...]"
+"""Of each sum of "x" that is opened by itself, how many versions its reports lag."""
+
+
 def init(ring: Ring) -> fold.Sums:
-    """Return sums of nothing."""
+    """Return sums of nothing; where "x" is summed for each lag `apart`, the list of it grows with them."""
     return fold.Sums({name: [row[0]] for name, row in ring.zeros(1).items()})
 
 
-def keep(sums: fold.Sums, arrays: Payload, lags: Sequence[int]) -> None:
+def keep(sums: fold.Sums, arrays: Payload, lags: Sequence[int], apart: bool = False) -> None:
     """Add n reports `(n, ...)`, or the leader's shares of them, whose versions lag by `lags`; each counts once."""
-    for name, (total,) in sums.limbs.items():
-        for row in arrays[name]:
+    for name, rows in sums.limbs.items():
+        for row, lag in zip(arrays[name], lags, strict=True):
+            total = _grown(rows, lag if apart and name == X else 0)
             total += row
     for lag in lags:
         sums.counts[lag] = sums.counts.get(lag, 0) + 1
 
 
-def add(sums: fold.Sums, share: Payload) -> None:
-    """Add the helper's `share` of the same reports, after which nothing in `sums` is hidden."""
-    for name, (total,) in sums.limbs.items():
-        total += share[name]
+def _grown(rows: list[Array], at: int) -> Array:
+    while len(rows) <= at:
+        rows.append(np.zeros_like(rows[0]))
+    return rows[at]
+
+
+def _row(rows: list[Array], lag: int) -> Array:
+    """Return where reports that lag by `lag` are summed: each lag apart, or all together."""
+    return rows[lag if len(rows) > 1 else 0]
+
+
+def merge(sums: fold.Sums, other: fold.Sums) -> None:
+    """Add the sums of another shard; the result is that of one shard, bit for bit."""
+    for name, rows in other.limbs.items():
+        for lag, row in enumerate(rows):
+            total = _grown(sums.limbs[name], lag)
+            total += row
+    for lag, count in other.counts.items():
+        sums.counts[lag] = sums.counts.get(lag, 0) + count
+
+
+def classes(counts: Mapping[int, int], least: int) -> Lags:
+    """Return which lags are summed together, the freshest first, so that each sum is of `least` reports or more.
+
+    `counts` is how many reports there are of each lag. Those of too few join the next older, the oldest the one before.
+    """
+    found: list[tuple[int, ...]] = []
+    lags: tuple[int, ...] = ()
+    for lag in sorted(counts):
+        lags = (*lags, lag)
+        if sum(counts[one] for one in lags) >= least:
+            found.append(lags)
+            lags = ()
+    if lags:
+        found[-1:] = [(*found[-1], *lags) if found else lags]
+    return tuple(found)
+
+
+def add(sums: fold.Sums, share: Payload, lags: Lags) -> None:
+    """Add the helper's `share` of the same reports, summed for each of `lags`; nothing in `sums` is hidden then."""
+    sums.limbs[EXACT][0] += share[EXACT]
+    if X in share:
+        for row, some in zip(share[X].reshape(len(lags), -1), lags, strict=True):
+            total = _row(sums.limbs[X], some[0])
+            total += row
 
 
 def leave_out(sums: fold.Sums, arrays: Payload, lag: int) -> None:
     """Take one report `(...)` out again, as if it had never been kept."""
-    for name, (total,) in sums.limbs.items():
+    for name, rows in sums.limbs.items():
+        total = _row(rows, lag)
         total -= arrays[name]
     sums.counts[lag] -= 1
     if not sums.counts[lag]:
@@ -158,12 +205,14 @@ class Opened(NamedTuple):
     metrics: dict[str, Array]
 
 
-def opened(ring: Ring, totals: Payload, count: int) -> Opened | None:
-    """Return what the sums `totals` of `count` reports, nothing hidden any more, come to.
+def opened(
+    ring: Ring, sums: fold.Sums, lags: Lags = ((0,),), shares: Sequence[int] = (1,), whole: int = 1
+) -> Opened | None:
+    """Return what `sums`, nothing hidden any more, come to, where the sum of each of `lags` counts `shares` of `whole`.
 
     None where no such reports can come to that: one of the devices has lied, and nobody knows which.
     """
-    exact = np.asarray(totals[EXACT]).view(np.int64)
+    count, exact = sums.count, np.asarray(sums.limbs[EXACT][0]).view(np.int64)
     rows: dict[str, NDArray[np.float64]] = {}
     at = 0
     for f in ring.wide:
@@ -182,6 +231,19 @@ def opened(ring: Ring, totals: Payload, count: int) -> Opened | None:
     if not 0 <= used <= count or not used <= weight <= used * ring.heaviest:
         return None
     if ring.dim and used:
-        steps = np.asarray(totals[X]).view(f"i{ring.bits // 8}")
-        rows[X] = steps * (ring.unit / weight)
+        rows[X] = _steps(ring, sums.limbs[X], lags, shares) * (ring.unit / (weight * whole))
     return Opened(rows, used, weight, metrics)
+
+
+def _steps(ring: Ring, rows: Sequence[Array], lags: Lags, shares: Sequence[int]) -> Array:
+    """Return the sums of `lags`, each as often as `shares` says, in steps that do not wrap any more."""
+    signed = f"i{ring.bits // 8}"
+    if len(rows) == 1:  # a sum of one class: no copy
+        return rows[0].view(signed) if shares[0] == 1 else rows[0].view(signed) * np.int64(shares[0])
+    total = np.zeros(ring.dim, np.int64)
+    for some, share in zip(lags, shares, strict=True):
+        row = rows[some[0]].copy()
+        for lag in some[1:]:
+            row += rows[lag]
+        total += row.view(signed) * np.int64(share)
+    return total

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -150,14 +151,15 @@ class Helper:
         channel = Channel(self.key, sealed.sender)
         batch = unpack_body(channel.open(sealed.data, about("batch", federation)), Batch)
         scope, shares, seeds = self._read(federation, batch)
-        if commitment(scope, batch.tickets, shares, seeds, batch.draw) != batch.digest:
+        sums = batch.sums or (len(batch.tickets),)
+        if commitment(scope, batch.tickets, shares, seeds, batch.draw, sums) != batch.digest:
             return Verdict(batch.digest, False, reason="different sets")
         if (known := self.store.answer(batch.digest)) is not None:
             return known
         name = self._names.get(federation, "")
         if self.rules.federations and name not in self.rules.federations:
             return Verdict(batch.digest, False, reason="not this federation")
-        if len(batch.tickets) < max(self.rules.min_batch, batch.min_batch):
+        if min(sums) < max(self.rules.min_batch, batch.min_batch):
             return Verdict(batch.digest, False, reason="batch below the minimum")
         used = self.store.used(federation, batch.tickets, norms=bool(batch.draw))
         out = dict.fromkeys(used, "used already")
@@ -172,7 +174,7 @@ class Helper:
         if out:
             receipts = tuple(Receipt(ticket, False, reason) for ticket, reason in sorted(out.items()))
             return Verdict(batch.digest, False, receipts)
-        arrays = _sketches(scope, opened, batch) if batch.draw else _sum(scope, opened)
+        arrays = _sketches(scope, opened, batch) if batch.draw else _summed(scope, opened, sums)
         answer = channel.close(pack_body(Share(batch.digest, arrays)), about("share", federation))
         self.store.pin(federation, sealed.sender)
         body = pack_body(Sealed(self.public, answer))
@@ -198,6 +200,8 @@ class Helper:
         rows = batch.arrays.get("shares"), batch.arrays.get("seeds")
         if len(set(batch.tickets)) != n or any(row is None or row.dtype != np.uint8 for row in rows):
             raise WireError("malformed", "a batch has tickets that differ, and bytes of shares and seeds")
+        if batch.sums and (sum(batch.sums) != n or len(batch.sums) * batch.dim > WIDEST):
+            raise WireError("malformed", f"{n} tickets in sums of {list(batch.sums[:8])}")
         shares, seeds = (_cut(batch.arrays[name], n, size) for name, size in (("shares", SHA), ("seeds", SEALED)))
         scope = Scope(federation, batch.task, batch.min_batch, batch.norms, batch.bits, batch.dim, batch.exact)
         return scope, shares, seeds
@@ -221,13 +225,15 @@ def _cut(row: np.ndarray, n: int, size: int) -> list[bytes]:
     return [data[start : start + size] for start in range(0, len(data), size)]
 
 
-def _sum(scope: Scope, seeds: list[bytes]) -> dict[str, np.ndarray]:
-    """Return the sum of the masks of `seeds`, in the rings of the reports."""
-    total = {X: np.zeros(scope.dim, f"u{scope.bits // 8}")} if scope.dim else {}
-    total[EXACT] = np.zeros(scope.exact, np.uint64)
-    for seed in seeds:
-        mask(seed, total, np.add)
-    return total
+def _summed(scope: Scope, seeds: list[bytes], sums: Sequence[int]) -> dict[str, np.ndarray]:
+    """Return the sum of the masks of `seeds`, in the rings of the reports; of "x" one for each of `sums`."""
+    exact, rest = np.zeros(scope.exact, np.uint64), iter(seeds)
+    rows = np.zeros((len(sums), scope.dim), f"u{scope.bits // 8}")
+    for row, size in zip(rows, sums, strict=True):
+        total = {X: row, EXACT: exact} if scope.dim else {EXACT: exact}
+        for seed in islice(rest, size):
+            mask(seed, total, np.add)
+    return {X: rows.reshape(-1), EXACT: exact} if scope.dim else {EXACT: exact}
 
 
 def _sketches(scope: Scope, seeds: list[bytes], batch: Batch) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import cbor2
@@ -170,14 +171,20 @@ def _suite() -> Any:
 
 
 def commitment(
-    scope: Scope, tickets: Sequence[Ticket], shares: Sequence[bytes], seeds: Sequence[bytes], draw: bytes = b""
+    scope: Scope,
+    tickets: Sequence[Ticket],
+    shares: Sequence[bytes],
+    seeds: Sequence[bytes],
+    draw: bytes = b"",
+    sums: Sequence[int] = (),
 ) -> bytes:
-    """Return the SHA-256 that stands for exactly this set of reports, whatever their order.
+    """Return the SHA-256 that stands for exactly this set of reports, in these `sums`, whatever the order in each.
 
     `draw` is what the leader adds to the draw where it asks for norms, "" where it asks for the sum.
     """
-    rows = sorted([list(ticket), share, seed] for ticket, share, seed in zip(tickets, shares, seeds, strict=True))
-    return sha256(cbor2.dumps([LABEL, *scope, draw, rows])).digest()
+    rows = iter(zip(map(list, tickets), shares, seeds, strict=True))
+    parts = [sorted(islice(rows, size)) for size in sums or (len(tickets),)]
+    return sha256(cbor2.dumps([LABEL, *scope, draw, parts])).digest()
 
 
 def about(what: str, federation: str) -> bytes:

@@ -7,6 +7,7 @@ are in. The answer is a file until the checkpoint, like a report (law 8).
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection
 from hashlib import sha256
 from math import inf
@@ -71,6 +72,7 @@ class Leader:
         self._batch = b""  # what stands for the set that is asked about
         self._draw = b""  # what we add to the draw of the norms that are asked for; "" while the sum is
         self._tickets: tuple[Ticket, ...] = ()  # of the set, in order
+        self._sums: tuple[int, ...] = ()  # how many of them are summed together
         self._question: Source | None = None
         self._assembly: Assembly | None = None
 
@@ -86,13 +88,17 @@ class Leader:
         ring = engine.partial.ring
         assert ring is not None
         scope = scope_of(self.spec, ring, service.transport.federation, service.bodies.task(engine).digest)
-        tickets = tuple(sorted(service.settlement.fixed))
+        lags = Counter(service.settlement.fixed.values())
+        parts = engine.partial.lags(lags) if not norms else (tuple(lags),)
+        self._sums = tuple(sum(lags[lag] for lag in some) for some in parts)
+        place = {lag: at for at, some in enumerate(parts) for lag in some}
+        tickets = tuple(sorted(fixed := service.settlement.fixed, key=lambda ticket: (place[fixed[ticket]], ticket)))
         shares, seeds = zip(*(self._kept[ticket] for ticket in tickets), strict=True)
         draw = b""
         if norms:  # the same after a restart, or the helper would see another set
             draw = sha256(self._key + commitment(scope, tickets, shares, seeds)).digest()[: sketch.SEED]
         self._draw, self._tickets = draw, tickets
-        self._batch = commitment(scope, tickets, shares, seeds, draw)
+        self._batch = commitment(scope, tickets, shares, seeds, draw, self._sums)
         arrays = {
             name: np.frombuffer(b"".join(rows), np.uint8) for name, rows in (("shares", shares), ("seeds", seeds))
         }
@@ -107,6 +113,7 @@ class Leader:
             scope.min_batch,
             scope.norms,
             draw,
+            self._sums,
         )
         data = self._channel.close(pack_body(batch), about("batch", scope.federation))
         self._question = Source(pack_body(Sealed(self.public, data)))
@@ -224,7 +231,11 @@ class Leader:
     def _due(self, ring: Ring) -> Payload:
         """Return arrays like those of the answer."""
         if not self._draw:
-            return {name: rows[0] for name, rows in ring.zeros(1).items()}
+            rows = ring.zeros(1)
+            return {
+                name: np.zeros(rows[name].size * (len(self._sums) if name == X else 1), rows[name].dtype)
+                for name in rows
+            }
         sketches = np.zeros(len(self._tickets) * sketch.PROJECTIONS, ring.dtype)
         return {"sketches": sketches, "draw": np.zeros(sketch.SEED, np.uint8)}
 
