@@ -135,7 +135,7 @@ def test_weak_noise_shows_and_strong_noise_hides() -> None:
 def test_noise_that_is_less_than_claimed_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     from fedthings.privacy import noise
 
-    monkeypatch.setattr(noise, "draw", lambda key, n: np.zeros(n, np.int64))
+    monkeypatch.setattr(noise, "draw", lambda key, n, *factors: np.zeros(n, np.int64))
     found = audit(federation(ft.central_dp(1, 1e-5)), fleet(), 10)
     assert found.claimed == pytest.approx(1) and found.shown.epsilon > 2.5
 

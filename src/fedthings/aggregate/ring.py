@@ -7,6 +7,7 @@ metrics) modulo 2**64. Sums wrap, and are right as long as the result fits, whic
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import sqrt
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -29,7 +30,8 @@ class Ring(NamedTuple):
     "x" has `dim` numbers (0: there is none) of at most `most` steps of size `unit`, each times the report's weight,
     which counts up to `heaviest`. "exact" has the limbs of the arrays `wide`, then whether the report counts, its
     weight, and the sums of each metric of `metrics` (name, length). No honest "x" is longer than `longest` steps (L2);
-    where that is checked (0: it is not) each report of a sum counts once, whatever it says.
+    where that is checked (0: it is not) each report of a sum counts once, whatever it says. Under a privacy claim a
+    device rounds anew until "x" is no longer than `cut`, sums are divided by the number `over`, "exact" says nothing.
     """
 
     bits: int
@@ -40,6 +42,8 @@ class Ring(NamedTuple):
     wide: Schema
     metrics: tuple[tuple[str, int], ...]
     longest: float = 0.0
+    cut: float = 0.0
+    over: int = 0
 
     @property
     def exact(self) -> int:
@@ -88,6 +92,8 @@ def encode(
             reasons[i] = reasons[i] or "not finite"
         if reasons[i]:
             exact[i] = 0
+            if ring.over:  # what only a value decides may not show: such a report counts as one of zeros
+                exact[i, at : at + 2] = 1
             continue
         weight = min(int(weights[i]), ring.heaviest)
         exact[i, at : at + 2] = 1, weight
@@ -105,15 +111,39 @@ def _finite(row: Array) -> bool:
 
 
 def _round(ring: Ring, row: Array, weight: int, key: Key, to: Array) -> None:
-    """Write `row` times `weight` into `to` as steps, rounded at random so that the mean stays right."""
-    random, draws = key.rng("ring"), np.empty(fold.BLOCK, np.float32)
+    """Write `row` times `weight` into `to` as steps, rounded at random so that the mean stays right.
+
+    Where that makes it longer than `ring.cut` it is rounded anew, in the end towards 0, which makes nothing longer.
+    """
+    random = key.rng("ring")
+    for anew in range(TRIES):
+        length = _rounded(ring, row, weight, None if anew == TRIES - 1 else random, to)
+        if not ring.cut or length <= ring.cut:
+            return
+    to[:] = 0
+
+
+TRIES = 8
+"""How often a device rounds at the most; it has to round anew with a chance of about 2e-9."""
+
+
+def _rounded(ring: Ring, row: Array, weight: int, random: np.random.Generator | None, to: Array) -> float:
+    """Round once, at random or towards 0, and return the norm in steps, where that matters."""
+    draws, square = np.empty(fold.BLOCK, np.float32), 0.0
     steps = np.float32(weight / ring.unit)
     signed = to.view(f"i{ring.bits // 8}")
     for start in range(0, ring.dim, fold.BLOCK):
         y = row[start : start + fold.BLOCK] * steps
-        y += random.random(dtype=np.float32, out=draws[: len(y)])
-        np.floor(y, out=y)
-        signed[start : start + len(y)] = np.clip(y, -ring.most, ring.most, out=y)
+        if random is None:
+            np.trunc(y, out=y)
+        else:
+            y += random.random(dtype=np.float32, out=draws[: len(y)])
+            np.floor(y, out=y)
+        np.clip(y, -ring.most, ring.most, out=y)
+        signed[start : start + len(y)] = y
+        if ring.cut:
+            square += float(np.square(y, dtype=np.float64).sum())  # of whole numbers, so exact as far as it matters
+    return sqrt(square)
 
 
 # ---------------------------------------------------------------------------- sums
@@ -226,12 +256,12 @@ def opened(
     for name, length in ring.metrics:
         metrics[name] = exact[at : at + length].copy()
         at += length
-    if ring.longest:
+    if ring.longest or ring.over:
         used = weight = count
     if not 0 <= used <= count or not used <= weight <= used * ring.heaviest:
         return None
     if ring.dim and used:
-        rows[X] = _steps(ring, sums.limbs[X], lags, shares) * (ring.unit / (weight * whole))
+        rows[X] = _steps(ring, sums.limbs[X], lags, shares) * (ring.unit / ((ring.over or weight) * whole))
     return Opened(rows, used, weight, metrics)
 
 

@@ -49,8 +49,10 @@ def _seen(directory: Path) -> list[str]:
     from fedthings.run import FEDERATION
 
     file = directory / FEDERATION
-    secure = load(file).secure if file.is_file() else None
-    return [] if secure is None else hidden.seen(secure)
+    federation = load(file) if file.is_file() else None
+    if federation is None or federation.secure is None:
+        return []
+    return hidden.seen(federation.secure, claimed=federation.privacy is not None)
 
 
 def _show(found: dict[str, Any]) -> None:
@@ -64,7 +66,8 @@ def _show(found: dict[str, Any]) -> None:
         "at the end": f"{found['projected']:.3f}, after {found['allowed']:,} of {found['planned']:,} versions planned",
         "budget": f"{found['budget']:g}"
         + (f", of which {found['spent_before'][0]:g} was spent before" if any(found["spent_before"]) else ""),
-        "mechanism": f"{name}{details}; noise {found['multiplier']:.3f} times the clipping bound",
+        "mechanism": f"{name}{details}; noise {found['multiplier']:.3f} times the clipping bound"
+        + (", from each of two servers" if found["servers"] == 2 else ""),
         "clipping": ", ".join(f"{field} {value}" for field, value in found["clip"].items()),
     }
     for title, said in lines.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ import numpy as np
 from fedthings.aggregate.ring import EXACT, X
 from fedthings.errors import WireError
 from fedthings.helper.rules import Rules
-from fedthings.helper.store import Store
+from fedthings.helper.store import Released, Store
 from fedthings.messages import (
     Announce,
     Batch,
@@ -33,7 +34,9 @@ from fedthings.messages import (
     Verdict,
     Want,
 )
-from fedthings.privacy import sketch
+from fedthings.privacy import noise, sketch
+from fedthings.privacy.central import Claim
+from fedthings.privacy.distributed import Stream, read
 from fedthings.privacy.keys import held, public_of, spelled
 from fedthings.privacy.shares import SEALED, SHA, Channel, Scope, about, commitment, mask, unseal
 from fedthings.transport.chunks import Assembly, Source
@@ -60,6 +63,7 @@ class Asked(NamedTuple):
 class Helper:
     """`receive` an arrival; nothing has to be done in between. `directory` holds its key and its state.
 
+    `key` makes that of the noise for a federation with a privacy claim: a secret one, except in tests.
     Raises StoreError where the directory cannot be used.
     """
 
@@ -69,8 +73,10 @@ class Helper:
         transport: Transport,
         rules: Rules | None = None,
         on_news: Callable[[str], None] = lambda text: None,
+        key: Callable[[], bytes] = noise.fresh,
     ) -> None:
         self.transport, self.rules, self.on_news = transport, rules or Rules(), on_news
+        self._fresh = key
         self.key = held(directory / KEY_FILE)
         self.public = public_of(self.key)
         self.store = Store(directory)
@@ -166,6 +172,15 @@ class Helper:
         if scope.norms and not batch.draw and not self.store.checked(federation, batch.tickets):
             return Verdict(batch.digest, False, reason="norms first")
         opened = []
+        stream = None
+        if (claim := _claim(batch, scope)) is not None:
+            stream = Stream(claim, self._fresh())
+            if (kept := self.store.noise(federation)) is not None:
+                stream.restore(kept)
+            if not stream.version < batch.version <= claim.versions:
+                return Verdict(batch.digest, False, reason="no noise for this version")
+            often = self.store.too_often(federation, batch.tickets, batch.version, claim.apart, claim.times)
+            out |= dict.fromkeys(often, "too often")
         for ticket, share, seed in zip(batch.tickets, shares, seeds, strict=True):
             try:
                 opened.append(unseal(seed, self.key, scope.of(ticket, share)))
@@ -175,10 +190,13 @@ class Helper:
             receipts = tuple(Receipt(ticket, False, reason) for ticket, reason in sorted(out.items()))
             return Verdict(batch.digest, False, receipts)
         arrays = _sketches(scope, opened, batch) if batch.draw else _summed(scope, opened, sums)
+        if stream is not None:
+            arrays[X] += stream.at(batch.version).astype(arrays[X].dtype)
         answer = channel.close(pack_body(Share(batch.digest, arrays)), about("share", federation))
         self.store.pin(federation, sealed.sender)
         body = pack_body(Sealed(self.public, answer))
-        path = self.store.commit(federation, batch.digest, batch.tickets, body, norms=bool(batch.draw))
+        made = None if stream is None else Released(batch.version, stream.snapshot())
+        path = self.store.commit(federation, batch.digest, batch.tickets, body, norms=bool(batch.draw), made=made)
         if batch.draw:
             return path
         self.given += 1
@@ -203,7 +221,8 @@ class Helper:
         if batch.sums and (sum(batch.sums) != n or len(batch.sums) * batch.dim > WIDEST):
             raise WireError("malformed", f"{n} tickets in sums of {list(batch.sums[:8])}")
         shares, seeds = (_cut(batch.arrays[name], n, size) for name, size in (("shares", SHA), ("seeds", SEALED)))
-        scope = Scope(federation, batch.task, batch.min_batch, batch.norms, batch.bits, batch.dim, batch.exact)
+        claim = sha256(batch.claim).digest() if batch.claim else b""
+        scope = Scope(federation, batch.task, batch.min_batch, batch.norms, batch.bits, batch.dim, batch.exact, claim)
         return scope, shares, seeds
 
     # ------------------------------------------------------------------------ parts
@@ -223,6 +242,18 @@ def _cut(row: np.ndarray, n: int, size: int) -> list[bytes]:
         raise WireError("malformed", f"{len(row)} bytes for {n} reports of {size}")
     data = row.tobytes()
     return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+def _claim(batch: Batch, scope: Scope) -> Claim | None:
+    """Return what is claimed of the sum of `batch`. Raises WireError where its noise would not do."""
+    if not batch.claim:
+        return None
+    claim = read(batch.claim)
+    if batch.draw or len(batch.sums) > 1 or not claim.shared or claim.size != scope.dim:
+        raise WireError("malformed", "a claim of another sum")
+    if claim.share or claim.epsilon(claim.versions) > claim.privacy.epsilon * (1 + 1e-9):
+        raise WireError("malformed", f"noise that is not enough for epsilon {claim.privacy.epsilon:g}")
+    return claim
 
 
 def _summed(scope: Scope, seeds: list[bytes], sums: Sequence[int]) -> dict[str, np.ndarray]:

@@ -20,6 +20,8 @@ from msgspec import Struct
 from fedthings.aggregate.ring import EXACT, Ring, X
 from fedthings.errors import SpecError, WireError
 from fedthings.learn.task import within
+from fedthings.privacy import distributed
+from fedthings.privacy.central import Claim
 from fedthings.privacy.keys import KEY, private, public, public_of
 from fedthings.protocol.events import Ticket
 from fedthings.vector import Array, Payload
@@ -71,7 +73,8 @@ class Scope(NamedTuple):
     """What a sealed seed is good for, and for nothing else: the helper opens it for no other report, set or shape.
 
     `task` is the SHA-256 of the task body. The report has `dim` numbers of `bits`, and `exact` of 64 bits; `norms`: its
-    projections may be seen, and must be before it is summed.
+    projections may be seen, and must be before it is summed; `claim`: the SHA-256 of what is claimed of a sum that it
+    is in, whose noise it must have, "" for nothing.
     """
 
     federation: str
@@ -81,15 +84,17 @@ class Scope(NamedTuple):
     bits: int
     dim: int
     exact: int
+    claim: bytes = b""
 
     def of(self, ticket: Ticket, share: bytes) -> bytes:
         """Return the HPKE info of the report of `ticket` whose leader's share has the SHA-256 `share`."""
         return cbor2.dumps([LABEL, *self, list(ticket), share])
 
 
-def scope_of(spec: TwoServers, ring: Ring, federation: str, task: bytes) -> Scope:
+def scope_of(spec: TwoServers, ring: Ring, federation: str, task: bytes, claim: Claim | None = None) -> Scope:
     """Return what the seeds of one phase are good for."""
-    return Scope(federation, task, spec.min_batch, ring.longest > 0, ring.bits, ring.dim, ring.exact)
+    claimed = b"" if claim is None else sha256(distributed.written(claim)).digest()
+    return Scope(federation, task, spec.min_batch, ring.longest > 0, ring.bits, ring.dim, ring.exact, claimed)
 
 
 def split(

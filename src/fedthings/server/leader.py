@@ -21,6 +21,7 @@ from fedthings.errors import WireError
 from fedthings.messages import Batch, Bye, Chunk, Envelope, Hello, Offer, Refusal, Sealed, Share, Verdict, Want
 from fedthings.partial import alike
 from fedthings.privacy import sketch
+from fedthings.privacy.distributed import written
 from fedthings.privacy.keys import held, public, public_of, spelled
 from fedthings.privacy.shares import (
     SEALED_SEED,
@@ -87,7 +88,8 @@ class Leader:
         engine = service.engine
         ring = engine.partial.ring
         assert ring is not None
-        scope = scope_of(self.spec, ring, service.transport.federation, service.bodies.task(engine).digest)
+        claim = engine.spec.claim
+        scope = scope_of(self.spec, ring, service.transport.federation, service.bodies.task(engine).digest, claim)
         lags = Counter(service.settlement.fixed.values())
         parts = engine.partial.lags(lags) if not norms else (tuple(lags),)
         self._sums = tuple(sum(lags[lag] for lag in some) for some in parts)
@@ -114,6 +116,8 @@ class Leader:
             scope.norms,
             draw,
             self._sums,
+            service.settlement.version,
+            b"" if claim is None else written(claim),
         )
         data = self._channel.close(pack_body(batch), about("batch", scope.federation))
         self._question = Source(pack_body(Sealed(self.public, data)))
