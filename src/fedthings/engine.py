@@ -158,13 +158,15 @@ class Engine:
         """Fix the set of the next version: what is kept from now on is for the one after."""
         self._closed = self.partial.take()
 
-    def leave_out(self, arrays: Payload, lag: int, reason: str) -> None:
-        """Take one report of secure mode `(...)` out of the set that is fixed."""
+    def leave_out(self, arrays: Payload, lag: int, reason: str, reports: int = 1) -> None:
+        """Take one report of secure mode `(...)` out of the set that is fixed, or the sum that it is in of so many."""
         assert self._closed is not None
         sums, tally = self._closed
-        ring.leave_out(sums, arrays, lag)
-        tally.updates -= 1
+        ring.leave_out(sums, arrays, lag, reports)
+        tally.updates -= reports
         tally.dropped[reason] += 1
+        if reports > 1:
+            tally.dropped["summed beside one left out"] += reports - 1
 
     def advance(self, now: float, share: Payload | None = None, lost: str = "") -> Made:
         """Make the next version of the running phase at `now` seconds, from the set that is fixed or all that was kept.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import sqrt
 
 from msgspec import Struct
@@ -101,6 +101,15 @@ def believed(claim: Claim | None, privacy: CentralDp, stages: Sequence[Struct], 
         raise SpecError("the task has no noise for what it claims: privacy and claim differ")
     if _reach(stages, dim)[0] > claim.bound or claim.epsilon(claim.versions) > privacy.epsilon * (1 + 1e-9):
         raise SpecError(f"the noise of the task is not enough for epsilon {privacy.epsilon:g}")
+
+
+def check_gateways(spec: TwoServers | None, gateways: Collection[str]) -> None:
+    """Raise SpecError where `gateways` cannot sum shares."""
+    if gateways and spec is not None and spec.norms:
+        raise SpecError(
+            f"secure.norms is set, and the gateway {min(gateways)} sends sums of shares: a norm is checked by the "
+            "share of one report; leave norms out, or let the devices join the coordinator"
+        )
 
 
 def rings(

@@ -75,6 +75,12 @@ class Partial:
         self.tally.keep(metrics)
         return reasons
 
+    def gather(self, arrays: Payload, reports: int, lag: int) -> None:
+        """Add a sum of so many reports of secure mode `(...)`, or of the leader's shares of them, that lag by `lag`."""
+        rows = {name: arrays[name][None] for name in self.sums.limbs}
+        ring.keep(self.sums, rows, [lag], apart=self.stale is not None, each=reports)
+        self.tally.updates += reports
+
     def _bounded(self, rows: Payload) -> Payload:
         """Return decoded `rows` within what is claimed of them, whatever compression or a device has made of them."""
         if not self.private:

@@ -15,9 +15,7 @@ from fedthings.federation import phases, plans
 from fedthings.learn.data import Shard
 from fedthings.phase import Phase, fits, rings
 from fedthings.privacy import keys
-from fedthings.server.service import Service
 from fedthings.spelling import decode, encode
-from fedthings.transport.memory import Hub
 
 KEY = keys.spelled(keys.public_of(bytes(range(32))))
 
@@ -52,11 +50,6 @@ def test_what_cannot_be_hidden_is_refused(case: str) -> None:
     with pytest.raises(SpecError) as error:
         federation(**fields)
     assert said in str(error.value)
-
-
-def test_a_gateway_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="the gateway west cannot sum reports of secure mode"):
-        Service(federation(), 1, tmp_path, Hub().coordinator("fed"), gateways=("west",))
 
 
 @pytest.mark.parametrize("stages", [(), (ft.clip(1.0), ft.int8())])

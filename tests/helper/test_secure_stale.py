@@ -97,11 +97,11 @@ def test_a_report_that_is_left_out_changes_the_sums_that_are_asked_for(tmp_path,
     spec, things = federation(key_in(tmp_path / "helper")), fleet(DEVICES)
     keep, damaged = Leader.keep, []
 
-    def spoiled(self, ticket, arrays):
+    def spoiled(self, ticket, hidden):
         if ticket.phase == 0 and ticket.version in (1, 2) and len(damaged) < 3:
             damaged.append(ticket)
-            arrays = {**arrays, "seed": arrays["seed"] ^ np.uint8(1)}
-        keep(self, ticket, arrays)
+            hidden = hidden._replace(seed=hidden.seed[:-1] + bytes([hidden.seed[-1] ^ 1]))
+        keep(self, ticket, hidden)
 
     monkeypatch.setattr(Leader, "keep", spoiled)
     run = Secure(spec, things, VERSIONS, tmp_path, world=SLOW).run()

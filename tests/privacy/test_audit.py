@@ -154,7 +154,7 @@ def test_the_command(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) ->
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["canaries"] == 100 and found["holds"] and 0 <= found["epsilon"] <= found["claimed"] <= 2
 
-    monkeypatch.setattr("fedthings.privacy.noise.draw", lambda key, n: np.zeros(n, np.int64))
+    monkeypatch.setattr("fedthings.privacy.noise.draw", lambda key, n, *factors: np.zeros(n, np.int64))
     assert main(words) == 1
     assert "THE CLAIM DOES NOT HOLD" in capsys.readouterr().out
 

@@ -158,14 +158,17 @@ def init(ring: Ring) -> fold.Sums:
     return fold.Sums({name: [row[0]] for name, row in ring.zeros(1).items()})
 
 
-def keep(sums: fold.Sums, arrays: Payload, lags: Sequence[int], apart: bool = False) -> None:
-    """Add n reports `(n, ...)`, or the leader's shares of them, whose versions lag by `lags`; each counts once."""
+def keep(sums: fold.Sums, arrays: Payload, lags: Sequence[int], apart: bool = False, each: int = 1) -> None:
+    """Add n reports `(n, ...)`, or the leader's shares of them, whose versions lag by `lags`.
+
+    Each counts once, or where it is a sum of others for `each` of so many.
+    """
     for name, rows in sums.limbs.items():
         for row, lag in zip(arrays[name], lags, strict=True):
             total = _grown(rows, lag if apart and name == X else 0)
             total += row
     for lag in lags:
-        sums.counts[lag] = sums.counts.get(lag, 0) + 1
+        sums.counts[lag] = sums.counts.get(lag, 0) + each
 
 
 def _grown(rows: list[Array], at: int) -> Array:
@@ -215,12 +218,12 @@ def add(sums: fold.Sums, share: Payload, lags: Lags) -> None:
             total += row
 
 
-def leave_out(sums: fold.Sums, arrays: Payload, lag: int) -> None:
-    """Take one report `(...)` out again, as if it had never been kept."""
+def leave_out(sums: fold.Sums, arrays: Payload, lag: int, each: int = 1) -> None:
+    """Take one report `(...)`, or the sum of `each` of so many, out again, as if it had never been kept."""
     for name, rows in sums.limbs.items():
         total = _row(rows, lag)
         total -= arrays[name]
-    sums.counts[lag] -= 1
+    sums.counts[lag] -= each
     if not sums.counts[lag]:
         del sums.counts[lag]
 

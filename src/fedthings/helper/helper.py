@@ -38,7 +38,7 @@ from fedthings.privacy import noise, sketch
 from fedthings.privacy.central import Claim
 from fedthings.privacy.distributed import Stream, read
 from fedthings.privacy.keys import held, public_of, spelled
-from fedthings.privacy.shares import SEALED, SHA, Channel, Scope, about, commitment, mask, unseal
+from fedthings.privacy.shares import Channel, Scope, about, commitment, mask, parted, unseal
 from fedthings.transport.chunks import Assembly, Source
 from fedthings.transport.topics import COORDINATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Transport
@@ -215,12 +215,11 @@ class Helper:
             raise WireError("malformed", f"reports of {batch.dim} numbers of {batch.bits} bits, {batch.exact} of 64")
         if batch.draw and (not batch.norms or len(batch.draw) != sketch.SEED or batch.dim < sketch.LEAST):
             raise WireError("malformed", f"norms of reports of {batch.dim} numbers, for which no device has asked")
-        rows = batch.arrays.get("shares"), batch.arrays.get("seeds")
-        if len(set(batch.tickets)) != n or any(row is None or row.dtype != np.uint8 for row in rows):
-            raise WireError("malformed", "a batch has tickets that differ, and bytes of shares and seeds")
+        if len(set(batch.tickets)) != n or not n:
+            raise WireError("malformed", "a batch has tickets that differ")
         if batch.sums and (sum(batch.sums) != n or len(batch.sums) * batch.dim > WIDEST):
             raise WireError("malformed", f"{n} tickets in sums of {list(batch.sums[:8])}")
-        shares, seeds = (_cut(batch.arrays[name], n, size) for name, size in (("shares", SHA), ("seeds", SEALED)))
+        shares, seeds = map(list, zip(*parted(batch.arrays, n), strict=True))
         claim = sha256(batch.claim).digest() if batch.claim else b""
         scope = Scope(federation, batch.task, batch.min_batch, batch.norms, batch.bits, batch.dim, batch.exact, claim)
         return scope, shares, seeds
@@ -235,13 +234,6 @@ class Helper:
     def _send(self, federation: str, message: Message) -> None:
         self.transport.federation = federation
         self.transport.send(COORDINATOR, message)  # type: ignore[arg-type]
-
-
-def _cut(row: np.ndarray, n: int, size: int) -> list[bytes]:
-    if len(row) != n * size:
-        raise WireError("malformed", f"{len(row)} bytes for {n} reports of {size}")
-    data = row.tobytes()
-    return [data[start : start + size] for start in range(0, len(data), size)]
 
 
 def _claim(batch: Batch, scope: Scope) -> Claim | None:

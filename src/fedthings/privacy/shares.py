@@ -91,6 +91,36 @@ class Scope(NamedTuple):
         return cbor2.dumps([LABEL, *self, list(ticket), share])
 
 
+class Hidden(NamedTuple):
+    """What the helper must know of a report: the SHA-256 of the leader's share, and the sealed seed."""
+
+    share: bytes
+    seed: bytes
+
+
+def hidden(arrays: Payload) -> Hidden:
+    """Return it of the report that has the `arrays` which `split` gave."""
+    return Hidden(digest(arrays), arrays[SEALED_SEED].tobytes())
+
+
+def joined(reports: Sequence[Hidden]) -> dict[str, Array]:
+    """Return `reports` as arrays, "shares" and "seeds", one behind the other."""
+    shares, seeds = (b"".join(column) for column in zip(*reports, strict=True))
+    return {"shares": np.frombuffer(shares, np.uint8), "seeds": np.frombuffer(seeds, np.uint8)}
+
+
+def parted(arrays: Payload, n: int) -> list[Hidden]:
+    """Return the `n` reports of which `joined` made the `arrays`. Raises WireError where they are not of so many."""
+    columns = []
+    for name, size in (("shares", SHA), ("seeds", SEALED)):
+        row = arrays.get(name)
+        if row is None or row.dtype != np.uint8 or len(row) != n * size:
+            raise WireError("malformed", f"{name} of {n} reports are {n * size} bytes")
+        data = row.tobytes()
+        columns.append([data[start : start + size] for start in range(0, len(data), size)])
+    return [Hidden(*row) for row in zip(*columns, strict=True)]
+
+
 def scope_of(spec: TwoServers, ring: Ring, federation: str, task: bytes, claim: Claim | None = None) -> Scope:
     """Return what the seeds of one phase are good for."""
     claimed = b"" if claim is None else sha256(distributed.written(claim)).digest()
