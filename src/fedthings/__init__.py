@@ -94,9 +94,14 @@ if TYPE_CHECKING:
         fedavg,
         fedavgm,
         fedbuff,
+        feddyn,
+        fednova,
         fedprox,
+        fedsgd,
         fedyogi,
         mixing,
+        qffl,
+        scaffold,
     )
 
 __all__ = [
@@ -145,7 +150,10 @@ __all__ = [
     "fedavg",
     "fedavgm",
     "fedbuff",
+    "feddyn",
+    "fednova",
     "fedprox",
+    "fedsgd",
     "fedyogi",
     "flatten",
     "forecast",
@@ -168,9 +176,11 @@ __all__ = [
     "pareto",
     "partition",
     "polynomial",
+    "qffl",
     "random_mask",
     "relu",
     "rotate",
+    "scaffold",
     "sequential",
     "sgd",
     "sigmoid",
@@ -211,7 +221,10 @@ _MODULES = {
     "simulation.simulator": "simulate",
     "simulation.sweep": "sweep",
     "simulation.things": "Things Group",
-    "strategy": "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad fedbuff fedasync mixing",
+    "strategy": (
+        "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad fedbuff fedasync mixing "
+        "fedsgd fednova scaffold feddyn qffl"
+    ),
 }
 _STEPS = "sgd momentum adam yogi adagrad constant polynomial hinge decay"
 # Where each public name lives: a module and the name in it, or None for the module itself.

@@ -18,11 +18,13 @@ from fedthings.compress import delta, low_rank, quantize, rotate, rotation, sign
 from fedthings.errors import DataError, WireError
 from fedthings.learn import own, own_learner
 from fedthings.learn.data import Shard, check
+from fedthings.learn.engines import choose
 from fedthings.learn.learner import Fit, Learner, alone
 from fedthings.learn.local import evaluator, trainer
 from fedthings.learn.metrics import MANY, nothing
 from fedthings.learn.normalise import standardised, statistician, statistics_schema
 from fedthings.learn.task import Task
+from fedthings.methods.method import Local
 from fedthings.privacy import clip
 from fedthings.privacy.central import CentralDp
 from fedthings.privacy.shares import TwoServers
@@ -112,7 +114,8 @@ def schema(phase: Phase) -> Schema:
     if phase.kind == "evaluate":
         return ()
     x = Field("x", phase.task.model.layout.dim, heaviest=fold.HEAVY if phase.edge else fold.WEIGHT)
-    return (x, clip.BELOW) if private.adaptive(phase.stages) else (x,)
+    below = (clip.BELOW,) if private.adaptive(phase.stages) else ()
+    return (x, *below, *phase.strategy.method.fields(x.dim))
 
 
 def bound(phase: Phase) -> float:
@@ -128,6 +131,9 @@ def learner(phase: Phase, engine: str = "auto", threads: int = 1) -> Learner:
     if phase.kind == "normalise":
         return statistician(phase.task)
     mu, weight, silent = phase.strategy.mu, phase.strategy.weight, phase.privacy is not None
+    method = phase.strategy.method
+    if method.corrects:
+        engine = choose(phase.task, engine, corrects=True)
     if isinstance(phase.task.model, own.Own):
         if phase.kind == "evaluate":
             return own_learner.evaluator(phase.task)
@@ -135,7 +141,8 @@ def learner(phase: Phase, engine: str = "auto", threads: int = 1) -> Learner:
     elif phase.kind == "evaluate":
         return evaluator(phase.task, engine, threads)
     else:
-        trains = trainer(phase.task, mu=mu, weight=weight, engine=engine, threads=threads, silent=silent)
+        work = method.work(Local(phase.task, mu, engine, threads))
+        trains = trainer(phase.task, weight=weight, engine=engine, threads=threads, silent=silent, work=work)
     return _told_the_bound(trains) if private.adaptive(phase.stages) else trains
 
 
@@ -201,12 +208,20 @@ def rings(phase: Phase) -> Ring | None:
     return hidden.rings(phase.secure, schema(phase), phase.stages, phase.strategy, phase.reports, measures(phase))
 
 
-def sent(phase: Phase, row: Vector, version: int, bound: float = 0.0) -> Payload:
+def sends(phase: Phase) -> dict[str, int]:
+    """Return the rows of the server's state that go down with the model in `phase`, and their dimensions."""
+    method = phase.strategy.method
+    return method.sends(phase.task.model.layout.dim) if phase.kind == "train" or method.chooses else {}
+
+
+def sent(phase: Phase, row: Vector, version: int, bound: float = 0.0, beside: Payload | None = None) -> Payload:
     """Return the arrays in which the model `row` `(dim,)` goes down as `version`: float32, or as `down` says.
 
-    With it goes the `bound` of adaptive clipping, where that is a stage.
+    With it go the `bound` of adaptive clipping, where that is a stage, and of `beside` what the method `sends`.
     """
     told = {clip.BELOW.name: np.array([bound], np.float32)} if private.adaptive(phase.stages) else {}
+    for name, dim in sends(phase).items():
+        told[name] = np.zeros(dim, np.float32) if beside is None else beside[name].astype(np.float32, copy=False)
     if phase.down is None:
         return {"x": row, **told}
     encoded, _ = _down(phase, phase.down).encode({"x": row[None]}, [None], [Key(phase.seed, "", version, 0)])
@@ -224,7 +239,7 @@ def received(phase: Phase, arrays: Payload) -> Payload:
     if phase.down is None:
         return arrays
     decoded = _down(phase, phase.down).decode({name: arrays[name][None] for name in due})
-    return {name: decoded[name][0] for name in ("x", *(name for name in due if name == clip.BELOW.name))}
+    return {name: decoded[name][0] for name in ("x", *(n for n in due if n == clip.BELOW.name or n in sends(phase)))}
 
 
 def _down(phase: Phase, spec: Down) -> Stage:

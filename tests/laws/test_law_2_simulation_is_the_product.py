@@ -88,6 +88,24 @@ CASES = {
         {"strategy": ft.fedadam(), "down": ft.delta(8, 16, back=2)},
         SLOW,
     ),
+    "scaffold, compressed both ways": (
+        ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2),
+        {"strategy": ft.scaffold(9, step=ft.momentum(0.5)), "stages": (ft.eden(4),), "down": ft.int8(16)},
+        SLOW,
+    ),
+    "scaffold by differences": (
+        ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2),
+        {"strategy": ft.scaffold(9), "down": ft.delta(8, 16)},
+        SLOW,
+    ),
+    "feddyn": (ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2), {"strategy": ft.feddyn(9, 0.1)}, SLOW),
+    "nova, partial work, buffered": (
+        ft.Pace(goal=3, concurrency=6, patience=5.0, staleness=4),
+        {"strategy": ft.fednova(mu=0.1)},
+        SLOW,
+    ),
+    "q-ffl": (ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2), {"strategy": ft.qffl(2.0)}, SLOW),
+    "fedsgd": (ft.Pace(goal=3, concurrency=6, patience=20.0, staleness=4), {"strategy": ft.fedsgd(0.3)}, SLOW),
     "own share kept, clipped": (
         ft.Pace(goal=5, concurrency=7, patience=9.0, quorum=2),
         {"recipe": {"keep": 0.3}, "stages": (ft.clip(0.5),), "strategy": ft.fedadam()},

@@ -97,7 +97,7 @@ def hired(federation: Federation, fleet: Fleet, engine: str, workers: int | str)
 
     Raises SpecError.
     """
-    engine = choose(federation.task, engine)
+    engine = choose(federation.task, engine, federation.strategy.method.corrects)
     if workers == "ray":
         from fedthings.simulation.cluster import Cluster
 
