@@ -47,7 +47,7 @@ def trained(
     (train, _) = phases(ft.Federation(task, strategy, ft.Pace(goal=DEVICES)))
     devices, ours, partial = shards(), learner(train, "numpy"), Partial(train)
     row = np.zeros(task.model.layout.dim)
-    state = strategy.begun(row)
+    state = strategy.begun(row, lambda i: row)
     states = [ours.init() for _ in devices]
     for version in range(versions):
         keys = [Key(0, str(i), version, 0) for i in range(DEVICES)]

@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from fedthings.simulation.things import Group, Things
     from fedthings.strategy import (
         Strategy,
+        ditto,
         fedadagrad,
         fedadam,
         fedasync,
@@ -99,6 +100,8 @@ if TYPE_CHECKING:
         fedprox,
         fedsgd,
         fedyogi,
+        finetune,
+        ifca,
         mixing,
         qffl,
         scaffold,
@@ -139,6 +142,7 @@ __all__ = [
     "decay",
     "delta",
     "dense",
+    "ditto",
     "diurnal",
     "dropout",
     "dumps",
@@ -155,9 +159,11 @@ __all__ = [
     "fedprox",
     "fedsgd",
     "fedyogi",
+    "finetune",
     "flatten",
     "forecast",
     "hinge",
+    "ifca",
     "impute",
     "independent",
     "int4",
@@ -223,7 +229,7 @@ _MODULES = {
     "simulation.things": "Things Group",
     "strategy": (
         "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad fedbuff fedasync mixing "
-        "fedsgd fednova scaffold feddyn qffl"
+        "fedsgd fednova scaffold feddyn qffl ditto finetune ifca"
     ),
 }
 _STEPS = "sgd momentum adam yogi adagrad constant polynomial hinge decay"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fedthings.aggregate.step import Constant
 from fedthings.errors import SpecError
+from fedthings.learn import staying
 from fedthings.learn.own import Own
 from fedthings.methods.method import Way
 
@@ -23,6 +24,7 @@ REMEDIES: dict[Way, tuple[str, str]] = {
     "mu": ("strategy.mu is set", "set it to 0"),
     "samples": ('strategy.weight is "samples"', 'set it to "equal"'),
     "keep": ("task.recipe.keep is set", "set it to 0"),
+    "local": ("task.local is set", "leave it out, or use ft.fedavg()"),
     "own": ("task.model is Python code", "give a list of layers, or use ft.fedavg()"),
 }
 """How a federation says that it is so, and what to do."""
@@ -30,11 +32,14 @@ REMEDIES: dict[Way, tuple[str, str]] = {
 
 def check(federation: Federation) -> None:
     """Raise SpecError, with the reason, where the method of `federation` cannot be beside the rest of it."""
+    staying.layout(federation.task)  # raises where a layer is unknown
     method, strategy = federation.strategy.method, federation.strategy
     for way in _ways(federation):
         if way in method.lacks:
             said, remedy = REMEDIES[way]
             raise SpecError(f"{said} beside strategy.method {method.name}: {method.lacks[way]}; {remedy}")
+    if federation.task.local and federation.edge is not None:
+        raise SpecError("edge is set beside task.local: an edge keeps no layers of its devices; leave one of them out")
     method.fits(federation.task.recipe, strategy.mu, federation.pace.goal)
     if federation.secure is not None and method.fields(1) and strategy.weight != "equal":
         raise SpecError(
@@ -56,6 +61,7 @@ def _ways(federation: Federation) -> Iterator[Way]:
         "mu": strategy.mu > 0,
         "samples": strategy.weight == "samples",
         "keep": federation.task.recipe.keep > 0,
+        "local": bool(federation.task.local),
         "own": isinstance(federation.task.model, Own),
     }
     return (way for way, so in found.items() if so)

@@ -17,6 +17,7 @@ from fedthings.compress import delta
 from fedthings.errors import SpecError, StoreError, nearest
 from fedthings.federation import Federation, phases
 from fedthings.history import Line, Tally
+from fedthings.learn import staying
 from fedthings.learn.data import Shard
 from fedthings.learn.local import evaluator
 from fedthings.learn.metrics import usual, values
@@ -83,7 +84,7 @@ class Engine:
             self.rows[0] = model.init(federation.seed) if init is None else init.astype(np.float32)
         self.trained = 0  # the newest trained version; `version` counts within the phase
         self._closed: tuple[fold.Sums, Tally] | None = None  # the set that is fixed, while the helper is asked
-        self.state = federation.strategy.begun(self.rows[0])
+        self.state = federation.strategy.begun(self.rows[0], lambda i: model.init(federation.seed + i))
         self.beside: dict[int, dict[str, Array]] = {0: self._goes_down()}  # by version, what goes down with its model
         self.releases = _releases(federation, self.spec, rounds, noise)
         self._begin(Tally())
@@ -191,6 +192,10 @@ class Engine:
         row = self.rows[self.trained]
         if total:
             bases = {lag: self.rows[self.trained - lag] for lag in weights}
+            if spec.task.local:  # layers that stay do not move here
+                change = np.zeros(len(row))
+                change[staying.travels(spec.task)] = total["x"]
+                total = {**total, "x": change}
             row = spec.strategy.stepped(row, total, weights, bases, self.state, self.version)
         return self._made(row, now)
 

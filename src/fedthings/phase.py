@@ -16,11 +16,11 @@ from fedthings.aggregate import fold, step
 from fedthings.aggregate.ring import Ring
 from fedthings.compress import delta, low_rank, quantize, rotate, rotation, sign, sparsify
 from fedthings.errors import DataError, WireError
-from fedthings.learn import own, own_learner
+from fedthings.learn import own, own_learner, staying
 from fedthings.learn.data import Shard, check
 from fedthings.learn.engines import choose
 from fedthings.learn.learner import Fit, Learner, alone
-from fedthings.learn.local import evaluator, trainer
+from fedthings.learn.local import evaluator, of_their_own, trainer
 from fedthings.learn.metrics import MANY, nothing
 from fedthings.learn.normalise import standardised, statistician, statistics_schema
 from fedthings.learn.task import Task
@@ -29,7 +29,7 @@ from fedthings.privacy import clip
 from fedthings.privacy.central import CentralDp
 from fedthings.privacy.shares import TwoServers
 from fedthings.protocol.pace import Edge
-from fedthings.stage import Field, Schema, Stage, chain
+from fedthings.stage import Field, Schema, Stage, State, chain
 from fedthings.strategy import Strategy
 from fedthings.vector import Array, Key, Payload, Vector
 
@@ -113,7 +113,7 @@ def schema(phase: Phase) -> Schema:
         return statistics_schema(phase.task.model)
     if phase.kind == "evaluate":
         return ()
-    x = Field("x", phase.task.model.layout.dim, heaviest=fold.HEAVY if phase.edge else fold.WEIGHT)
+    x = Field("x", staying.layout(phase.task).dim, heaviest=fold.HEAVY if phase.edge else fold.WEIGHT)
     below = (clip.BELOW,) if private.adaptive(phase.stages) else ()
     return (x, *below, *phase.strategy.method.fields(x.dim))
 
@@ -130,20 +130,32 @@ def learner(phase: Phase, engine: str = "auto", threads: int = 1) -> Learner:
     """Return what a device does in `phase`, with `engine` for its local steps on `threads`."""
     if phase.kind == "normalise":
         return statistician(phase.task)
-    mu, weight, silent = phase.strategy.mu, phase.strategy.weight, phase.privacy is not None
+    task, mu, weight, silent = phase.task, phase.strategy.mu, phase.strategy.weight, phase.privacy is not None
+    if isinstance(task.model, own.Own):
+        if phase.kind == "evaluate":
+            return own_learner.evaluator(task)
+        trains = own_learner.trainer(task, mu=mu, weight=weight, silent=silent)
+        return _told_the_bound(trains) if private.adaptive(phase.stages) else trains
     method = phase.strategy.method
     if method.corrects:
-        engine = choose(phase.task, engine, corrects=True)
-    if isinstance(phase.task.model, own.Own):
-        if phase.kind == "evaluate":
-            return own_learner.evaluator(phase.task)
-        trains = own_learner.trainer(phase.task, mu=mu, weight=weight, silent=silent)
-    elif phase.kind == "evaluate":
-        return evaluator(phase.task, engine, threads)
+        engine = choose(task, engine, corrects=True)
+    local = Local(task, mu, engine, threads)
+    personal = method.personal(local) if phase.kind in method.measures and not silent else None
+    if phase.kind == "evaluate":
+        does = evaluator(task, engine, threads, personal)
     else:
-        work = method.work(Local(phase.task, mu, engine, threads))
-        trains = trainer(phase.task, weight=weight, engine=engine, threads=threads, silent=silent, work=work)
-    return _told_the_bound(trains) if private.adaptive(phase.stages) else trains
+        does = trainer(
+            task,
+            weight=weight,
+            engine=engine,
+            threads=threads,
+            silent=silent,
+            work=method.work(local),
+            personal=personal,
+        )
+    if task.local:
+        does = staying.staying(does, task, phase.seed)
+    return _told_the_bound(does) if phase.kind == "train" and private.adaptive(phase.stages) else does
 
 
 def _told_the_bound(trains: Learner) -> Learner:
@@ -165,6 +177,8 @@ def measures(phase: Phase) -> dict[str, Array]:
     if isinstance(phase.task.model, own.Own):
         own.verify(phase.task)  # what it measures is known then
     found = {name: stats[0] for name, stats in nothing(phase.task, 1).items()}
+    if phase.task.local or phase.kind in phase.strategy.method.measures:
+        found |= of_their_own(found)
     return found | ({"train": np.zeros(2, np.int64)} if phase.kind == "train" else {})
 
 
@@ -194,7 +208,7 @@ def stage(phase: Phase) -> Stage:
 
 def _build(spec: StageSpec, task: Task, given: Schema) -> Stage:
     if isinstance(spec, low_rank.LowRank):
-        return low_rank.build(spec, given, task.model.layout)
+        return low_rank.build(spec, given, staying.layout(task))
     return STAGES[type(spec)](spec, given)
 
 
@@ -222,6 +236,8 @@ def sent(phase: Phase, row: Vector, version: int, bound: float = 0.0, beside: Pa
     told = {clip.BELOW.name: np.array([bound], np.float32)} if private.adaptive(phase.stages) else {}
     for name, dim in sends(phase).items():
         told[name] = np.zeros(dim, np.float32) if beside is None else beside[name].astype(np.float32, copy=False)
+    if phase.task.local:
+        row = row[staying.travels(phase.task)]
     if phase.down is None:
         return {"x": row, **told}
     encoded, _ = _down(phase, phase.down).encode({"x": row[None]}, [None], [Key(phase.seed, "", version, 0)])
@@ -242,8 +258,15 @@ def received(phase: Phase, arrays: Payload) -> Payload:
     return {name: decoded[name][0] for name in ("x", *(n for n in due if n == clip.BELOW.name or n in sends(phase)))}
 
 
+def kept(phase: Phase, model: Payload, state: State) -> Vector:
+    """Return the row `(dim,)` that a device keeps for predictions: of the `model` received, and what it has itself."""
+    if phase.task.local:
+        return staying.whole(phase.task, model["x"], state, phase.seed)
+    return phase.strategy.method.kept(model, state)
+
+
 def _down(phase: Phase, spec: Down) -> Stage:
-    given = (Field("x", phase.task.model.layout.dim),)
+    given = (Field("x", staying.layout(phase.task).dim),)
     return delta.build(spec, given) if isinstance(spec, delta.Delta) else quantize.build(spec, given)
 
 

@@ -5,7 +5,7 @@ A preset is a function that returns a `Strategy`; adding a method is one line he
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
@@ -30,15 +30,18 @@ from fedthings.aggregate.step import (
 )
 from fedthings.errors import SpecError
 from fedthings.learn.task import within
+from fedthings.methods.clustered import Clustered
+from fedthings.methods.ditto import Ditto
 from fedthings.methods.dyn import Dyn
 from fedthings.methods.fair import Fair
 from fedthings.methods.gradient import Gradient
 from fedthings.methods.method import Average
 from fedthings.methods.nova import Nova
 from fedthings.methods.scaffold import Scaffold
+from fedthings.methods.tuned import Tuned
 from fedthings.vector import Payload
 
-Methods: TypeAlias = Average | Gradient | Nova | Scaffold | Dyn | Fair
+Methods: TypeAlias = Average | Gradient | Nova | Scaffold | Dyn | Fair | Ditto | Tuned | Clustered
 
 
 class Strategy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,6 +60,11 @@ class Strategy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         within("strategy.mu", self.mu, 0, 1e6)
+        if self.method.plain and self.step != Sgd():
+            raise SpecError(
+                f"strategy.step is set beside strategy.method {self.method.name}, whose models move by the mean of "
+                "those who chose them: leave it out"
+            )
         if isinstance(self.staleness, Constant):
             return
         if self.weight != "equal":
@@ -70,9 +78,9 @@ class Strategy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 "strategy.step.schedule"
             )
 
-    def begun(self, row: Row) -> State:
-        """Return the server's state before the first version of a model like `row` `(dim,)`."""
-        return {**init(self.step, row), **self.method.state(row)}
+    def begun(self, row: Row, fresh: Callable[[int], Row]) -> State:
+        """Return the server's state before the first version of a model like `row` `(dim,)`; see `Method.state`."""
+        return {**init(self.step, row), **self.method.state(row, fresh)}
 
     def stepped(
         self, row: Row, total: Payload, weights: Mapping[int, int], bases: Mapping[int, Row], state: State, version: int
@@ -118,7 +126,7 @@ def fedsgd(lr: float = 0.1, step: Step | None = None) -> Strategy:
 
 
 def fednova(weight: Literal["samples", "equal"] = "samples", mu: float = 0.0, step: Step | None = None) -> Strategy:
-    """FedNova (Wang et al. 2020, eq. 10): unequal local steps do not bias the model, and partial work is accepted."""
+    """FedNova (Wang et al. 2020, section 4): unequal local steps do not bias the model; partial work counts."""
     return Strategy(weight=weight, mu=mu, partial=True, step=step or Sgd(), method=Nova())
 
 
@@ -135,6 +143,21 @@ def feddyn(devices: int, alpha: float = 0.01) -> Strategy:
 def qffl(q: float = 1.0) -> Strategy:
     """q-FedAvg, for q-FFL (Li et al. 2020, Alg. 2): the larger `q`, the more even are the devices' losses."""
     return Strategy(weight="equal", method=Fair(q=q))
+
+
+def ditto(pull: float = 0.1, weight: Literal["samples", "equal"] = "samples", step: Step | None = None) -> Strategy:
+    """Ditto (Li et al. 2021, Alg. 1): each device has a model of its own, pulled toward the common one."""
+    return Strategy(weight=weight, step=step or Sgd(), method=Ditto(pull=pull))
+
+
+def finetune(epochs: int = 5, lr: float = 0.0, step: Step | None = None) -> Strategy:
+    """Averaging, then so many epochs on each device after the last version (Wang et al. 2019)."""
+    return Strategy(step=step or Sgd(), method=Tuned(epochs=epochs, lr=lr))
+
+
+def ifca(models: int = 2, weight: Literal["samples", "equal"] = "samples") -> Strategy:
+    """IFCA (Ghosh et al. 2020, Alg. 1): several models, of which each device trains the one that fits it best."""
+    return Strategy(weight=weight, method=Clustered(models=models))
 
 
 def mixing(alpha: float, beta: float | None = None, schedule: Schedule | None = None) -> Strategy:

@@ -32,7 +32,8 @@ def fleet(devices: int = 9) -> ft.Fleet:
 def federation(pace: ft.Pace, **more) -> ft.Federation:
     settings = {"strategy": ft.fedavg(), "devices": 9, **more}
     recipe = ft.Recipe(lr=0.1, batch=8, epochs=2, **settings.pop("recipe", {}))
-    task = ft.Task(model=ft.mlp(6, 8, 3), loss="cross_entropy", normalise="fleet", recipe=recipe)
+    local = settings.pop("local", ())
+    task = ft.Task(model=ft.mlp(6, 8, 3), loss="cross_entropy", normalise="fleet", recipe=recipe, local=local)
     return ft.Federation(task, pace=pace, seed=11, **settings)
 
 
@@ -106,6 +107,23 @@ CASES = {
     ),
     "q-ffl": (ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2), {"strategy": ft.qffl(2.0)}, SLOW),
     "fedsgd": (ft.Pace(goal=3, concurrency=6, patience=20.0, staleness=4), {"strategy": ft.fedsgd(0.3)}, SLOW),
+    "ditto": (
+        ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2),
+        {"strategy": ft.ditto(0.5), "stages": (ft.top_k(0.3),)},
+        SLOW,
+    ),
+    "ifca, buffered": (ft.Pace(goal=3, concurrency=6, patience=20.0, staleness=4), {"strategy": ft.ifca(3)}, SLOW),
+    "tuned": (ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2), {"strategy": ft.finetune(2)}, SLOW),
+    "local head, compressed both ways": (
+        ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2),
+        {"strategy": ft.fedadam(), "local": ("head",), "stages": (ft.eden(4),), "down": ft.int8(16)},
+        SLOW,
+    ),
+    "local body, asynchronous": (
+        ft.Pace(goal=3, concurrency=6, patience=20.0, staleness=4),
+        {"local": ("dense.0",), "stages": (ft.low_rank(1),), "down": ft.delta(8, 16)},
+        SLOW,
+    ),
     "own share kept, clipped": (
         ft.Pace(goal=5, concurrency=7, patience=9.0, quorum=2),
         {"recipe": {"keep": 0.3}, "stages": (ft.clip(0.5),), "strategy": ft.fedadam()},

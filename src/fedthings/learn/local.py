@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -12,7 +12,7 @@ from fedthings.learn.descent import runs
 from fedthings.learn.engines import build, outputs
 from fedthings.learn.learner import Fit, Learner, alone
 from fedthings.learn.losses import LOSSES, scoring, target
-from fedthings.learn.metrics import add, collect, nothing
+from fedthings.learn.metrics import PERSONAL, add, collect, nothing
 from fedthings.learn.model import MEMORY, Outputs, chunk
 from fedthings.learn.task import Task
 from fedthings.stage import State
@@ -28,6 +28,17 @@ Work: TypeAlias = Callable[
 """
 
 
+Personal: TypeAlias = Callable[
+    [Payload, Sequence[State], Sequence[Shard], Sequence[Key]], tuple[Array, Sequence[State]]
+]
+"""`(models, states, shards, keys) -> rows (n, dim), states`: the model that each device has for itself."""
+
+
+def of_their_own(metrics: Mapping[str, Array]) -> dict[str, Array]:
+    """Return `metrics` under the names of those of devices' own models."""
+    return {PERSONAL + name: sums for name, sums in metrics.items()}
+
+
 def trainer(
     task: Task,
     mu: float = 0.0,
@@ -36,11 +47,12 @@ def trainer(
     threads: int = 1,
     silent: bool = False,
     work: Work | None = None,
+    personal: Personal | None = None,
 ) -> Learner:
     """Return the learner that does `work`, averaging where none is given, in the dtype of the model received.
 
-    Metrics are of the model received. What is not finite passes on. `engine` does the steps, on `threads` where it
-    can. One that is `silent` measures nothing.
+    Metrics are of the model received, and of the `personal` one. What is not finite passes on. `engine` does the
+    steps, on `threads` where it can. One that is `silent` measures nothing.
     """
     train, give = work or averaging(task, mu, engine, threads), outputs(task, engine, threads)
 
@@ -55,6 +67,9 @@ def trainer(
         weights = counts if weight == "samples" else np.minimum(counts, 1)
         with np.errstate(all="ignore"):  # a model that diverges is the engine's to refuse
             metrics = {} if silent else evaluate(task, give, models["x"], shards)
+            if personal is not None and not silent:
+                own, states = personal(models, states, shards, keys)
+                metrics |= of_their_own(evaluate(task, give, own, shards))
             report, after, seen = train(models, states, shards, keys, efforts, weights)
         return Fit(report, weights, {} if silent else {"train": seen, **metrics}), after
 
@@ -94,8 +109,8 @@ def averaging(task: Task, mu: float = 0.0, engine: str = "auto", threads: int = 
     return work
 
 
-def evaluator(task: Task, engine: str = "auto", threads: int = 1) -> Learner:
-    """Return the learner that trains nothing: an empty report, weight 1, and the metrics of the model."""
+def evaluator(task: Task, engine: str = "auto", threads: int = 1, personal: Personal | None = None) -> Learner:
+    """Return the learner that reports nothing, at weight 1: the metrics of the model, and of the `personal` one."""
     give = outputs(task, engine, threads)
 
     def many(
@@ -107,6 +122,9 @@ def evaluator(task: Task, engine: str = "auto", threads: int = 1) -> Learner:
     ) -> tuple[Fit, list[State]]:
         with np.errstate(all="ignore"):
             metrics = evaluate(task, give, models["x"], shards)
+            if personal is not None:
+                own, states = personal(models, states, shards, keys)
+                metrics |= of_their_own(evaluate(task, give, own, shards))
         return Fit({}, np.ones(len(shards), np.int64), metrics), list(states)
 
     return Learner(lambda: None, alone(many), many)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -34,6 +34,7 @@ class Dyn(Method, frozen=True):
         "mu": "alpha is its pull already",
         "samples": "it is a plain mean over devices",
         "keep": "a device's steps must begin at the model received",
+        "local": "it is not known how layers that stay would change what it reports",
         "own": "the steps of one's own code cannot be corrected",
     }
 
@@ -43,7 +44,7 @@ class Dyn(Method, frozen=True):
     def fits(self, recipe: Recipe, mu: float, goal: int) -> None:
         enough(self.name, self.devices, goal)
 
-    def state(self, row: Row) -> dict[str, Row]:
+    def state(self, row: Row, fresh: Callable[[int], Row]) -> dict[str, Row]:
         return {"h": np.zeros_like(row)}
 
     def work(self, local: Local) -> Work:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedthings.learn.data import Shard
 from fedthings.learn.local import Work
-from fedthings.learn.task import within
+from fedthings.learn.task import Task, within
 from fedthings.methods.method import Local, Method, Row, Way
 from fedthings.stage import Field, Schema, State
 from fedthings.vector import Array, Key, Payload
@@ -34,6 +34,7 @@ class Fair(Method, frozen=True):
         "privacy": "the sum that it divides by tells losses, which have no bound and get no noise",
         "samples": "the losses say what a device counts for",
         "keep": "a device's steps must begin at the model received",
+        "local": "it is not known how layers that stay would change what it reports",
         "own": "the training loss of one's own code is not known",
     }
 
@@ -62,6 +63,9 @@ class Fair(Method, frozen=True):
             return {"x": x * (loss**q).astype(x.dtype), "h": h}, after, seen
 
         return work
+
+    def flops(self, task: Task, samples: int, tested: int, effort: float) -> int:
+        return task.flops(samples, tested, effort) + samples * task.model.flops
 
     def delta(self, total: Payload, weight: int, state: dict[str, Row]) -> Row:
         return total["x"] * (weight / total["h"])

@@ -10,6 +10,7 @@ import numpy as np
 
 from fedthings.learn.data import Shard
 from fedthings.learn.local import Work
+from fedthings.learn.task import Recipe, Task
 from fedthings.methods.method import Local, Method, Way
 from fedthings.stage import State
 from fedthings.vector import Array, Key, Payload
@@ -26,12 +27,12 @@ class Gradient(Method, frozen=True):
         "partial": "one step has no part",
         "mu": "at the model received the pull is 0",
         "keep": "a gradient is of the model received",
+        "local": "it is not known how layers that stay would change what it reports",
         "own": "one's own code does steps, and gives no gradient",
     }
 
     def work(self, local: Local) -> Work:
-        recipe = msgspec.structs.replace(local.task.recipe, optimizer="sgd", lr=1.0, batch=0, epochs=1)
-        descend = local.descent(recipe=recipe)
+        descend = local.descent(recipe=whole(local.task.recipe))
 
         def work(
             models: Payload,
@@ -47,3 +48,11 @@ class Gradient(Method, frozen=True):
             return {"x": change}, [None] * len(shards), seen
 
         return work
+
+    def flops(self, task: Task, samples: int, tested: int, effort: float) -> int:
+        return msgspec.structs.replace(task, recipe=whole(task.recipe)).flops(samples, tested)
+
+
+def whole(recipe: Recipe) -> Recipe:
+    """Return the recipe of one step of all samples at rate 1."""
+    return msgspec.structs.replace(recipe, optimizer="sgd", lr=1.0, batch=0, epochs=1)

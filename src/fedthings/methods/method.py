@@ -17,14 +17,14 @@ from fedthings.errors import SpecError
 from fedthings.learn import engines
 from fedthings.learn.data import Shard, sizes
 from fedthings.learn.descent import Corrected, Descent, corrected, schedule
-from fedthings.learn.local import Work, averaging, costs
+from fedthings.learn.local import Personal, Work, averaging, costs
 from fedthings.learn.task import Recipe, Task
 from fedthings.stage import Schema, State
-from fedthings.vector import Array, Key, Payload
+from fedthings.vector import Array, Payload
 
 Row: TypeAlias = NDArray[Any]
 Way: TypeAlias = Literal[
-    "asynchronous", "stale", "edge", "secure", "privacy", "partial", "mu", "samples", "keep", "own"
+    "asynchronous", "stale", "edge", "secure", "privacy", "partial", "mu", "samples", "keep", "own", "local"
 ]
 """How a federation may be beside a method: what a method cannot be with, it says in `lacks`."""
 
@@ -59,22 +59,19 @@ class Local(NamedTuple):
         return costs(self.task, engines.outputs(self.task, self.engine, self.threads), rows, shards)
 
 
-Personal: TypeAlias = Callable[
-    [Payload, Sequence[State], Sequence[Shard], Sequence[Key]], tuple[NDArray[Any], list[State]]
-]
-"""`(models, states, shards, keys) -> rows (n, dim), states`: the model that each device has for itself."""
-
-
 class Method(Struct, frozen=True, tag_field="kind", tag=str.lower, forbid_unknown_fields=True):
     """Root of the methods, and itself federated averaging (McMahan et al. 2017, Alg. 1).
 
     `lacks` says what it cannot be beside, each with the reason; `corrects` whether gradients have a row added, which
-    the kernels do not do; `chooses` whether what goes down beside the model is needed to evaluate it too.
+    the kernels do not do; `chooses` whether what goes down beside the model is needed to evaluate it too; `plain`
+    whether the server step can only be ft.sgd(1.0); `measures` in which phases a device has a model of its own.
     """
 
     lacks: ClassVar[dict[Way, str]] = {}
     corrects: ClassVar[bool] = False
     chooses: ClassVar[bool] = False
+    plain: ClassVar[bool] = False
+    measures: ClassVar[tuple[str, ...]] = ()
 
     @property
     def name(self) -> str:
@@ -92,8 +89,8 @@ class Method(Struct, frozen=True, tag_field="kind", tag=str.lower, forbid_unknow
         """Return the rows of the server's state that go down with the model, and their dimensions."""
         return {}
 
-    def state(self, row: Row) -> dict[str, Row]:
-        """Return the server's state before the first version, of a model like `row`."""
+    def state(self, row: Row, fresh: Callable[[int], Row]) -> dict[str, Row]:
+        """Return the server's state before the first version, of a model like `row`; `fresh(i)` begins another."""
         return {}
 
     def work(self, local: Local) -> Work:
@@ -107,9 +104,17 @@ class Method(Struct, frozen=True, tag_field="kind", tag=str.lower, forbid_unknow
         """
         return total["x"]
 
-    def personal(self, local: Local, closing: bool) -> Personal | None:
-        """Return what gives each device's own model, None where it has none; `closing`, after the last version."""
-        return None
+    def flops(self, task: Task, samples: int, tested: int, effort: float) -> int:
+        """Return the operations of a device's work, the received model measured on `tested` samples."""
+        return task.flops(samples, tested, effort)
+
+    def closing(self, task: Task, samples: int) -> int:
+        """Return the operations, on its training samples, of what a device does for the closing evaluation."""
+        return 0
+
+    def personal(self, local: Local) -> Personal:
+        """Return what gives each device's own model, in the phases that `measures` names."""
+        raise NotImplementedError(self.name)
 
     def kept(self, models: Payload, state: State) -> Row:
         """Return the row `(dim,)` that a device keeps for predictions, from what it received and its own state."""

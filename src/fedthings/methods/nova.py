@@ -19,7 +19,7 @@ TAU = "tau"
 
 
 class Nova(Method, frozen=True):
-    """FedNova (Wang et al. 2020, eq. 10 and section 4).
+    """FedNova (Wang et al. 2020, section 4).
 
     With a_i the weight of all of a device's gradients in its change: x <- x + tau_eff sum p_i change_i / a_i, where
     tau_eff = sum p_i a_i. a_i is the number of steps tau for SGD; (1 - (1 - lr mu)^tau) / (lr mu) with a proximal term;
@@ -31,6 +31,7 @@ class Nova(Method, frozen=True):
         "edge": "an edge reports the change of its model, not in how many steps its devices made it",
         "privacy": "the number of local steps that devices report beside the model has no bound and gets no noise",
         "keep": "a device's steps must begin at the model received",
+        "local": "it is not known how layers that stay would change what it reports",
         "own": "how many steps one's own code does is not known",
     }
 

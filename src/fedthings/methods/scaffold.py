@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -35,6 +35,7 @@ class Scaffold(Method, frozen=True):
         "mu": "the control variates would learn the pull too",
         "samples": "the variates of the fleet are a plain mean over devices",
         "keep": "a device's steps must begin at the model received",
+        "local": "it is not known how layers that stay would change what it reports",
         "own": "the steps of one's own code cannot be corrected",
     }
 
@@ -52,7 +53,7 @@ class Scaffold(Method, frozen=True):
     def sends(self, dim: int) -> dict[str, int]:
         return {"c": dim}
 
-    def state(self, row: Row) -> dict[str, Row]:
+    def state(self, row: Row, fresh: Callable[[int], Row]) -> dict[str, Row]:
         return {"c": np.zeros_like(row)}
 
     def work(self, local: Local) -> Work:
