@@ -63,6 +63,9 @@ if TYPE_CHECKING:
     from fedthings.learn.own import own
     from fedthings.learn.synthetic import clusters, synthetic
     from fedthings.learn.task import Recipe, Task
+    from fedthings.learn.with_jax import with_jax
+    from fedthings.learn.with_keras import with_keras
+    from fedthings.learn.with_sklearn import with_sklearn
     from fedthings.learn.with_torch import with_torch
     from fedthings.privacy.blt import Blt as blt
     from fedthings.privacy.central import CentralDp as central_dp
@@ -186,6 +189,9 @@ __all__ = [
     "tree",
     "two_servers",
     "uniform",
+    "with_jax",
+    "with_keras",
+    "with_sklearn",
     "with_torch",
     "yogi",
 ]
@@ -203,6 +209,9 @@ _MODULES = {
     "learn.own": "own",
     "learn.synthetic": "synthetic clusters",
     "learn.task": "Task Recipe",
+    "learn.with_jax": "with_jax",
+    "learn.with_keras": "with_keras",
+    "learn.with_sklearn": "with_sklearn",
     "learn.with_torch": "with_torch",
     "protocol.pace": "Edge Pace",
     "run": "Run compare",
