@@ -15,7 +15,8 @@ from fedthings.kernels import kernels
 from fedthings.learn.data import Cohort, Shard, check, sizes
 from fedthings.learn.descent import Descent, schedule
 from fedthings.learn.descent import descent as plain
-from fedthings.learn.layers import Layer, snake
+from fedthings.learn.element import snake
+from fedthings.learn.layers import Conv1d, Layer
 from fedthings.learn.losses import LOSSES, scoring, target
 from fedthings.learn.model import Outputs, forwarding
 from fedthings.learn.task import Task
@@ -129,6 +130,8 @@ def written(layer: Layer) -> tuple[Any, ...]:
     fields = [getattr(layer, field) for field in layer.__struct_fields__]
     if name in ("max_pool", "avg_pool"):
         fields[1] = layer.step  # type: ignore[union-attr]
+    if isinstance(layer, Conv1d) and layer.dilation == 1:  # they know no other, and refuse a field more
+        fields.pop()
     return (name, *fields)
 
 
@@ -162,7 +165,8 @@ def addresses(task: Task, shards: Sequence[Shard], targets: Reading) -> tuple[Ar
     if isinstance(shards, Cohort):
         X, y = shards.X, shards.X if itself else shards.y
         width = prod(shape) if itself else 1 if loss.y == "labels" else prod(task.model.outputs)
-        if X.shape[1:] == shape and prod(y.shape[1:]) == width and _plain(X, np.float32):
+        scaled = task.model.rescale is not None and not itself
+        if X.shape[1:] == shape and prod(y.shape[1:]) == width and _plain(X, np.float32) and not scaled:
             y = X if itself else targets(y, kind)
             start = shards.bounds[:, 0]
             places = (_address(a) + start * a.strides[0] for a in (X, y))

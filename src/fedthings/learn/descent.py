@@ -121,7 +121,10 @@ def training(task: Task, mu: float) -> Callable[[Array, Array, Sequence[Shard], 
                         gradient[rows] += mu * (theta[rows] - near)
                     count[rows] += 1
                     seen[rows, 0] += b
+                    statistics = [theta[rows, part].copy() for part in model.running]
                     optimiser.step(theta[rows], gradient[rows], tuple(m[rows] for m in moments), count[rows])
+                    for part, seen_so_far in zip(model.running, statistics, strict=True):
+                        theta[rows, part] = seen_so_far
             add(seen[:, 1], fixed(costs)[:, 1])
         return seen
 

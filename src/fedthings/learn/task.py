@@ -99,6 +99,10 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 'ft.own("package.module:factory"), in TOML ["package.module:factory"]'
             )
         fit(self.model, self.loss)
+        if self.model.rescale is not None and not self.model.rescale.mean and self.normalise != "fleet":
+            raise SpecError(
+                'task.model ends with rescale() without numbers: give mean and deviation, or set normalise="fleet"'
+            )
         for name in self.metrics:
             if name not in METRICS:
                 raise SpecError(f"task.metrics has {name!r}: {nearest(name, METRICS)}")
