@@ -69,6 +69,7 @@ if TYPE_CHECKING:
         tanh,
     )
     from fedthings.learn.own import own
+    from fedthings.learn.series import Window as window
     from fedthings.learn.synthetic import clusters, synthetic
     from fedthings.learn.task import Recipe, Task
     from fedthings.learn.with_torch import with_torch
@@ -202,6 +203,7 @@ __all__ = [
     "tree",
     "two_servers",
     "uniform",
+    "window",
     "with_torch",
     "yogi",
 ]
@@ -248,6 +250,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "sign": ("compress.sign", "Sign"),
     "low_rank": ("compress.low_rank", "LowRank"),
     "metric": ("learn.metrics", "register"),
+    "window": ("learn.series", "Window"),
     "uniform": ("protocol.selection", "Uniform"),
     "forecast": ("protocol.selection", "Forecast"),
     "always": ("simulation.availability", "Always"),
