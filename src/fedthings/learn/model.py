@@ -36,7 +36,7 @@ from fedthings.learn.layers import (
     tanh,
 )
 from fedthings.learn.passes import Draw, Kept, Pass, Weights
-from fedthings.learn.transforms import cyclic, impute, log1p, one_hot, rescale, standardise
+from fedthings.learn.transforms import TRANSFORMS, cyclic, impute, log1p, one_hot, rescale, standardise
 from fedthings.vector import Array, Layout, Vector, keyed
 
 __all__ = [
@@ -91,7 +91,7 @@ class Sequential(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
             raise SpecError(f"model.input is {self.input}: give the shape of one sample, such as (28, 28, 1)")
         for i, layer in enumerate(self.layers):
             name = f"layer {i} ({snake(type(layer).__name__)})"
-            if isinstance(layer, transforms.Log1p | transforms.Cyclic | transforms.OneHot) and i >= self.stem:
+            if isinstance(layer, TRANSFORMS) and i >= self.stem:
                 raise SpecError(f"{name} stands behind layer {self.stem}: put it in front, where the data comes in")
             if isinstance(layer, transforms.Rescale) and i + 1 < len(self.layers):
                 raise SpecError(f"{name} is not the last: put it behind all others, it gives the targets' units")
@@ -167,6 +167,11 @@ class Sequential(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     def stem(self) -> int:
         """How many layers at the front only prepare the input: they run once for all epochs."""
         return next((i for i, layer in enumerate(self.layers) if not layer.fixed), len(self.layers))
+
+    @cached_property
+    def front(self) -> int:
+        """How many layers at the front make other features; scaling of the fleet comes behind them."""
+        return next((i for i, layer in enumerate(self.layers) if not isinstance(layer, TRANSFORMS)), len(self.layers))
 
     @property
     def rescale(self) -> transforms.Rescale | None:
@@ -322,6 +327,13 @@ def backward(
 def prepare(model: Sequential, X: Array) -> Array:
     """Return `X` `(K, B, *input)` as the first layer after scaling and imputation sees it."""
     for step in model.passes[: model.stem]:
+        X, _ = step.forward({}, X, None)
+    return X
+
+
+def transformed(model: Sequential, X: Array) -> Array:
+    """Return `X` `(K, B, *input)` as the first layer behind the transforms sees it."""
+    for step in model.passes[: model.front]:
         X, _ = step.forward({}, X, None)
     return X
 

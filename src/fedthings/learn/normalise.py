@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import takewhile
 from math import prod
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
 from fedthings.learn.data import Shard
-from fedthings.learn.element import Shape
 from fedthings.learn.layers import Embedding
 from fedthings.learn.learner import Fit, Learner, alone
-from fedthings.learn.model import Sequential
+from fedthings.learn.model import Sequential, transformed
 from fedthings.learn.task import Task
-from fedthings.learn.transforms import Cyclic, Log1p, OneHot, rescale, standardise
+from fedthings.learn.transforms import rescale, standardise
 from fedthings.stage import Field, Schema, State
 from fedthings.vector import Array, Key, Payload
 
@@ -31,21 +28,8 @@ def statistics_schema(model: Sequential) -> Schema:
 
     And one for each target, where the model is to learn their scale.
     """
-    sizes = {NAMES: prod(front(model).outputs), TARGETS: prod(model.outputs) if learns_targets(model) else 0}
+    sizes = {NAMES: prod(model.shapes[model.front]), TARGETS: prod(model.outputs) if learns_targets(model) else 0}
     return tuple(Field(name, size, dtype="f8", per="one") for names, size in sizes.items() if size for name in names)
-
-
-class Front(NamedTuple):
-    """The transforms with which a model begins, and the shape that they give."""
-
-    steps: int
-    outputs: Shape
-
-
-def front(model: Sequential) -> Front:
-    """Return the transforms that stand in front of `model`: scaling comes behind them, for it is of what they give."""
-    steps = len([*takewhile(lambda layer: isinstance(layer, Log1p | Cyclic | OneHot), model.layers)])
-    return Front(steps, model.shapes[steps])
 
 
 def learns_targets(model: Sequential) -> bool:
@@ -55,12 +39,12 @@ def learns_targets(model: Sequential) -> bool:
 
 def statistician(task: Task) -> Learner:
     """Return the learner that reports "count", "sum", "square" `(features,)` float64, NaN left out."""
-    steps, outputs = front(task.model)
-    width, targets = prod(outputs), learns_targets(task.model)
+    model = task.model
+    width, targets = prod(model.shapes[model.front]), learns_targets(model)
     names = (*NAMES, *TARGETS) if targets else NAMES
 
     def summed(shard: Shard) -> list[Array]:
-        X = shard.X if not steps else _transformed(task.model, shard.X, steps)
+        X = transformed(model, shard.X[None])[0]
         found = [*moments(X.reshape(-1, width))]
         return [*found, *moments(shard.y.reshape(len(shard.y), -1))] if targets else found
 
@@ -93,20 +77,14 @@ def moments(X: Array) -> Array:
     return total
 
 
-def _transformed(model: Sequential, X: Array, steps: int) -> Array:
-    for step in model.passes[:steps]:
-        X = step.forward({}, X[None], None)[0][0]
-    return X
-
-
 def standardised(model: Sequential, statistics: Payload) -> Sequential:
     """Return `model` with the scaling that `statistics`, sums over the fleet, ask for; gaps get the mean.
 
     It stands behind the transforms in front, and leaves the numbers that an embedding looks up as they are.
     """
     mean, deviation = scale(*(statistics[name] for name in NAMES))
-    steps, outputs = front(model)
-    looked_up = spared(model, steps)
+    steps = model.front
+    outputs, looked_up = model.shapes[steps], spared(model)
     mean, deviation = mean.reshape(outputs), deviation.reshape(outputs)
     mean[..., looked_up], deviation[..., looked_up] = 0, 1
     layers = (*model.layers[:steps], standardise(mean, deviation), *model.layers[steps:])
@@ -115,11 +93,11 @@ def standardised(model: Sequential, statistics: Payload) -> Sequential:
     return msgspec.structs.replace(model, layers=layers)
 
 
-def spared(model: Sequential, steps: int) -> list[int]:
-    """Return the features behind the first `steps` layers that embeddings look up."""
-    left = list(range(model.shapes[steps][-1]))
+def spared(model: Sequential) -> list[int]:
+    """Return the features behind the transforms that embeddings look up."""
+    left = list(range(model.shapes[model.front][-1]))
     found: list[int] = []
-    for layer in model.layers[steps:]:
+    for layer in model.layers[model.front :]:
         if not isinstance(layer, Embedding):
             break
         if layer.column is None:

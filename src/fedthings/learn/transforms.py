@@ -153,4 +153,5 @@ def rescale(mean: ArrayLike | None = None, deviation: ArrayLike | None = None) -
     return Rescale(*(np.asarray(row, "<f4").tobytes() for row in (mean, deviation)))
 
 
+TRANSFORMS = (Log1p, Cyclic, OneHot)
 impute, log1p, cyclic, one_hot = Impute, Log1p, Cyclic, OneHot
