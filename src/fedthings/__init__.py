@@ -44,16 +44,24 @@ if TYPE_CHECKING:
     from fedthings.learn.metrics import register as metric
     from fedthings.learn.model import (
         avg_pool,
+        batch_norm,
         conv1d,
         conv2d,
+        cyclic,
         dense,
         dropout,
+        embedding,
         flatten,
+        group_norm,
+        gru,
         impute,
         layer_norm,
+        log1p,
         max_pool,
         mlp,
+        one_hot,
         relu,
+        rescale,
         sequential,
         sigmoid,
         softmax,
@@ -61,6 +69,7 @@ if TYPE_CHECKING:
         tanh,
     )
     from fedthings.learn.own import own
+    from fedthings.learn.series import Window as window
     from fedthings.learn.synthetic import clusters, synthetic
     from fedthings.learn.task import Recipe, Task
     from fedthings.learn.with_jax import with_jax
@@ -126,6 +135,7 @@ __all__ = [
     "adaptive_clip",
     "always",
     "avg_pool",
+    "batch_norm",
     "blt",
     "central_dp",
     "clip",
@@ -134,6 +144,7 @@ __all__ = [
     "constant",
     "conv1d",
     "conv2d",
+    "cyclic",
     "decay",
     "delta",
     "dense",
@@ -142,6 +153,7 @@ __all__ = [
     "dumps",
     "duty_cycle",
     "eden",
+    "embedding",
     "fedadagrad",
     "fedadam",
     "fedasync",
@@ -152,6 +164,8 @@ __all__ = [
     "fedyogi",
     "flatten",
     "forecast",
+    "group_norm",
+    "gru",
     "hinge",
     "impute",
     "independent",
@@ -160,6 +174,7 @@ __all__ = [
     "layer_norm",
     "lift",
     "load",
+    "log1p",
     "log_normal",
     "low_rank",
     "max_pool",
@@ -167,12 +182,14 @@ __all__ = [
     "mixing",
     "mlp",
     "momentum",
+    "one_hot",
     "own",
     "pareto",
     "partition",
     "polynomial",
     "random_mask",
     "relu",
+    "rescale",
     "rotate",
     "sequential",
     "sgd",
@@ -189,6 +206,7 @@ __all__ = [
     "tree",
     "two_servers",
     "uniform",
+    "window",
     "with_jax",
     "with_keras",
     "with_sklearn",
@@ -204,7 +222,7 @@ _MODULES = {
     "learn.lift": "lift",
     "learn.model": (
         "mlp sequential dense conv1d conv2d max_pool avg_pool flatten relu tanh sigmoid softmax "
-        "layer_norm dropout standardise impute"
+        "layer_norm dropout standardise impute batch_norm group_norm embedding gru log1p cyclic one_hot rescale"
     ),
     "learn.own": "own",
     "learn.synthetic": "synthetic clusters",
@@ -241,6 +259,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "sign": ("compress.sign", "Sign"),
     "low_rank": ("compress.low_rank", "LowRank"),
     "metric": ("learn.metrics", "register"),
+    "window": ("learn.series", "Window"),
     "uniform": ("protocol.selection", "Uniform"),
     "forecast": ("protocol.selection", "Forecast"),
     "always": ("simulation.availability", "Always"),

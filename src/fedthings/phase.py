@@ -22,6 +22,7 @@ from fedthings.learn.learner import Fit, Learner, alone
 from fedthings.learn.local import evaluator, trainer
 from fedthings.learn.metrics import MANY, nothing
 from fedthings.learn.normalise import standardised, statistician, statistics_schema
+from fedthings.learn.series import windowed
 from fedthings.learn.task import Task
 from fedthings.privacy import clip
 from fedthings.privacy.central import CentralDp
@@ -125,6 +126,10 @@ def bound(phase: Phase) -> float:
 
 def learner(phase: Phase, engine: str = "auto", threads: int = 1) -> Learner:
     """Return what a device does in `phase`, with `engine` for its local steps on `threads`."""
+    return windowed(phase.task, _learner(phase, engine, threads))
+
+
+def _learner(phase: Phase, engine: str, threads: int) -> Learner:
     if phase.kind == "normalise":
         return statistician(phase.task)
     mu, weight, silent = phase.strategy.mu, phase.strategy.weight, phase.privacy is not None
@@ -168,6 +173,8 @@ def fits(spec: Federation | Phase, shard: Shard, name: str) -> None:
     """
     if isinstance(spec.task.model, own.Own):
         own.verify(spec.task)
+    spec.task.window.check(shard, name)
+    shard = spec.task.window.shard(shard)
     check(shard, spec.task, name)
     if isinstance(spec, Phase):
         rings(spec)  # a task that comes from the network may ask for what cannot be hidden

@@ -17,7 +17,7 @@ import numpy as np
 
 from fedthings.errors import FedthingsError, SpecError, nearest
 from fedthings.learn.data import Shard
-from fedthings.learn.layers import Shape
+from fedthings.learn.element import Shape
 from fedthings.learn.metrics import METRICS, Metric, fixed, mean
 from fedthings.vector import Array, Key, Layout, Vector
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from fedthings.errors import SpecError, nearest
-from fedthings.learn.layers import Shape
+from fedthings.learn.element import Shape
 from fedthings.learn.lift import EXTRAS, Lifted, by_evaluate, guarded
 from fedthings.learn.losses import fit
 from fedthings.learn.metrics import METRICS, suits
@@ -83,6 +83,10 @@ class Own(NamedTuple):
     def held(self) -> int:
         """The numbers that one sample takes in training at least."""
         return prod(self.input) + prod(self.outputs)
+
+    @property
+    def rescale(self) -> None:
+        """What turns outputs into the units of the targets: the code's own matter."""
 
     @property
     def stem(self) -> int:

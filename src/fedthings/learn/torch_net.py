@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fedthings.errors import SpecError
-from fedthings.learn.layers import Shape
+from fedthings.learn.element import Shape
 from fedthings.vector import Array, Layout
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedthings.errors import SpecError
-from fedthings.learn.layers import Shape
+from fedthings.learn.element import Shape
 from fedthings.learn.lift import Lifted, framework, guarded, shape
 from fedthings.learn.slopes import Loss, Slope, Tensor, costing, stepping
 from fedthings.vector import Array, Key, Layout, Vector

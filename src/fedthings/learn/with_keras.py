@@ -15,7 +15,7 @@ from weakref import ref
 import numpy as np
 
 from fedthings.errors import SpecError
-from fedthings.learn.layers import Shape
+from fedthings.learn.element import Shape
 from fedthings.learn.lift import Lifted, framework, guarded, shape
 from fedthings.learn.losses import LOSSES
 from fedthings.learn.slopes import Loss, Slope, Tensor, costing, stepping

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fedthings.errors import SpecError
-from fedthings.learn.layers import Shape
+from fedthings.learn.element import Shape
 from fedthings.learn.lift import Lifted, framework, guarded, lift, shape
 from fedthings.vector import Array, Key
 
