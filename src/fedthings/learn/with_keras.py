@@ -36,7 +36,7 @@ def with_keras(build: Callable[[], Any], *, input: int | Shape, loss: Loss | Non
     `build` makes it at the seed 0. `loss(outputs, y)` gives each sample's cost `(n,)`; without it the loss is the
     task's; what layers add to it (regularisers) counts. `flops` as in `lift`. Raises SpecError.
     """
-    keras = _keras()
+    keras = chosen("with_keras")
     takes, side = shape(input), _SIDES[keras.backend.backend()](keras)
     last: ref[Any] | None = None  # the model made last, while there is one
 
@@ -149,16 +149,16 @@ def travelling(model: Any) -> tuple[Layout, int, list[int]]:
     return Layout(plain), learned, places
 
 
-def _keras() -> Any:
-    """Import Keras, on the backend that is installed where none is chosen. Raises SpecError."""
+def chosen(door: str) -> Any:
+    """Import Keras for `door`, on the backend that is installed where none is chosen. Raises SpecError."""
     installed = [name for name in BACKENDS if find_spec(name)]
     if "keras" not in sys.modules and find_spec("keras"):
         if not installed:
-            raise SpecError('with_keras needs PyTorch or JAX below Keras: pip install "fedthings[keras,torch]"')
+            raise SpecError(f'{door} needs PyTorch or JAX below Keras: pip install "fedthings[keras,torch]"')
         os.environ.setdefault("KERAS_BACKEND", installed[0])
-    keras = framework("keras", "with_keras")
+    keras = framework("keras", door)
     if keras.backend.backend() not in BACKENDS:
-        raise SpecError(f"with_keras: Keras runs on {keras.backend.backend()}: set KERAS_BACKEND to torch or jax")
+        raise SpecError(f"{door}: Keras runs on {keras.backend.backend()}: set KERAS_BACKEND to torch or jax")
     return keras
 
 

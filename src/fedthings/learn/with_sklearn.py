@@ -177,7 +177,9 @@ def _mlp(estimator: Any, width: int, outputs: int) -> Kind:
 
     def blank(fresh: Any) -> None:
         fresh.set_params(solver="sgd", learning_rate_init=1e-30)
-        fresh.partial_fit(np.zeros((1, width)), np.zeros(1), classes=classes)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one sample is less than a batch
+            fresh.partial_fit(np.zeros((1, width)), np.zeros(1), classes=classes)
 
     def arrays_of(fresh: Any) -> Arrays:
         pairs = enumerate(zip(fresh.coefs_, fresh.intercepts_, strict=True))
