@@ -44,16 +44,24 @@ if TYPE_CHECKING:
     from fedthings.learn.metrics import register as metric
     from fedthings.learn.model import (
         avg_pool,
+        batch_norm,
         conv1d,
         conv2d,
+        cyclic,
         dense,
         dropout,
+        embedding,
         flatten,
+        group_norm,
+        gru,
         impute,
         layer_norm,
+        log1p,
         max_pool,
         mlp,
+        one_hot,
         relu,
+        rescale,
         sequential,
         sigmoid,
         softmax,
@@ -61,8 +69,12 @@ if TYPE_CHECKING:
         tanh,
     )
     from fedthings.learn.own import own
+    from fedthings.learn.series import Window as window
     from fedthings.learn.synthetic import clusters, synthetic
     from fedthings.learn.task import Recipe, Task
+    from fedthings.learn.with_jax import with_jax
+    from fedthings.learn.with_keras import with_keras
+    from fedthings.learn.with_sklearn import with_sklearn
     from fedthings.learn.with_torch import with_torch
     from fedthings.privacy.blt import Blt as blt
     from fedthings.privacy.central import CentralDp as central_dp
@@ -131,6 +143,7 @@ __all__ = [
     "adaptive_clip",
     "always",
     "avg_pool",
+    "batch_norm",
     "blt",
     "central_dp",
     "clip",
@@ -139,6 +152,7 @@ __all__ = [
     "constant",
     "conv1d",
     "conv2d",
+    "cyclic",
     "decay",
     "delta",
     "dense",
@@ -148,6 +162,7 @@ __all__ = [
     "dumps",
     "duty_cycle",
     "eden",
+    "embedding",
     "fedadagrad",
     "fedadam",
     "fedasync",
@@ -162,6 +177,8 @@ __all__ = [
     "finetune",
     "flatten",
     "forecast",
+    "group_norm",
+    "gru",
     "hinge",
     "ifca",
     "impute",
@@ -171,6 +188,7 @@ __all__ = [
     "layer_norm",
     "lift",
     "load",
+    "log1p",
     "log_normal",
     "low_rank",
     "max_pool",
@@ -178,6 +196,7 @@ __all__ = [
     "mixing",
     "mlp",
     "momentum",
+    "one_hot",
     "own",
     "pareto",
     "partition",
@@ -185,6 +204,7 @@ __all__ = [
     "qffl",
     "random_mask",
     "relu",
+    "rescale",
     "rotate",
     "scaffold",
     "sequential",
@@ -202,6 +222,10 @@ __all__ = [
     "tree",
     "two_servers",
     "uniform",
+    "window",
+    "with_jax",
+    "with_keras",
+    "with_sklearn",
     "with_torch",
     "yogi",
 ]
@@ -214,11 +238,14 @@ _MODULES = {
     "learn.lift": "lift",
     "learn.model": (
         "mlp sequential dense conv1d conv2d max_pool avg_pool flatten relu tanh sigmoid softmax "
-        "layer_norm dropout standardise impute"
+        "layer_norm dropout standardise impute batch_norm group_norm embedding gru log1p cyclic one_hot rescale"
     ),
     "learn.own": "own",
     "learn.synthetic": "synthetic clusters",
     "learn.task": "Task Recipe",
+    "learn.with_jax": "with_jax",
+    "learn.with_keras": "with_keras",
+    "learn.with_sklearn": "with_sklearn",
     "learn.with_torch": "with_torch",
     "protocol.pace": "Edge Pace",
     "run": "Run compare",
@@ -251,6 +278,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "sign": ("compress.sign", "Sign"),
     "low_rank": ("compress.low_rank", "LowRank"),
     "metric": ("learn.metrics", "register"),
+    "window": ("learn.series", "Window"),
     "uniform": ("protocol.selection", "Uniform"),
     "forecast": ("protocol.selection", "Forecast"),
     "always": ("simulation.availability", "Always"),

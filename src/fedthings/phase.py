@@ -23,6 +23,7 @@ from fedthings.learn.learner import Fit, Learner, alone
 from fedthings.learn.local import evaluator, of_their_own, trainer
 from fedthings.learn.metrics import MANY, nothing
 from fedthings.learn.normalise import standardised, statistician, statistics_schema
+from fedthings.learn.series import windowed
 from fedthings.learn.task import Task
 from fedthings.methods.method import Local
 from fedthings.privacy import clip
@@ -130,6 +131,10 @@ def bound(phase: Phase) -> float:
 
 def learner(phase: Phase, engine: str = "auto", threads: int = 1) -> Learner:
     """Return what a device does in `phase`, with `engine` for its local steps on `threads`."""
+    return windowed(phase.task, _learner(phase, engine, threads))
+
+
+def _learner(phase: Phase, engine: str, threads: int) -> Learner:
     if phase.kind == "normalise":
         return statistician(phase.task)
     task, mu, weight, silent = phase.task, phase.strategy.mu, phase.strategy.weight, phase.privacy is not None
@@ -191,6 +196,8 @@ def fits(spec: Federation | Phase, shard: Shard, name: str) -> None:
     """
     if isinstance(spec.task.model, own.Own):
         own.verify(spec.task)
+    spec.task.window.check(shard, name)
+    shard = spec.task.window.shard(shard)
     check(shard, spec.task, name)
     if isinstance(spec, Phase):
         rings(spec)  # a task that comes from the network may ask for what cannot be hidden

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from fedthings.errors import SpecError
-from fedthings.learn.losses import LOSSES, target
+from fedthings.learn.losses import LOSSES, in_units, target
 from fedthings.vector import Array
 
 if TYPE_CHECKING:
@@ -231,7 +231,8 @@ def collect(task: Task, outputs: Array, X: Array, y: Array) -> dict[str, Array]:
     loss = LOSSES[task.loss]
     true = target(task.model, loss, X, y)
     costs, _ = loss.of(outputs, true)
-    flat = outputs.reshape(*outputs.shape[:2], -1)
+    flat = in_units(task.model, outputs.reshape(*outputs.shape[:2], -1))
+    true = in_units(task.model, true)
     found = {name: metric.measure(flat, true) for name, metric in measured(task).items() if name != "loss"}
     return {"loss": fixed(costs), **found}
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from fedthings.errors import SpecError
 from fedthings.learn.data import Shard
-from fedthings.learn.layers import snake
+from fedthings.learn.element import snake
 from fedthings.learn.learner import Fit, Learner, alone
 from fedthings.learn.local import of_their_own
 from fedthings.learn.model import Sequential
