@@ -32,7 +32,8 @@ REMEDIES: dict[Way, tuple[str, str]] = {
 
 def check(federation: Federation) -> None:
     """Raise SpecError, with the reason, where the method of `federation` cannot be beside the rest of it."""
-    staying.layout(federation.task)  # raises where a layer is unknown
+    if federation.task.local:
+        staying.layout(federation.task)  # raises where a layer is unknown
     method, strategy = federation.strategy.method, federation.strategy
     for way in _ways(federation):
         if way in method.lacks:
