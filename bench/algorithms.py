@@ -27,7 +27,7 @@ from fedthings.learn.mnist import mnist
 from table import table
 
 DEVICES, IMAGES, TESTED, ROUNDS, LAST = 50, 6000, 2000, 50, 5
-RATES, SEEDS = (0.03, 0.1, 0.3), range(1, 6)
+RATES, SEEDS = (0.1, 0.3, 0.6), range(1, 6)
 SPLITS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "IID": lambda y, seed: ft.partition.iid(y, DEVICES, seed),
     "two shards": lambda y, seed: ft.partition.shards(y, DEVICES, 2, seed),

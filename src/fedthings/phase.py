@@ -137,7 +137,7 @@ def learner(phase: Phase, engine: str = "auto", threads: int = 1) -> Learner:
         trains = own_learner.trainer(task, mu=mu, weight=weight, silent=silent)
         return _told_the_bound(trains) if private.adaptive(phase.stages) else trains
     method = phase.strategy.method
-    if method.corrects:
+    if method.corrects or task.local_epochs:
         engine = choose(task, engine, corrects=True)
     local = Local(task, mu, engine, threads)
     personal = method.personal(local) if phase.kind in method.measures and not silent else None
@@ -150,7 +150,7 @@ def learner(phase: Phase, engine: str = "auto", threads: int = 1) -> Learner:
             engine=engine,
             threads=threads,
             silent=silent,
-            work=method.work(local),
+            work=staying.alternating(task, mu) if task.local_epochs else method.work(local),
             personal=personal,
         )
     if task.local:
