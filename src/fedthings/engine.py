@@ -9,9 +9,10 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from math import sqrt
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
-from fedthings import down, history
+from fedthings import down, hidden, history
 from fedthings.aggregate import fold, ring
 from fedthings.compress import delta
 from fedthings.errors import SpecError, StoreError, nearest
@@ -68,7 +69,8 @@ class Engine:
         noise: Source = "keyed",
     ) -> None:
         self.federation = federation
-        self.phases = list(phases(federation))
+        # 8 for 8.0 is 8.0 at once, not only when it is restored: a task body is the same after a restart.
+        self.phases = [decode(encode(spec), Phase) for spec in phases(federation)]
         self.phase = self.version = 0
         self.rows = rows if rows is not None else {}
         self.test = test
@@ -87,6 +89,8 @@ class Engine:
         self.state = federation.strategy.begun(self.rows[0], lambda i: model.init(federation.seed + i))
         self.beside: dict[int, dict[str, Array]] = {0: self._goes_down()}  # by version, what goes down with its model
         self.releases = _releases(federation, self.spec, rounds, noise)
+        if self.releases is not None and federation.secure is not None:  # devices and helper must know the noise
+            self.phases[0] = msgspec.structs.replace(self.spec, claim=self.releases.claim)
         self._begin(Tally())
 
     # ------------------------------------------------------------- answers
@@ -156,13 +160,15 @@ class Engine:
         """Fix the set of the next version: what is kept from now on is for the one after."""
         self._closed = self.partial.take()
 
-    def leave_out(self, arrays: Payload, lag: int, reason: str) -> None:
-        """Take one report of secure mode `(...)` out of the set that is fixed."""
+    def leave_out(self, arrays: Payload, lag: int, reason: str, reports: int = 1) -> None:
+        """Take one report of secure mode `(...)` out of the set that is fixed, or the sum that it is in of so many."""
         assert self._closed is not None
         sums, tally = self._closed
-        ring.leave_out(sums, arrays, lag)
-        tally.updates -= 1
+        ring.leave_out(sums, arrays, lag, reports)
+        tally.updates -= reports
         tally.dropped[reason] += 1
+        if reports > 1:
+            tally.dropped["summed beside one left out"] += reports - 1
 
     def advance(self, now: float, share: Payload | None = None, lost: str = "") -> Made:
         """Make the next version of the running phase at `now` seconds, from the set that is fixed or all that was kept.
@@ -171,10 +177,14 @@ class Engine:
         """
         spec, (sums, tally) = self.spec, self._closed or self.partial.take()
         self._closed, fresh, self.partial.tally = None, self.partial.tally, tally
+        releases, noise = self.releases, None
+        if releases is not None and self.partial.ring is not None:  # our noise is in before anything is added to it
+            count = 0 if lost or sums.count < self.partial.least else sums.count
+            releases.hide(sums.limbs[ring.X][0], now, count, alone=share is None)
+        elif releases is not None:
+            noise = lambda total: releases.noised(total, now, tally.updates)  # noqa: E731
         if share is not None:
-            ring.add(sums, share)
-        releases = self.releases
-        noise = None if releases is None else lambda total: releases.noised(total, now, tally.updates)
+            ring.add(sums, share, self.partial.lags(sums.counts))
         total, weights = self.partial.settled(sums, tally, self.version, lost, noise)
         made = self._advanced(spec, total, weights, now)
         if self.partial.tally is not tally:  # a line is complete with it
@@ -320,9 +330,20 @@ def _releases(federation: Federation, spec: Phase, rounds: int, source: Source) 
     clip = clipping(federation.stages)
     if federation.privacy is None or clip is None:
         return None
-    x, pace = fold.announced(schema(spec), spec.reports)[0], federation.pace
-    claim = claimed(
+    x, pace, privacy, secure = (
+        fold.announced(schema(spec), spec.reports)[0],
+        federation.pace,
         federation.privacy,
+        spec.secure,
+    )
+    key = noise.fresh() if source == "secure" else noise.known(federation.seed)
+    if secure is not None:
+        shared = hidden.claimed(
+            secure, privacy, spec.stages, pace, reports=spec.reports, rounds=rounds, dim=x.dim, source=source
+        )
+        return Releases(shared, key, b"" if source == "secure" else noise.known(federation.seed, b"helper"))
+    claim = claimed(
+        privacy,
         clip,
         goal=pace.goal,
         separation=pace.separation,
@@ -330,11 +351,10 @@ def _releases(federation: Federation, spec: Phase, rounds: int, source: Source) 
         devices=federation.devices,
         rounds=rounds,
         dim=x.dim,
-        rounding=sqrt(x.dim) * 2.0 ** -(x.scale + 1),
-        deviation=noise.SIGMA,
         source=source,
+        lengthened=sqrt(x.dim) * 2.0 ** -(x.scale + 1),
     )
-    return Releases(claim, noise.fresh() if source == "secure" else noise.known(federation.seed))
+    return Releases(claim, key)
 
 
 def _targets(stop: Mapping[str, float], federation: Federation, tested: bool) -> dict[str, float]:

@@ -73,12 +73,7 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
             stage(next(phase for phase in phases(self) if phase.kind == "train"))  # do they go together?
         if self.secure is not None:
             sound("secure", self.secure)
-            hidden.check(self.secure, self.pace, self.strategy)
-            if self.privacy is not None:
-                raise SpecError(
-                    "secure is set beside privacy: each server would have to add noise to its share, which is not "
-                    "built; leave one of them out"
-                )
+            hidden.check(self.secure, self.pace, self.strategy, self.privacy, self.stages)
             if self.edge is not None:
                 raise SpecError(
                     "secure is set beside edge: an edge reads the reports of its devices, which secure mode is to "

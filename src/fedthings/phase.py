@@ -26,7 +26,7 @@ from fedthings.learn.normalise import standardised, statistician, statistics_sch
 from fedthings.learn.task import Task
 from fedthings.methods.method import Local
 from fedthings.privacy import clip
-from fedthings.privacy.central import CentralDp
+from fedthings.privacy.central import CentralDp, Claim
 from fedthings.privacy.shares import TwoServers
 from fedthings.protocol.pace import Edge
 from fedthings.stage import Field, Schema, Stage, State, chain
@@ -66,7 +66,8 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     A phase is a run of versions with one payload schema. "normalise" and "evaluate" have one version.
     `reports`: the most that one version can have; it sets the scale of exact sums, which gateways make too. Devices
-    are told the claim, and report nothing that it does not cover.
+    are told the claim, and report nothing that it does not cover. `claim`: where two servers add the noise, what it
+    is.
     """
 
     kind: Literal["normalise", "train", "evaluate"]
@@ -79,6 +80,7 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reports: int = 1 << 20
     edge: Edge | None = None
     secure: TwoServers | None = None
+    claim: Claim | None = None
 
     @property
     def partial(self) -> bool:
@@ -192,6 +194,8 @@ def fits(spec: Federation | Phase, shard: Shard, name: str) -> None:
     check(shard, spec.task, name)
     if isinstance(spec, Phase):
         rings(spec)  # a task that comes from the network may ask for what cannot be hidden
+        if spec.secure is not None and spec.privacy is not None:
+            hidden.believed(spec.claim, spec.privacy, spec.stages, spec.task.model.layout.dim)
     if spec.strategy.weight == "samples" and len(shard.X) > fold.WEIGHT:
         raise DataError(
             f"{name} has {len(shard.X)} training samples, and a report weighs at most {fold.WEIGHT}: "
@@ -219,7 +223,8 @@ def rings(phase: Phase) -> Ring | None:
     """
     if phase.secure is None:
         return None
-    return hidden.rings(phase.secure, schema(phase), phase.stages, phase.strategy, phase.reports, measures(phase))
+    metrics, fields = measures(phase), schema(phase)
+    return hidden.rings(phase.secure, fields, phase.stages, phase.strategy, phase.reports, metrics, phase.claim)
 
 
 def sends(phase: Phase) -> dict[str, int]:
