@@ -41,6 +41,8 @@ def check(federation: Federation) -> None:
             raise SpecError(f"{said} beside strategy.method {method.name}: {method.lacks[way]}; {remedy}")
     if federation.task.local and federation.edge is not None:
         raise SpecError("edge is set beside task.local: an edge keeps no layers of its devices; leave one of them out")
+    if federation.task.local_epochs and federation.task.recipe.keep:
+        raise SpecError("task.recipe.keep is set beside task.local_epochs, which keeps no whole model: set it to 0")
     method.fits(federation.task.recipe, strategy.mu, federation.pace.goal)
     if federation.secure is not None and method.fields(1) and strategy.weight != "equal":
         raise SpecError(

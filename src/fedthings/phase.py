@@ -144,7 +144,7 @@ def _learner(phase: Phase, engine: str, threads: int) -> Learner:
         trains = own_learner.trainer(task, mu=mu, weight=weight, silent=silent)
         return _told_the_bound(trains) if private.adaptive(phase.stages) else trains
     method = phase.strategy.method
-    if method.corrects:
+    if method.corrects or task.local_epochs:
         engine = choose(task, engine, corrects=True)
     local = Local(task, mu, engine, threads)
     personal = method.personal(local) if phase.kind in method.measures and not silent else None
@@ -157,7 +157,7 @@ def _learner(phase: Phase, engine: str, threads: int) -> Learner:
             engine=engine,
             threads=threads,
             silent=silent,
-            work=method.work(local),
+            work=staying.alternating(task, mu) if task.local_epochs else method.work(local),
             personal=personal,
         )
     if task.local:

@@ -46,9 +46,12 @@ def descent(task: Task, mu: float) -> Descent:
     )
 
 
-def corrected(task: Task, mu: float) -> Corrected:
-    """Return the local steps of `task`, of which each gradient may have a row added."""
-    train, together = training(task, mu), group(task)
+def corrected(task: Task, mu: float, moves: Array | None = None) -> Corrected:
+    """Return the local steps of `task`, of which each gradient may have a row added.
+
+    Only parameters that `moves` bool `(dim,)` says change; None is all.
+    """
+    train, together = training(task, mu, moves), group(task)
 
     def descend(
         received: Array,
@@ -84,7 +87,7 @@ def corrected(task: Task, mu: float) -> Corrected:
 
 
 def training(
-    task: Task, mu: float
+    task: Task, mu: float, moves: Array | None = None
 ) -> Callable[[Array, Array, Sequence[Shard], Sequence[Key], Sequence[float], Array | None], Array]:
     """Return the function that trains `theta` `(K, dim)` in place, for shards sorted by size.
 
@@ -147,6 +150,8 @@ def training(
                         gradient[rows] += mu * (theta[rows] - near)
                     if more is not None:
                         gradient[rows] += more[rows]
+                    if moves is not None:
+                        gradient[rows] *= moves
                     count[rows] += 1
                     seen[rows, 0] += b
                     statistics = [theta[rows, part].copy() for part in model.running]
