@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from fedthings.protocol.selection import Forecast as forecast
     from fedthings.protocol.selection import Uniform as uniform
     from fedthings.run import Run, compare
+    from fedthings.simulation.ask import query
     from fedthings.simulation.availability import Always as always
     from fedthings.simulation.availability import Diurnal as diurnal
     from fedthings.simulation.availability import DutyCycle as duty_cycle
@@ -97,6 +98,7 @@ if TYPE_CHECKING:
         fedprox,
         fedyogi,
         mixing,
+        ridge,
     )
 
 __all__ = [
@@ -168,8 +170,10 @@ __all__ = [
     "pareto",
     "partition",
     "polynomial",
+    "query",
     "random_mask",
     "relu",
+    "ridge",
     "rotate",
     "sequential",
     "sgd",
@@ -206,12 +210,13 @@ _MODULES = {
     "learn.with_torch": "with_torch",
     "protocol.pace": "Edge Pace",
     "run": "Run compare",
+    "simulation.ask": "query",
     "simulation.devices": "Device",
     "simulation.links": "Link",
     "simulation.simulator": "simulate",
     "simulation.sweep": "sweep",
     "simulation.things": "Things Group",
-    "strategy": "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad fedbuff fedasync mixing",
+    "strategy": "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad fedbuff fedasync mixing ridge",
 }
 _STEPS = "sgd momentum adam yogi adagrad constant polynomial hinge decay"
 # Where each public name lives: a module and the name in it, or None for the module itself.

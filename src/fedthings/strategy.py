@@ -24,12 +24,15 @@ from fedthings.aggregate.step import (
 )
 from fedthings.errors import SpecError
 from fedthings.learn.task import within
+from fedthings.statistics.methods import Method
+from fedthings.statistics.ridge import Ridge
 
 
 class Strategy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`weight` of a report in the mean, proximal `mu` on the device, whether `partial` work counts, `step`.
 
-    `staleness` is what the delta of a late report counts for, by how many versions it lags.
+    `staleness` is what the delta of a late report counts for, by how many versions it lags. With a `statistic` devices
+    report sums instead of deltas, and it makes the next model of them.
     """
 
     weight: Literal["samples", "equal"] = "samples"
@@ -37,6 +40,7 @@ class Strategy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     partial: bool = False
     step: Step = Sgd()
     staleness: Constant | Polynomial | Hinge = Constant()
+    statistic: Method | None = None
 
     def __post_init__(self) -> None:
         within("strategy.mu", self.mu, 0, 1e6)
@@ -113,3 +117,8 @@ def fedasync(alpha: float = 0.6, schedule: Schedule | None = None, mu: float = 0
     return Strategy(
         weight="equal", mu=mu, step=Mixing(alpha=1 - alpha, beta=1 - alpha, schedule=schedule or Constant())
     )
+
+
+def ridge(penalty: float = 1.0) -> Strategy:
+    """Ridge regression in one round (Hoerl & Kennard 1970); `penalty` 0 is linear regression."""
+    return Strategy(weight="equal", statistic=Ridge(penalty))

@@ -16,19 +16,23 @@ if TYPE_CHECKING:
 
 
 class Shard(NamedTuple):
-    """A device: `X` `(n, *shape)` float32, `y` `(n,)` int64 or `(n,)`/`(n, k)` float32; its test rows."""
+    """A device: `X` `(n, *shape)` float32, `y` `(n,)` int64 or `(n,)`/`(n, k)` float32; its test rows.
+
+    `columns` are what its features are called, and its target, in order; () where they have no names.
+    """
 
     X: Array
     y: Array
     test_X: Array  # noqa: N815
     test_y: Array
+    columns: tuple[str, ...] = ()
 
 
 class Cohort(Sequence[Shard]):
     """The shards of n devices in one table: `bounds` `(n, 3)` are where training rows start, stop, test rows stop."""
 
-    def __init__(self, X: Array, y: Array, bounds: Array) -> None:
-        self.X, self.y, self.bounds = X, y, bounds
+    def __init__(self, X: Array, y: Array, bounds: Array, columns: tuple[str, ...] = ()) -> None:
+        self.X, self.y, self.bounds, self.columns = X, y, bounds, columns
 
     def __len__(self) -> int:
         return len(self.bounds)
@@ -40,9 +44,10 @@ class Cohort(Sequence[Shard]):
     def __getitem__(self, i: int | slice) -> Shard | Cohort:
         """Return device i's shard, as views, or a part of the cohort."""
         if isinstance(i, slice):
-            return Cohort(self.X, self.y, self.bounds[i])
+            return Cohort(self.X, self.y, self.bounds[i], self.columns)
         start, middle, stop = self.bounds[i].tolist()
-        return Shard(self.X[start:middle], self.y[start:middle], self.X[middle:stop], self.y[middle:stop])
+        X, y = self.X, self.y
+        return Shard(X[start:middle], y[start:middle], X[middle:stop], y[middle:stop], self.columns)
 
 
 def sizes(shards: Sequence[Shard]) -> Array:

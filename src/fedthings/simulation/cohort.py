@@ -12,7 +12,7 @@ from fedthings.federation import Federation
 from fedthings.learn.engines import choose
 from fedthings.learn.fleet import Fleet
 from fedthings.partial import Partial
-from fedthings.phase import Phase
+from fedthings.phase import Phase, width
 from fedthings.simulation.forked import forked
 from fedthings.simulation.pool import Here, Job, Pool
 from fedthings.simulation.worker import Kept, Models, Setting
@@ -88,7 +88,7 @@ class Cohorts:
     def enter(self, phase: int, spec: Phase) -> None:
         """Begin `phase`, with nothing kept, unless it is the one at hand."""
         if phase != self._phase:
-            self._phase, self._dim, self.states = phase, spec.task.model.layout.dim, {}
+            self._phase, self._dim, self.states = phase, width(spec), {}
             self.pool.begin(Setting(spec, self.engine, self.threads))
 
 
