@@ -298,7 +298,8 @@ class Agent:
         except (SpecError, WireError, DataError) as error:
             self._tell(f"cannot do the task: {error}")
             asked = isinstance(error, DataError) and found is not None and found.query
-            self._decline(job.ticket, str(error)[:WORDS] if asked else "does not fit")  # whoever asks can mend that
+            said = str(error).removeprefix(f"{self.name}: ")[:WORDS]
+            self._decline(job.ticket, said if asked else "does not fit")  # whoever asks can mend that
             return None
         self._phase = (job.task.digest, phase)
         return phase

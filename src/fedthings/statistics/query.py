@@ -170,7 +170,8 @@ def _tokens(text: str) -> Iterator[tuple[str, Any, int]]:
     while at < len(text.rstrip()):
         match = _TOKEN.match(text, at)
         if match is None:
-            raise SpecError(f"query {text!r} has {text[at:].strip()[:1]!r} at character {at + 1}: put names in quotes")
+            at += len(text[at:]) - len(text[at:].lstrip())
+            raise SpecError(f"query {text!r} has {text[at]!r} at character {at + 1}: put names that have it in quotes")
         kind = match.lastgroup or ""
         value: Any = float(match["number"]) if kind == "number" else match[kind]
         yield ("name" if kind == "name" else "text" if kind in ("double", "single") else kind), value, match.start(kind)
