@@ -44,11 +44,14 @@ if TYPE_CHECKING:
     from fedthings.learn.metrics import register as metric
     from fedthings.learn.model import (
         avg_pool,
+        centroids,
         conv1d,
         conv2d,
         dense,
         dropout,
         flatten,
+        forest,
+        gaussians,
         impute,
         layer_norm,
         max_pool,
@@ -89,6 +92,7 @@ if TYPE_CHECKING:
     from fedthings.simulation.things import Group, Things
     from fedthings.strategy import (
         Strategy,
+        boosting,
         fedadagrad,
         fedadam,
         fedasync,
@@ -97,7 +101,12 @@ if TYPE_CHECKING:
         fedbuff,
         fedprox,
         fedyogi,
+        k_means,
+        logistic,
         mixing,
+        naive_bayes,
+        nearest_mean,
+        pca,
         ridge,
     )
 
@@ -126,7 +135,9 @@ __all__ = [
     "always",
     "avg_pool",
     "blt",
+    "boosting",
     "central_dp",
+    "centroids",
     "clip",
     "clusters",
     "compare",
@@ -151,24 +162,31 @@ __all__ = [
     "fedyogi",
     "flatten",
     "forecast",
+    "forest",
+    "gaussians",
     "hinge",
     "impute",
     "independent",
     "int4",
     "int8",
+    "k_means",
     "layer_norm",
     "lift",
     "load",
     "log_normal",
+    "logistic",
     "low_rank",
     "max_pool",
     "metric",
     "mixing",
     "mlp",
     "momentum",
+    "naive_bayes",
+    "nearest_mean",
     "own",
     "pareto",
     "partition",
+    "pca",
     "polynomial",
     "query",
     "random_mask",
@@ -202,7 +220,7 @@ _MODULES = {
     "learn.lift": "lift",
     "learn.model": (
         "mlp sequential dense conv1d conv2d max_pool avg_pool flatten relu tanh sigmoid softmax "
-        "layer_norm dropout standardise impute"
+        "layer_norm dropout standardise impute centroids gaussians forest"
     ),
     "learn.own": "own",
     "learn.synthetic": "synthetic clusters",
@@ -216,7 +234,10 @@ _MODULES = {
     "simulation.simulator": "simulate",
     "simulation.sweep": "sweep",
     "simulation.things": "Things Group",
-    "strategy": "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad fedbuff fedasync mixing ridge",
+    "strategy": (
+        "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad fedbuff fedasync mixing "
+        "ridge logistic pca naive_bayes nearest_mean k_means boosting"
+    ),
 }
 _STEPS = "sgd momentum adam yogi adagrad constant polynomial hinge decay"
 # Where each public name lives: a module and the name in it, or None for the module itself.

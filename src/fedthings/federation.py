@@ -194,8 +194,10 @@ def plans(federation: Federation, rounds: int) -> tuple[Plan, ...]:
 
     def plan(phase: Phase) -> Plan:
         if (found := statistic(phase)) is not None:  # everyone is asked: it is of all or of who knows whom
-            versions = found.rounds + SPARE
-            return Plan(whole, versions if phase.kind == "query" else min(versions, rounds), everyone=True)
+            if phase.kind == "train" and rounds < found.needed:
+                raise SpecError(f"rounds is {rounds}, and strategy.statistic needs {found.needed}: give so many")
+            versions, most = found.rounds + SPARE, rounds if phase.kind == "train" and found.needed == 1 else 1 << 31
+            return Plan(whole, min(versions, most), everyone=True)
         if phase.kind == "train":
             return Plan(pace, rounds)
         if phase.kind == "normalise":

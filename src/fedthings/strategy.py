@@ -24,8 +24,14 @@ from fedthings.aggregate.step import (
 )
 from fedthings.errors import SpecError
 from fedthings.learn.task import within
+from fedthings.statistics.kmeans import KMeans
 from fedthings.statistics.methods import Method
+from fedthings.statistics.naive_bayes import NaiveBayes
+from fedthings.statistics.nearest_mean import NearestMean
+from fedthings.statistics.newton import Logistic
+from fedthings.statistics.pca import Pca
 from fedthings.statistics.ridge import Ridge
+from fedthings.statistics.trees import Boosting
 
 
 class Strategy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -121,4 +127,38 @@ def fedasync(alpha: float = 0.6, schedule: Schedule | None = None, mu: float = 0
 
 def ridge(penalty: float = 1.0) -> Strategy:
     """Ridge regression in one round (Hoerl & Kennard 1970); `penalty` 0 is linear regression."""
-    return Strategy(weight="equal", statistic=Ridge(penalty))
+    return _of(Ridge(penalty))
+
+
+def logistic(penalty: float = 1.0, tolerance: float = 1e-9) -> Strategy:
+    """Logistic regression by Newton's steps (Hastie et al. 2009, section 4.4.1)."""
+    return _of(Logistic(penalty, tolerance))
+
+
+def pca() -> Strategy:
+    """Principal components in one round (Jolliffe 2002), as a linear autoencoder."""
+    return _of(Pca())
+
+
+def naive_bayes(smoothing: float = 1e-9) -> Strategy:
+    """Gaussian naive Bayes in one round (Hastie et al. 2009, section 6.6.3)."""
+    return _of(NaiveBayes(smoothing))
+
+
+def nearest_mean() -> Strategy:
+    """The nearest class mean on a frozen extractor, in one round (Mensink et al. 2013)."""
+    return _of(NearestMean())
+
+
+def k_means(tolerance: float = 1e-4) -> Strategy:
+    """k-means by Lloyd's rounds (Lloyd 1982)."""
+    return _of(KMeans(tolerance))
+
+
+def boosting(rate: float = 0.1, penalty: float = 1.0, least: float = 1.0, bins: int = 32) -> Strategy:
+    """Gradient-boosted trees by federated histograms (Chen & Guestrin 2016)."""
+    return _of(Boosting(rate, penalty, least, bins))
+
+
+def _of(statistic: Method) -> Strategy:
+    return Strategy(weight="equal", statistic=statistic)

@@ -89,9 +89,10 @@ def command(
         summary = _simulated(asked, data, target, device, out)
     else:
         served = {"broker": broker or "", "host": host or "", "port": port or 0, "root": root or ""}
-        summary, code = _served(asked, out, timeout, {**served, "gateways": gateways})
-        if summary is None:
+        found, code = _served(asked, out, timeout, {**served, "gateways": gateways})
+        if found is None:
             return code
+        summary = found
     if as_json:
         show_json({**summary["answer"], **{name: summary[name] for name in ("rounds", "seconds")}})
     else:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, overload
 import numpy as np
 
 from fedthings.errors import DataError
+from fedthings.learn.layers import Forest
 from fedthings.vector import Array
 
 if TYPE_CHECKING:
@@ -100,7 +101,12 @@ def _samples(where: str, X: Array, task: Task) -> None:
         raise DataError(f"{where} is {X.dtype}: convert it to float32")
     if np.isinf(X).any():
         raise DataError(f"{where} has {_first(np.isinf(X))} infinite: repair the value or set it to NaN")
-    if np.isnan(X).any() and task.normalise != "fleet" and not task.model.stem:
+    gaps = (
+        task.normalise == "fleet"
+        or task.model.stem
+        or isinstance(next(iter(getattr(task.model, "layers", ())), None), Forest)
+    )
+    if np.isnan(X).any() and not gaps:
         layers = 'set normalise="fleet", or put impute(0.0) first in the model'
         raise DataError(
             f"{where} has {_first(np.isnan(X))} missing (NaN): {layers if task.model.passes else 'fill the gaps first'}"
@@ -110,7 +116,7 @@ def _samples(where: str, X: Array, task: Task) -> None:
 def _targets(where: str, y: Array, task: Task) -> None:
     """Check that the targets are what the loss compares outputs with."""
     outputs = task.model.outputs
-    if task.loss == "reconstruction":
+    if task.loss in ("reconstruction", "nearest"):
         return
     if y.dtype.kind not in "fiub":
         raise DataError(f"{where} is {y.dtype}: number the classes, or convert it to float32")

@@ -12,17 +12,20 @@ import numpy as np
 from msgspec import Struct
 
 from fedthings.errors import SpecError
+from fedthings.learn import filled, passes, windows
 from fedthings.learn import layers as kinds
-from fedthings.learn import passes, windows
 from fedthings.learn.layers import (
     Layer,
     Shape,
     avg_pool,
+    centroids,
     conv1d,
     conv2d,
     dense,
     dropout,
     flatten,
+    forest,
+    gaussians,
     impute,
     layer_norm,
     max_pool,
@@ -39,12 +42,15 @@ __all__ = [
     "Sequential",
     "avg_pool",
     "backward",
+    "centroids",
     "conv1d",
     "conv2d",
     "dense",
     "dropout",
     "flatten",
+    "forest",
     "forward",
+    "gaussians",
     "impute",
     "layer_norm",
     "max_pool",
@@ -233,6 +239,12 @@ def build(layer: Layer, given: Shape, index: int) -> Pass:
             return passes.standardise(layer, given)
         case kinds.Impute():
             return passes.impute(layer)
+        case kinds.Centroids():
+            return filled.centroids(layer)
+        case kinds.Gaussians():
+            return filled.gaussians(layer)
+        case kinds.Forest():
+            return filled.forest(layer)
         case _:
             return passes.activation(kinds.snake(type(layer).__name__))
 

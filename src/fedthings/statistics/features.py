@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -39,16 +39,19 @@ def parts(
         yield features(model, row, shard.X[some], last), shard.y[some]
 
 
-def filled(model: Sequential, row: Array, **arrays: Array) -> Array:
-    """Return `row` with other arrays in the last layer that has those names; "1" after a name: in the one before."""
+def filled(model: Sequential, row: Array, *last: Mapping[str, Array]) -> Array:
+    """Return `row` `(dim,)` with the arrays of the `last` layers replaced, those named of each, in order."""
     made = row.astype(np.float32)
-    names = [part.name for part in model.layout.parts]
-    views = model.layout.views(made)
-    for name, array in arrays.items():
-        field, back = name.rstrip("1"), name.endswith("1")
-        found = [full for full in names if full.endswith(f".{field}")]
-        views[found[-2 if back else -1]][...] = array
+    own = model.split(made[None])[len(model.layers) - len(last) :]
+    for layer, arrays in zip(own, last, strict=True):
+        for name, array in arrays.items():
+            layer[name][0] = array
     return made
+
+
+def held(model: Sequential, row: Array) -> dict[str, Array]:
+    """Return the arrays of the last layer in `row` `(dim,)`, float64."""
+    return {name: array[0] for name, array in model.split(row[None].astype(np.float64))[-1].items()}
 
 
 def width(model: Sequential, last: int = 1) -> int:

@@ -9,15 +9,24 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from fedthings.errors import SpecError
+from fedthings.learn.layers import Centroids, Forest, Gaussians
 from fedthings.learn.model import Sequential
 from fedthings.learn.task import Task
-from fedthings.statistics import ridge
+from fedthings.statistics import kmeans, naive_bayes, nearest_mean, newton, pca, ridge, trees
 from fedthings.statistics.statistic import Known, Statistic
 
 if TYPE_CHECKING:
     from fedthings.federation import Federation
 
-Method: TypeAlias = ridge.Ridge
+Method: TypeAlias = (
+    ridge.Ridge
+    | newton.Logistic
+    | pca.Pca
+    | naive_bayes.NaiveBayes
+    | nearest_mean.NearestMean
+    | kmeans.KMeans
+    | trees.Boosting
+)
 
 
 class Way(NamedTuple):
@@ -34,7 +43,21 @@ class Way(NamedTuple):
 
 METHODS: dict[type, Way] = {
     ridge.Ridge: Way(ridge.check, ridge.build),
+    newton.Logistic: Way(newton.check, newton.build),
+    pca.Pca: Way(pca.check, pca.build),
+    naive_bayes.NaiveBayes: Way(naive_bayes.check, naive_bayes.build),
+    nearest_mean.NearestMean: Way(nearest_mean.check, nearest_mean.build),
+    kmeans.KMeans: Way(kmeans.check, kmeans.build),
+    trees.Boosting: Way(trees.check, trees.build, trees.before, trees.informed),
 }
+
+
+FILLED: dict[type, str] = {
+    Centroids: "ft.k_means() or ft.nearest_mean()",
+    Gaussians: "ft.naive_bayes()",
+    Forest: "ft.boosting()",
+}
+"""The layers that have no gradient, and what fills them."""
 
 
 def build(spec: Method, task: Task, seed: int) -> Statistic:
@@ -67,6 +90,7 @@ def check(federation: Federation) -> None:
     """Raise SpecError, with the reason, where the statistic or the query of `federation` does not go with the rest."""
     spec = federation.strategy.statistic
     if spec is None and not federation.query:
+        _trainable(federation.task.model)
         return
     name = "query" if federation.query else "strategy.statistic"
     if federation.query and spec is not None:
@@ -86,3 +110,11 @@ def check(federation: Federation) -> None:
     if not isinstance(federation.task.model, Sequential):
         raise SpecError("strategy.statistic fills layers, and the model is Python code: use a list of layers")
     METHODS[type(spec)].check(spec, federation.task)
+
+
+def _trainable(model: Any) -> None:
+    """Raise SpecError where `model` has a layer that only a statistic fills."""
+    for index, layer in enumerate(getattr(model, "layers", ())):
+        for kind, name in FILLED.items():
+            if isinstance(layer, kind):
+                raise SpecError(f"layer {index} of the model has no gradient: set strategy to {name}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import numpy as np
 
 from fedthings.learn.data import Shard
@@ -45,12 +47,18 @@ def of_columns(columns: tuple[str | int, ...], twice: bool) -> Statistic:
     return Statistic(fields, 2 if twice else 1, lambda row: np.zeros(k, np.float32), measure, step)
 
 
-def by_class(features: Array, labels: Array, classes: int) -> Payload:
+def by_class(features: Array, labels: Array, classes: int, squares: bool = True) -> dict[str, Array]:
     """Return count `(classes,)`, sum and square `(classes * f,)` of `features` `(n, f)` by label `(n,)`."""
     chosen = np.zeros((classes, len(labels)))
-    chosen[labels, np.arange(len(labels))] = 1
-    return {
-        "count": chosen.sum(1),
-        "sum": (chosen @ features).reshape(-1),
-        "square": (chosen @ (features * features)).reshape(-1),
-    }
+    chosen[labels.reshape(-1).astype(np.int64), np.arange(len(labels))] = 1
+    found = {"count": chosen.sum(1), "sum": (chosen @ features).reshape(-1)}
+    return found | ({"square": (chosen @ (features * features)).reshape(-1)} if squares else {})
+
+
+def added(parts: Iterable[Mapping[str, Array]]) -> dict[str, Array]:
+    """Return the sums of the arrays of each name."""
+    total: dict[str, Array] = {}
+    for part in parts:
+        for name, array in part.items():
+            total[name] = total[name] + array if name in total else array
+    return total

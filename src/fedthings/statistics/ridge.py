@@ -59,7 +59,7 @@ def build(spec: Ridge, task: Task, seed: int) -> Statistic:
 
     def step(row: Array, known: Known, totals: Payload) -> Next:
         weight, bias = solve(unpacked(totals["products"], f + 1), totals["targets"].reshape(f + 1, k), spec.penalty)
-        return Next(filled(model, row, weight=weight, bias=bias), {}, DONE)
+        return Next(filled(model, row, {"weight": weight, "bias": bias}), {}, DONE)
 
     return Statistic(summed(products=(f + 1) * (f + 2) // 2, targets=(f + 1) * k), 1, lambda row: row, measure, step)
 

@@ -35,7 +35,8 @@ class Statistic(NamedTuple):
     """`measure` on each device, `step` on the server, at most `rounds` times, from `start`.
 
     `fields` are the sums; `start` gives the row to begin with from the one there is; `measure(row, shard)` a device's
-    sums `(dim,)` each; `step(row, known, totals)` what follows from those of the fleet, {} known at first.
+    sums `(dim,)` each; `step(row, known, totals)` what follows from those of the fleet, {} known at first. Fewer than
+    `needed` rounds make nothing of use.
     """
 
     fields: Schema
@@ -43,6 +44,7 @@ class Statistic(NamedTuple):
     start: Callable[[Array], Array]
     measure: Callable[[Array, Shard], Payload]
     step: Callable[[Array, Known, Payload], Next]
+    needed: int = 1
 
 
 def summed(**dims: int) -> Schema:
