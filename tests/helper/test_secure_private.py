@@ -25,6 +25,7 @@ from fedthings.outgoing import Outgoing
 from fedthings.phase import fits, rings
 from fedthings.privacy import distributed, ledger, shares
 from fedthings.privacy.distributed import Stream
+from fedthings.server import leader
 from fedthings.server.leader import Leader
 from fedthings.server.status import status
 from fedthings.transport.topics import COORDINATOR
@@ -211,6 +212,28 @@ def test_a_helper_gives_no_device_more_noise_than_its_claim_has(tmp_path) -> Non
         db.execute("INSERT INTO released VALUES ((SELECT federation FROM noise), ?, -1)", (who[1],))
     run = world.run()
     assert sum(line["dropped"].get("too often", 0) for line in run.history) >= 2
+
+
+def test_a_helper_gives_nothing_for_another_claim_or_for_none(tmp_path, monkeypatch) -> None:
+    spec = federation(key_in(tmp_path / "helper"))
+    world = Secure(spec, digits(10, 0), ROUNDS, tmp_path)
+    while world.service.engine.trained < 1:
+        assert world.step()
+    for other in (replace(world.service.engine.phases[0].claim, planned=ROUNDS + 1), None):
+        with monkeypatch.context() as patch:
+            scope = leader.scope_of
+            patch.setattr(leader, "scope_of", lambda *args, other=other, scope=scope: scope(*args[:4], other))
+            patch.setattr(leader, "written", lambda claim, other=other: distributed.written(other) if other else b"")
+            while not world.service.settlement.fixed:
+                assert world.step()
+            world.service.leader.ask(world.service, False)
+            world.service.leader.refusal = ""
+            while not world.service.leader.refusal:
+                assert world.step()
+            assert world.service.leader.refusal == "another claim"
+    world.service.leader.ask(world.service, False)
+    run = world.run()
+    assert [line["updates"] for line in run.history] == [5] * ROUNDS
 
 
 # ------------------------------------------------------------------------ refused
