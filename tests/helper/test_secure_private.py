@@ -16,7 +16,7 @@ from fedthings import checkpoint
 from fedthings.aggregate import ring as ring_sums
 from fedthings.cli import main
 from fedthings.engine import Engine
-from fedthings.errors import SpecError
+from fedthings.errors import SpecError, WireError
 from fedthings.helper.store import FILE
 from fedthings.helper.store import Store as HelperStore
 from fedthings.learn.digits import digits
@@ -287,9 +287,20 @@ def test_a_device_does_not_believe_a_task_whose_noise_is_too_small() -> None:
         (None, "the task has no noise for what it claims"),
         (replace(phase.claim, unit=phase.claim.unit / 2), "the noise of the task is not enough for epsilon 8"),
         (replace(phase.claim, shared=False), "the task has no noise"),
+        (replace(phase.claim, planned=1 << 40), "a claim of 10 of 1099511627776 versions"),
     ):
         with pytest.raises(SpecError, match=said):
             fits(replace(phase, claim=claim), shard, "device-0")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"{}", b"[1]", b"\xff"])
+def test_a_claim_that_is_none_is_malformed(data) -> None:
+    with pytest.raises(WireError, match="malformed"):
+        distributed.read(data)
+    claim = Engine(federation(), 3).releases.claim
+    assert distributed.read(distributed.written(claim)) == claim
+    with pytest.raises(WireError, match="malformed"):
+        distributed.read(distributed.written(replace(claim, planned=1 << 40)))
 
 
 def test_a_report_is_never_longer_than_what_epsilon_is_computed_from() -> None:
