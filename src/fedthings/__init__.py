@@ -88,15 +88,23 @@ if TYPE_CHECKING:
     from fedthings.simulation.things import Group, Things
     from fedthings.strategy import (
         Strategy,
+        ditto,
         fedadagrad,
         fedadam,
         fedasync,
         fedavg,
         fedavgm,
         fedbuff,
+        feddyn,
+        fednova,
         fedprox,
+        fedsgd,
         fedyogi,
+        finetune,
+        ifca,
         mixing,
+        qffl,
+        scaffold,
     )
 
 __all__ = [
@@ -134,6 +142,7 @@ __all__ = [
     "decay",
     "delta",
     "dense",
+    "ditto",
     "diurnal",
     "dropout",
     "dumps",
@@ -145,11 +154,16 @@ __all__ = [
     "fedavg",
     "fedavgm",
     "fedbuff",
+    "feddyn",
+    "fednova",
     "fedprox",
+    "fedsgd",
     "fedyogi",
+    "finetune",
     "flatten",
     "forecast",
     "hinge",
+    "ifca",
     "impute",
     "independent",
     "int4",
@@ -168,9 +182,11 @@ __all__ = [
     "pareto",
     "partition",
     "polynomial",
+    "qffl",
     "random_mask",
     "relu",
     "rotate",
+    "scaffold",
     "sequential",
     "sgd",
     "sigmoid",
@@ -211,7 +227,10 @@ _MODULES = {
     "simulation.simulator": "simulate",
     "simulation.sweep": "sweep",
     "simulation.things": "Things Group",
-    "strategy": "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad fedbuff fedasync mixing",
+    "strategy": (
+        "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad fedbuff fedasync mixing "
+        "fedsgd fednova scaffold feddyn qffl ditto finetune ifca"
+    ),
 }
 _STEPS = "sgd momentum adam yogi adagrad constant polynomial hinge decay"
 # Where each public name lives: a module and the name in it, or None for the module itself.

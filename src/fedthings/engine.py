@@ -13,11 +13,12 @@ import msgspec
 import numpy as np
 
 from fedthings import down, hidden, history
-from fedthings.aggregate import fold, ring, step
+from fedthings.aggregate import fold, ring
 from fedthings.compress import delta
 from fedthings.errors import SpecError, StoreError, nearest
 from fedthings.federation import Federation, phases
 from fedthings.history import Line, Tally
+from fedthings.learn import staying
 from fedthings.learn.data import Shard
 from fedthings.learn.local import evaluator
 from fedthings.learn.metrics import usual, values
@@ -85,7 +86,8 @@ class Engine:
             self.rows[0] = model.init(federation.seed) if init is None else init.astype(np.float32)
         self.trained = 0  # the newest trained version; `version` counts within the phase
         self._closed: tuple[fold.Sums, Tally] | None = None  # the set that is fixed, while the helper is asked
-        self.state = step.init(federation.strategy.step, self.rows[0])
+        self.state = federation.strategy.begun(self.rows[0], lambda i: model.init(federation.seed + i))
+        self.beside: dict[int, dict[str, Array]] = {0: self._goes_down()}  # by version, what goes down with its model
         self.releases = _releases(federation, self.spec, rounds, noise)
         if self.releases is not None and federation.secure is not None:  # devices and helper must know the noise
             self.phases[0] = msgspec.structs.replace(self.spec, claim=self.releases.claim)
@@ -200,8 +202,11 @@ class Engine:
         row = self.rows[self.trained]
         if total:
             bases = {lag: self.rows[self.trained - lag] for lag in weights}
-            mean = step.Mean(total["x"], weights, bases)
-            row = step.apply(spec.strategy.step, row, mean, self.state, self.version)
+            if spec.task.local:  # layers that stay do not move here
+                change = np.zeros(len(row))
+                change[staying.travels(spec.task)] = total["x"]
+                total = {**total, "x": change}
+            row = spec.strategy.stepped(row, total, weights, bases, self.state, self.version)
         return self._made(row, now)
 
     def enter(self, phase: int) -> None:
@@ -237,7 +242,7 @@ class Engine:
 
     def _made(self, row: Vector, now: float) -> Made:
         version = self.trained = self.version
-        self.rows[version] = row
+        self.rows[version], self.beside[version] = row, self._goes_down()
         test = self._tested(row)
         lines = self._complete()
         self.pending = history.line(version, now, self.tally, test)
@@ -248,11 +253,17 @@ class Engine:
         oldest = version - max(1, self.federation.pace.staleness) - 1 - back
         for old in [v for v in self.rows if 0 <= v < oldest]:
             del self.rows[old]
+        self.beside = {made: rows for made, rows in self.beside.items() if made >= oldest}
         self.sizes = {key: count for key, count in self.sizes.items() if key[0] >= oldest}
         stop = any(history.reached(self.stop, complete, test) for complete in lines)
         if stop or (test is not None and history.reached(self.stop, self.pending, test)):
             return Made(lines, "target")
         return Made(lines, "privacy budget" if self.releases is not None and self.releases.spent else "")
+
+    def _goes_down(self) -> dict[str, Array]:
+        """Return what goes down with the newest model, as it is now."""
+        names = self.federation.strategy.method.sends(self.federation.task.model.layout.dim)
+        return {name: self.state[name].copy() for name in names}
 
     def _complete(self, closing: bool = False) -> list[Line]:
         if self.pending is None:
@@ -290,6 +301,7 @@ class Engine:
             "trained": self.trained,
             "phases": [encode(spec) for spec in self.phases],
             "state": self.state,
+            "beside": [[version, rows] for version, rows in self.beside.items()],
             "best": self.best,
             "pending": self.pending,
             "tally": self.tally.snapshot(),
@@ -301,6 +313,7 @@ class Engine:
         self.phase, self.version, self.trained = state["phase"], state["version"], state["trained"]
         self.phases = [decode(spec, Phase) for spec in state["phases"]]
         self.state = {name: np.array(row) for name, row in state["state"].items()}
+        self.beside = {made: {name: np.array(row) for name, row in rows.items()} for made, rows in state["beside"]}
         self.best, self.pending = state["best"], state["pending"]
         if self.releases is not None:
             self.releases.restore(state["releases"])

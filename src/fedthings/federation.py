@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from fedthings import hidden, private
+from fedthings import compatible, hidden, private
 from fedthings.aggregate import step
 from fedthings.errors import FedthingsError, SpecError
 from fedthings.learn import own
@@ -51,6 +51,7 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         for name in ("task", "strategy", "pace", *(("edge",) if self.edge else ())):
             sound(name, getattr(self, name))
+        compatible.check(self)
         if self.edge is not None and not isinstance(self.strategy.staleness, step.Constant):
             raise SpecError(
                 "strategy.staleness is set beside edge: a sum has room for a share or a weight, and an edge weighs as "

@@ -11,7 +11,7 @@ from fedthings.aggregate import fold, ring
 from fedthings.aggregate.step import Constant, share
 from fedthings.errors import WireError
 from fedthings.history import Tally
-from fedthings.learn.metrics import MANY, METRICS, MOST, impossible
+from fedthings.learn.metrics import MANY, MOST, impossible, judging
 from fedthings.messages import Report
 from fedthings.phase import Phase, bound, measures, rings, schema, stage
 from fedthings.privacy import clip
@@ -175,7 +175,7 @@ def _measurable(name: str, total: Array, n: int) -> bool:
     """Return whether `n` devices can have measured `total` of the metric `name`."""
     bound = n * MOST
     return bool(
-        (np.abs(total.astype(np.float64)) <= bound).all() and (name not in METRICS or 0 <= total[0] <= n * MANY)
+        (np.abs(total.astype(np.float64)) <= bound).all() and (judging(name) is None or 0 <= total[0] <= n * MANY)
     )
 
 

@@ -16,18 +16,20 @@ from fedthings.aggregate import fold, step
 from fedthings.aggregate.ring import Ring
 from fedthings.compress import delta, low_rank, quantize, rotate, rotation, sign, sparsify
 from fedthings.errors import DataError, WireError
-from fedthings.learn import own, own_learner
+from fedthings.learn import own, own_learner, staying
 from fedthings.learn.data import Shard, check
+from fedthings.learn.engines import choose
 from fedthings.learn.learner import Fit, Learner, alone
-from fedthings.learn.local import evaluator, trainer
+from fedthings.learn.local import evaluator, of_their_own, trainer
 from fedthings.learn.metrics import MANY, nothing
 from fedthings.learn.normalise import standardised, statistician, statistics_schema
 from fedthings.learn.task import Task
+from fedthings.methods.method import Local
 from fedthings.privacy import clip
 from fedthings.privacy.central import CentralDp, Claim
 from fedthings.privacy.shares import TwoServers
 from fedthings.protocol.pace import Edge
-from fedthings.stage import Field, Schema, Stage, chain
+from fedthings.stage import Field, Schema, Stage, State, chain
 from fedthings.strategy import Strategy
 from fedthings.vector import Array, Key, Payload, Vector
 
@@ -113,8 +115,9 @@ def schema(phase: Phase) -> Schema:
         return statistics_schema(phase.task.model)
     if phase.kind == "evaluate":
         return ()
-    x = Field("x", phase.task.model.layout.dim, heaviest=fold.HEAVY if phase.edge else fold.WEIGHT)
-    return (x, clip.BELOW) if private.adaptive(phase.stages) else (x,)
+    x = Field("x", staying.layout(phase.task).dim, heaviest=fold.HEAVY if phase.edge else fold.WEIGHT)
+    below = (clip.BELOW,) if private.adaptive(phase.stages) else ()
+    return (x, *below, *phase.strategy.method.fields(x.dim))
 
 
 def bound(phase: Phase) -> float:
@@ -129,16 +132,32 @@ def learner(phase: Phase, engine: str = "auto", threads: int = 1) -> Learner:
     """Return what a device does in `phase`, with `engine` for its local steps on `threads`."""
     if phase.kind == "normalise":
         return statistician(phase.task)
-    mu, weight, silent = phase.strategy.mu, phase.strategy.weight, phase.privacy is not None
-    if isinstance(phase.task.model, own.Own):
+    task, mu, weight, silent = phase.task, phase.strategy.mu, phase.strategy.weight, phase.privacy is not None
+    if isinstance(task.model, own.Own):
         if phase.kind == "evaluate":
-            return own_learner.evaluator(phase.task)
-        trains = own_learner.trainer(phase.task, mu=mu, weight=weight, silent=silent)
-    elif phase.kind == "evaluate":
-        return evaluator(phase.task, engine, threads)
+            return own_learner.evaluator(task)
+        trains = own_learner.trainer(task, mu=mu, weight=weight, silent=silent)
+        return _told_the_bound(trains) if private.adaptive(phase.stages) else trains
+    method = phase.strategy.method
+    if method.corrects:
+        engine = choose(task, engine, corrects=True)
+    local = Local(task, mu, engine, threads)
+    personal = method.personal(local) if phase.kind in method.measures and not silent else None
+    if phase.kind == "evaluate":
+        does = evaluator(task, engine, threads, personal)
     else:
-        trains = trainer(phase.task, mu=mu, weight=weight, engine=engine, threads=threads, silent=silent)
-    return _told_the_bound(trains) if private.adaptive(phase.stages) else trains
+        does = trainer(
+            task,
+            weight=weight,
+            engine=engine,
+            threads=threads,
+            silent=silent,
+            work=method.work(local),
+            personal=personal,
+        )
+    if task.local:
+        does = staying.staying(does, task, phase.seed)
+    return _told_the_bound(does) if phase.kind == "train" and private.adaptive(phase.stages) else does
 
 
 def _told_the_bound(trains: Learner) -> Learner:
@@ -160,6 +179,8 @@ def measures(phase: Phase) -> dict[str, Array]:
     if isinstance(phase.task.model, own.Own):
         own.verify(phase.task)  # what it measures is known then
     found = {name: stats[0] for name, stats in nothing(phase.task, 1).items()}
+    if phase.task.local or phase.kind in phase.strategy.method.measures:
+        found |= of_their_own(found)
     return found | ({"train": np.zeros(2, np.int64)} if phase.kind == "train" else {})
 
 
@@ -191,7 +212,7 @@ def stage(phase: Phase) -> Stage:
 
 def _build(spec: StageSpec, task: Task, given: Schema) -> Stage:
     if isinstance(spec, low_rank.LowRank):
-        return low_rank.build(spec, given, task.model.layout)
+        return low_rank.build(spec, given, staying.layout(task))
     return STAGES[type(spec)](spec, given)
 
 
@@ -206,12 +227,22 @@ def rings(phase: Phase) -> Ring | None:
     return hidden.rings(phase.secure, fields, phase.stages, phase.strategy, phase.reports, metrics, phase.claim)
 
 
-def sent(phase: Phase, row: Vector, version: int, bound: float = 0.0) -> Payload:
+def sends(phase: Phase) -> dict[str, int]:
+    """Return the rows of the server's state that go down with the model in `phase`, and their dimensions."""
+    method = phase.strategy.method
+    return method.sends(phase.task.model.layout.dim) if phase.kind == "train" or method.chooses else {}
+
+
+def sent(phase: Phase, row: Vector, version: int, bound: float = 0.0, beside: Payload | None = None) -> Payload:
     """Return the arrays in which the model `row` `(dim,)` goes down as `version`: float32, or as `down` says.
 
-    With it goes the `bound` of adaptive clipping, where that is a stage.
+    With it go the `bound` of adaptive clipping, where that is a stage, and of `beside` what the method `sends`.
     """
     told = {clip.BELOW.name: np.array([bound], np.float32)} if private.adaptive(phase.stages) else {}
+    for name, dim in sends(phase).items():
+        told[name] = np.zeros(dim, np.float32) if beside is None else beside[name].astype(np.float32, copy=False)
+    if phase.task.local:
+        row = row[staying.travels(phase.task)]
     if phase.down is None:
         return {"x": row, **told}
     encoded, _ = _down(phase, phase.down).encode({"x": row[None]}, [None], [Key(phase.seed, "", version, 0)])
@@ -229,11 +260,18 @@ def received(phase: Phase, arrays: Payload) -> Payload:
     if phase.down is None:
         return arrays
     decoded = _down(phase, phase.down).decode({name: arrays[name][None] for name in due})
-    return {name: decoded[name][0] for name in ("x", *(name for name in due if name == clip.BELOW.name))}
+    return {name: decoded[name][0] for name in ("x", *(n for n in due if n == clip.BELOW.name or n in sends(phase)))}
+
+
+def kept(phase: Phase, model: Payload, state: State) -> Vector:
+    """Return the row `(dim,)` that a device keeps for predictions: of the `model` received, and what it has itself."""
+    if phase.task.local:
+        return staying.whole(phase.task, model["x"], state, phase.seed)
+    return phase.strategy.method.kept(model, state)
 
 
 def _down(phase: Phase, spec: Down) -> Stage:
-    given = (Field("x", phase.task.model.layout.dim),)
+    given = (Field("x", staying.layout(phase.task).dim),)
     return delta.build(spec, given) if isinstance(spec, delta.Delta) else quantize.build(spec, given)
 
 

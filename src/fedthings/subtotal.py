@@ -14,7 +14,7 @@ from fedthings.aggregate import fold
 from fedthings.aggregate.ring import Ring
 from fedthings.errors import WireError
 from fedthings.history import Tally
-from fedthings.learn.metrics import MANY, METRICS, MOST
+from fedthings.learn.metrics import MANY, MOST, judging
 from fedthings.messages import Report, Subtotal
 from fedthings.partial import Partial, alike
 from fedthings.privacy import shares
@@ -108,10 +108,10 @@ def verify(subtotal: Subtotal, partial: Partial, template: Report) -> None:
         ):
             raise WireError("out of range", f"array {f.name} is beyond what {summed} reports can come to")
     for name, total in subtotal.metrics.items():
-        if not _within(total, summed * MOST) or (name in METRICS and not 0 <= total[0] <= summed * MANY):
+        if not _within(total, summed * MOST) or (judging(name) is not None and not 0 <= total[0] <= summed * MANY):
             raise WireError("out of range", f"metric {name} is beyond what {summed} reports can come to")
     for name, values in subtotal.values.items():
-        if name not in METRICS or name not in template.metrics or values.dtype != np.float64 or len(values) > summed:
+        if judging(name) is None or name not in template.metrics or values.dtype != np.float64 or len(values) > summed:
             raise WireError("wrong arrays", f"{len(values)} values of {name:.80}, measured by {summed} devices")
 
 

@@ -25,6 +25,8 @@ MOST = 2**52
 MANY = 1 << 20
 """Samples: no device's count goes beyond, so that none of them is the whole fleet's measure."""
 BINS = 1024
+PERSONAL = "personal."
+"""How the measures of the model that a device has for itself begin."""
 
 
 class Metric(NamedTuple):
@@ -173,6 +175,11 @@ def register(
     return METRICS[name]
 
 
+def judging(name: str) -> Metric | None:
+    """Return the metric that the measure `name` is of, of a device's own model too; None where it is no metric's."""
+    return METRICS.get(name.removeprefix(PERSONAL))
+
+
 def usual(task: Task) -> tuple[Metric, ...]:
     """Return the task's metrics, or where it names none those usual for its loss."""
     return tuple(METRICS[name] for name in task.metrics or USUAL.get(task.loss, ("rmse", "mae")))
@@ -200,9 +207,10 @@ def impossible(metrics: Mapping[str, Array]) -> Array:
     for name, sums in metrics.items():
         count = sums[:, 0]
         wrong |= (count < 0) | ((sums < -MOST) | (sums > MOST)).any(-1)
-        if name in METRICS:  # local training counts a sample in each epoch
+        metric = judging(name)
+        if metric is not None:  # local training counts a sample in each epoch
             wrong |= count > MANY
-            if METRICS[name].y in ("labels", "binary"):
+            if metric.y in ("labels", "binary"):
                 wrong |= ((sums < 0) | (sums > count[:, None])).any(-1)
     return wrong
 

@@ -73,7 +73,8 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One model to train: `normalise="fleet"` learns scaling and imputation from all devices first.
 
-    `metrics` are measured on each device's own test samples; empty means those usual for the loss.
+    `metrics` are measured on each device's own test samples; empty means those usual for the loss. Layers that `local`
+    names stay on each device: "head", "body", a kind such as "layer_norm", or one of a kind, "dense.1".
     """
 
     model: Model
@@ -81,6 +82,7 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     recipe: Recipe = Recipe()
     normalise: Literal["none", "fleet"] = "none"
     metrics: tuple[str, ...] = ()
+    local: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
@@ -91,6 +93,10 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 raise SpecError(
                     f'task.normalise is "fleet", which cannot be put before the code {self.model.factory}: '
                     "scale the data, or let the model begin with a normalisation"
+                )
+            if self.local:
+                raise SpecError(
+                    f"task.local is {list(self.local)} beside {self.model.factory}: it names layers of a list"
                 )
             return
         if not isinstance(self.model, Sequential):
