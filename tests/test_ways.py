@@ -72,7 +72,6 @@ RUNS: dict[str, Callable[[ft.Federation, ft.Fleet, Path], None]] = {
 }
 LACKS = {"asynchronous": "asynchronous", "in secure mode": "secure", "under DP": "privacy", "partial work": "partial"}
 NO = {
-    ("fedbuff", "in secure mode"): "strategy.staleness is set beside secure",
     ("mixing", "under DP"): "strategy.step is mixing beside privacy",
     ("fedasync", "under DP"): "strategy.step is mixing beside privacy",
 }
