@@ -230,7 +230,7 @@ def fits(spec: Federation | Phase, shard: Shard, name: str) -> None:
     if isinstance(spec, Phase):
         rings(spec)  # a task that comes from the network may ask for what cannot be hidden
         if spec.secure is not None and spec.privacy is not None:
-            hidden.believed(spec.claim, spec.privacy, spec.stages, spec.task.model.layout.dim)
+            hidden.believed(spec.claim, spec.privacy, spec.stages, sum(f.dim for f in schema(spec)))
     if spec.strategy.weight == "samples" and len(shard.X) > fold.WEIGHT:
         raise DataError(
             f"{name} has {len(shard.X)} training samples, and a report weighs at most {fold.WEIGHT}: "
