@@ -201,7 +201,17 @@ def demo(
             for name in names:
                 state = directory / "devices" / name
                 state.mkdir(parents=True, exist_ok=True, mode=0o700)
-                arguments = ["--broker", url, "--root", server.root, "--token", str(tokens[name]), "--once"]
+                arguments = [
+                    "--name",
+                    name,
+                    "--broker",
+                    url,
+                    "--root",
+                    server.root,
+                    "--token",
+                    str(tokens[name]),
+                    "--once",
+                ]
                 arguments += ["--data", str(files[name]), "--state", str(state)]
                 processes.start(name, arguments, state / "log")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Callable
+from math import inf
 
 from fedthings.device.identity import Identity, Standing
 from fedthings.errors import TransportError
@@ -47,12 +48,12 @@ def enrol(
     try:
         on_news(f"{identity.name} shows its token at {transport.broker}, and waits for the coordinator")
         shown = tokens.presented(token, identity.name, identity.public, passwords.hashed(standing.password))
-        told, due, pause = "", 0.0, RETRY
+        told, due, pause = "", inf, RETRY  # it is shown at each link, and again while nothing comes
         while not ending:
             if time.monotonic() >= due:
                 transport.send(COORDINATOR, shown)
                 due = time.monotonic() + pause
-            arrival = inbox.get(max(0.0, due - time.monotonic()))
+            arrival = inbox.get(None if due == inf else max(0.0, due - time.monotonic()))
             if isinstance(arrival, Linked):
                 due = 0.0
             elif isinstance(arrival, Refused) and arrival.sender == COORDINATOR:

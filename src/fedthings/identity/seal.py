@@ -10,8 +10,9 @@ nothing can be replayed:
 
 What cannot answer a link: an announcement, which is kept for those who come later (an old one is refused while a
 newer is known, and else only makes a device say hello, to nobody); a refusal (a line in a log); enrolment (the same
-once more). A bye must be of the link that the coordinator knows. A will is signed when the link is made, as its message
-0, and counts once: its link is over then. Chunks are not signed: the SHA-256 in a signed offer, of which they are pieces, covers them.
+once more); the offer of a batch to a helper, which says nothing before (it answers the same as before, once a report). A bye must be of the link that the coordinator knows. A will is signed when the link is made, as its message
+0, and counts once: its link is over then. Chunks are not signed: they are pieces of the body whose SHA-256 a signed
+offer names.
 """
 
 from __future__ import annotations
@@ -28,11 +29,9 @@ from fedthings.identity import cose
 from fedthings.identity.cose import Signed
 from fedthings.identity.keys import fingerprint, key_id, public_of, spelled
 from fedthings.identity.links import Links
-from fedthings.messages import Announce, Bye, Chunk, Enrol, Enrolled, Envelope, Refusal
+from fedthings.messages import Announce, Bye, Chunk, Enrol, Enrolled, Envelope, Offer, Refusal
 from fedthings.wire import pack, unpack
 
-FREE = (Announce, Refusal, Enrol, Enrolled)
-"""Messages that need not answer a link."""
 _BITS = 32
 _LAST = (1 << _BITS) - 1
 
@@ -46,6 +45,13 @@ def bound(federation: str, topic: str) -> bytes:
 def _is_operators(topic: str) -> bool:
     """Return whether an operator asks or is answered on `topic`, whom the broker's login makes known."""
     return topic.split("/")[-2] in ("ask", "answer")
+
+
+def _is_free(message: Envelope) -> bool:
+    """Return whether `message` need not answer a link."""
+    if isinstance(message, Offer):
+        return message.what == "batch"
+    return isinstance(message, Announce | Refusal | Enrol | Enrolled)
 
 
 class Seal:
@@ -71,7 +77,7 @@ class Seal:
         payload = pack(message, federation)
         if isinstance(message, Chunk) or _is_operators(topic):
             return payload
-        answers = 0 if isinstance(message, (*FREE, Bye)) else self._answers(topic, federation)
+        answers = 0 if _is_free(message) or isinstance(message, Bye) else self._answers(topic, federation)
         with self._lock:
             self._count += not will
             number = self._link << _BITS | (0 if will else self._count)
@@ -115,7 +121,7 @@ class Seal:
             good = signed.number >> _BITS == last >> _BITS and last & _LAST != _LAST
             good = good and (signed.number > last or not signed.number & _LAST)
         else:
-            good = signed.number > last and (signed.answers == self._link or isinstance(message, FREE))
+            good = signed.number > last and (signed.answers == self._link or _is_free(message))
         if not good:
             raise WireError("replayed message", f"number {signed.number} to link {signed.answers} is old")
 
