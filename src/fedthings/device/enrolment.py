@@ -10,6 +10,7 @@ from math import inf
 from fedthings.device.identity import Identity, Standing
 from fedthings.errors import TransportError
 from fedthings.identity import passwords, tokens
+from fedthings.identity.keys import fingerprint
 from fedthings.lifeline import Ending
 from fedthings.messages import Enrol, Enrolled
 from fedthings.transport.link import Address, with_login
@@ -40,10 +41,11 @@ def enrol(
     if standing.enrolled or token is None:
         return
     inbox, seal = Inbox(), identity.seal()
-    guest = Address.parse(url).user is None
-    at = with_login(url, token.id, token.password) if guest else url
-    address = token.id if guest else identity.name
-    transport = MqttTransport(at, address, root=root, tls=tls, inbox=inbox, seal=seal, guest=True)
+    has_login = Address.parse(url).user is not None
+    at = url if has_login else with_login(url, token.id, token.password)
+    address = identity.name if has_login else token.id
+    guest = fingerprint(identity.public)
+    transport = MqttTransport(at, address, root=root, tls=tls, inbox=inbox, seal=seal, guest=guest)
     ending.attach(inbox.wake)
     try:
         on_news(f"{identity.name} shows its token at {transport.broker}, and waits for the coordinator")

@@ -204,7 +204,8 @@ class Process:
         """See one federation through; at its end those below have some seconds to fetch the last model."""
         gateway, end = self.gateway, inf
         while not ending and not gateway.done and time.monotonic() < end:
-            timeout = min(max(0.0, min(gateway.alarm, end) - time.monotonic()), _LONGEST)
+            due = min(gateway.alarm, end, self.admission.alarm)
+            timeout = min(max(0.0, due - time.monotonic()), _LONGEST)
             try:
                 above, arrival = self._both.get(timeout=timeout)
             except queue.Empty:
@@ -216,6 +217,8 @@ class Process:
                     gateway = self.gateway = self._chosen(arrival) if above else gateway
                     (gateway.from_above if above else gateway.from_below)(arrival, now)
             gateway.wake(now)
+            if now >= self.admission.alarm:
+                self.admission.flush(self.down, now)
             if self.broker is not None and not self.broker.alive:
                 self.broker.restart(self.on_news)
             if end == inf and gateway.announced is not None and gateway.announced.state == "finished":
@@ -254,10 +257,9 @@ class Process:
             self._reload()
         elif isinstance(arrival, Delivery) and isinstance(arrival.message, Enrol):
             try:
-                self.admission.take(arrival.sender, arrival.message)
+                self.admission.take(arrival.sender, arrival.message, time.monotonic())
             except WireError as error:
                 log.warning("refused to enrol %s: %s", arrival.message.name[:64], error)
-            self.admission.flush(self.down)
 
     def _reload(self) -> None:
         """Read the roll again; one that is not on it any more is gone."""
@@ -265,9 +267,7 @@ class Process:
         federation = self.down.federation
         for name in sorted(changed.gone | changed.quarantined):
             self.gateway.from_below(Delivery(name, Bye(), federation), time.monotonic())
-        self.admission.read()
-        self.admission.admit()
-        self.admission.flush(self.down)
+        self.admission.flush(self.down, time.monotonic())
 
 
 def _is_enrolment(arrival: Arrival) -> bool:

@@ -10,9 +10,9 @@ nothing can be replayed:
 
 What cannot answer a link: an announcement, which is kept for those who come later (an old one is refused while a
 newer is known, and else only makes a device say hello, to nobody); a refusal (a line in a log); enrolment (the same
-once more); the offer of a batch to a helper, which says nothing before (it answers the same as before, once a report). A bye must be of the link that the coordinator knows. A will is signed when the link is made, as its message
-0, and counts once: its link is over then. Chunks are not signed: they are pieces of the body whose SHA-256 a signed
-offer names.
+once more); the offer of a batch to a helper, which says nothing before (it answers the same, and once a report). A bye
+must be of the link that the coordinator knows. A will is signed when the link is made, as its message 0, and counts
+once: its link is over then. Chunks are not signed: they are pieces of the body whose SHA-256 a signed offer names.
 """
 
 from __future__ import annotations

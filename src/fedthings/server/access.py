@@ -79,7 +79,8 @@ def topics_of(root: str, user: str) -> tuple[list[str], list[str]]:
     """Return which topics `user` may read and write; a device cannot speak as another, nor hear for it."""
     if user == topics.COORDINATOR:
         return [f"{root}/#"], [f"{root}/#"]
-    return [f"{root}/to/{user}", f"{root}/announce/#", f"{root}/blob/#"], [f"{root}/from/{user}"]
+    own = f"{root}/to/{user}"
+    return [own, f"{own}/#", f"{root}/announce/#", f"{root}/blob/#"], [f"{root}/from/{user}"]
 
 
 def rules(root: str) -> str:

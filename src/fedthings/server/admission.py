@@ -6,12 +6,14 @@ What changes on the roll is told to the seal of its transport, and to its own br
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
 from fedthings.errors import WireError
-from fedthings.identity.keys import held
+from fedthings.identity.keys import fingerprint, held
 from fedthings.identity.links import Links
 from fedthings.identity.seal import CoordinatorSeal
 from fedthings.messages import Enrol, Enrolled
@@ -47,6 +49,8 @@ class Admission:
         self.broker: Broker | None = None
         self.names: dict[str, str] = {}
         self.quarantined: set[str] = set()
+        self.alarm = inf  # when `flush` is due, in seconds
+        self._free = 0.0  # from when on it may be
         self._waiting: dict[str, tuple[str, Enrol]] = {}  # name -> who has asked, and what
         self._answers: list[tuple[str, Enrolled]] = []
         self.read()
@@ -80,32 +84,34 @@ class Admission:
             if device is None or device.state != WAITING:
                 del self._waiting[name]
                 good = device is not None and device.key == enrol.key
-                answer = Enrolled(name, enrol.key, ENROLLED if good else "refused", "" if good else "not approved")
-                self._answers.append((sender, answer))
+                self._answer(sender, enrol, ENROLLED if good else "refused", "" if good else "not approved")
 
-    def take(self, sender: str, enrol: Enrol) -> None:
+    def take(self, sender: str, enrol: Enrol, now: float) -> None:
         """Take what `sender` shows; it is answered with `flush`. Raises WireError with the reason."""
+        self.alarm = max(now, self._free)
         try:
             state = self.roll.enrol(sender, enrol)
         except WireError as error:
-            self._answers.append((sender, Enrolled(enrol.name[:64], enrol.key, "refused", str(error)[:200])))
+            self._answer(sender, enrol, "refused", str(error)[:200])
             raise
         if state == WAITING:
             log.warning("%s waits for `fedthings devices approve %s`", enrol.name, enrol.name)
             self._waiting[enrol.name] = sender, enrol
-        state = ENROLLED if state == QUARANTINED else state
-        self._answers.append((sender, Enrolled(enrol.name, enrol.key, state)))
+        self._answer(sender, enrol, ENROLLED if state == QUARANTINED else state)
 
-    def flush(self, transport: Transport) -> bool:
-        """Let in who has enrolled, and answer; return whether there was anybody."""
-        if not self._answers:
-            return False
+    def _answer(self, sender: str, enrol: Enrol, standing: str, reason: str = "") -> None:
+        to = f"{sender}/{fingerprint(enrol.key)}"  # many may show one token
+        self._answers.append((to, Enrolled(enrol.name[:64], enrol.key, standing, reason)))
+
+    def flush(self, transport: Transport, now: float) -> None:
+        """Let in who has enrolled, and answer, many at once: the whole list is written each time."""
+        begun = time.monotonic()
         self.read()
         self.admit()
         answers, self._answers = self._answers, []
-        for sender, answer in answers:
-            transport.send(sender, answer)
-        return True
+        for to, answer in answers:
+            transport.send(to, answer)
+        self.alarm, self._free = inf, now + 4 * (time.monotonic() - begun)
 
     def admit(self) -> None:
         """Let the own broker know whom to let in."""

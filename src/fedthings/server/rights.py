@@ -52,7 +52,7 @@ def write(directory: Path, kind: str, root: str = "") -> list[Path]:
 def dynamic(access: Access) -> dict[str, Any]:
     """Return the configuration of mosquitto's dynamic security plugin: a role for each, with its own topics."""
     shared, _ = topics_of(access.root, "")
-    everyone = [acl for topic in shared[1:] for acl in _reads(topic)]
+    everyone = [acl for topic in shared[2:] for acl in _reads(topic)]
     roles = [{"rolename": "everyone", "acls": everyone}]
     clients = []
     for user, word in sorted(access.passwords.items()):
@@ -60,7 +60,7 @@ def dynamic(access: Access) -> dict[str, Any]:
         assert known is not None
         rounds, salt, key = known
         reads, writes = topics_of(access.root, user)
-        own = reads if user == COORDINATOR else reads[:1]
+        own = reads if user == COORDINATOR else reads[:2]
         acls = [acl for topic in own for acl in _reads(topic)]
         acls += [{"acltype": "publishClientSend", "topic": topic, "priority": 0, "allow": True} for topic in writes]
         roles.append({"rolename": user, "acls": acls})

@@ -207,13 +207,14 @@ class Server:
 
     def _step(self, until: float) -> None:
         """Wait for arrivals, for an alarm or `until` at the latest, and see to what is here."""
-        timeout = min(max(0.0, min(until, self.services.alarm) - self.now), _LONGEST)
+        timeout = min(max(0.0, min(until, self.services.alarm, self.admission.alarm) - self.now), _LONGEST)
         arrivals = self.transport.inbox.several(timeout, AT_ONCE)
         now = self.now
         with run.written(self.directory):
             for left, arrival in zip(range(len(arrivals) - 1, -1, -1), arrivals, strict=True):
                 self.services.receive(self._look(arrival, now), now, more=left > 0)
-            if self.admission.flush(self.transport):
+            if now >= self.admission.alarm:
+                self.admission.flush(self.transport, now)
                 self._know()
             self.services.wake(now)
             if self.broker is not None and not self.broker.alive:
@@ -239,7 +240,7 @@ class Server:
             self._reload(now)
         elif isinstance(arrival, Delivery) and isinstance(arrival.message, Enrol):
             try:
-                self.admission.take(arrival.sender, arrival.message)
+                self.admission.take(arrival.sender, arrival.message, now)
             except WireError as error:
                 return Refused(arrival.sender, error)
             return Woken()
@@ -257,8 +258,7 @@ class Server:
             for name in sorted(changed.released & service.resting.keys()):
                 self.services.receive(Delivery(name, service.resting.pop(name), federation), now)
         self._know()
-        self.admission.admit()
-        self.admission.flush(self.transport)
+        self.admission.flush(self.transport, now)
 
     def _part(self, service: Service, name: str, stays: bool, now: float) -> None:
         """End the work of a device that is out, or `stays` linked without any."""

@@ -7,7 +7,6 @@ clean on both sides, so no broker has to remember anything.
 from __future__ import annotations
 
 import random
-import secrets
 import socket
 import ssl
 import threading
@@ -39,7 +38,8 @@ class MqttTransport:
     `address` is "coordinator", a device's name or "operator/<client>". The constructor waits for the first
     link; `timeout` is in seconds; `inbox` takes the place of one of its own. With several URLs, the next broker is
     tried after `next_after` seconds without a link, in turn; every `go_back` seconds it
-    is looked whether the first is there again.
+    is looked whether the first is there again. `seal` signs what is sent and checks what comes. A `guest`, who
+    enrols, says no Bye; this tells it from others with its address.
     Raises TransportError, or SpecError for a URL or name that cannot be.
     """
 
@@ -56,7 +56,7 @@ class MqttTransport:
         tls: ssl.SSLContext | None = None,
         inbox: Inbox | None = None,
         seal: Seal | None = None,
-        guest: bool = False,
+        guest: str = "",
         next_after: float = NEXT_AFTER,
         go_back: float = RETURN,
     ) -> None:
@@ -247,7 +247,7 @@ class MqttTransport:
         will = (self._own, self._seal.close(self._own, Bye(), self.federation, will=True)) if self._has_will else None
         link = Link(
             self.broker,
-            f"{name}-{secrets.token_hex(4)}" if self._guest else name,
+            f"{name}-{self._guest}" if self._guest else name,
             reads=self._reads,
             will=will,
             stands=lambda: self._stands(link),
@@ -332,6 +332,6 @@ class MqttTransport:
         """Return the topics that this end reads all the time."""
         if self.address == topics.COORDINATOR:
             return [topics.sent(self._root, "+"), topics.ask(self._root, "+")]
-        own = topics.to(self._root, self.address)
+        own = topics.to(self._root, f"{self.address}/{self._guest}" if self._guest else self.address)
         # Its own topic first: what the announcement makes a device ask for must find it listening.
         return [own, topics.announce(self._root, self._only or "+")] if self._has_will else [own]
