@@ -32,7 +32,8 @@ REMEDIES: dict[Way, tuple[str, str]] = {
 
 def check(federation: Federation) -> None:
     """Raise SpecError, with the reason, where the method of `federation` cannot be beside the rest of it."""
-    staying.layout(federation.task)  # raises where a layer is unknown
+    if federation.task.local:
+        staying.layout(federation.task)  # raises where a layer is unknown
     method, strategy = federation.strategy.method, federation.strategy
     for way in _ways(federation):
         if way in method.lacks:
@@ -40,6 +41,8 @@ def check(federation: Federation) -> None:
             raise SpecError(f"{said} beside strategy.method {method.name}: {method.lacks[way]}; {remedy}")
     if federation.task.local and federation.edge is not None:
         raise SpecError("edge is set beside task.local: an edge keeps no layers of its devices; leave one of them out")
+    if federation.task.local_epochs and federation.task.recipe.keep:
+        raise SpecError("task.recipe.keep is set beside task.local_epochs, which keeps no whole model: set it to 0")
     method.fits(federation.task.recipe, strategy.mu, federation.pace.goal)
     if federation.secure is not None and method.fields(1) and strategy.weight != "equal":
         raise SpecError(

@@ -32,8 +32,8 @@ def fleet(devices: int = 9) -> ft.Fleet:
 def federation(pace: ft.Pace, **more) -> ft.Federation:
     settings = {"strategy": ft.fedavg(), "devices": 9, **more}
     recipe = ft.Recipe(lr=0.1, batch=8, epochs=2, **settings.pop("recipe", {}))
-    local = settings.pop("local", ())
-    task = ft.Task(model=ft.mlp(6, 8, 3), loss="cross_entropy", normalise="fleet", recipe=recipe, local=local)
+    local = {"local": settings.pop("local", ()), "local_epochs": settings.pop("alone", 0)}
+    task = ft.Task(model=ft.mlp(6, 8, 3), loss="cross_entropy", normalise="fleet", recipe=recipe, **local)
     return ft.Federation(task, pace=pace, seed=11, **settings)
 
 
@@ -117,6 +117,11 @@ CASES = {
     "local head, compressed both ways": (
         ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2),
         {"strategy": ft.fedadam(), "local": ("head",), "stages": (ft.eden(4),), "down": ft.int8(16)},
+        SLOW,
+    ),
+    "local head, by turns": (
+        ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2),
+        {"strategy": ft.fedprox(0.1), "local": ("head",), "alone": 2},
         SLOW,
     ),
     "local body, asynchronous": (

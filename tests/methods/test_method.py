@@ -9,9 +9,10 @@ import fedthings as ft
 from fedthings.errors import SpecError
 from fedthings.federation import phases
 from fedthings.learn.data import Shard
+from fedthings.learn.digits import digits
 from fedthings.phase import learner
 from fedthings.vector import Key, keyed
-from ways import METHODS, TASK, federation
+from ways import DEVICES, METHODS, TASK, federation
 
 NAMES = [name for name, strategy in METHODS.items() if strategy.method.name != "average"]
 
@@ -72,3 +73,11 @@ def test_what_cannot_be_is_refused_when_it_is_built(build, said: str) -> None:
 
 def _adam() -> ft.Task:
     return ft.Task(model=TASK.model, loss=TASK.loss, recipe=ft.Recipe(optimizer="adam", lr=0.01))
+
+
+@pytest.mark.parametrize("name", ["scaffold", "feddyn"])
+def test_numpy_does_the_steps_where_gradients_are_corrected(name: str) -> None:
+    spec, things = federation(METHODS[name]), digits(DEVICES, 0)
+    assert ft.simulate(spec, things, 1).summary["engine"]["trains"] == "numpy"
+    with pytest.raises(SpecError, match='engine is "kernels", and they correct no gradients'):
+        ft.simulate(spec, things, 1, engine="kernels")

@@ -10,10 +10,12 @@ import pytest
 import fedthings as ft
 from fedthings.federation import phases
 from fedthings.learn import save
+from fedthings.learn.local import trainer
 from fedthings.learn.model import outputs
 from fedthings.learn.staying import travels
+from fedthings.phase import learner
 from fedthings.transport.transport import Linked
-from fedthings.vector import keyed
+from fedthings.vector import Key, keyed
 from virtual import Virtual
 
 SHARED = ft.mlp(6, 16, 3).layout.dim - 16 * 3 - 3
@@ -28,14 +30,15 @@ def fleet(devices: int = 8) -> ft.Fleet:
     return ft.Fleet.from_arrays(X, y, device, split=(np.arange(n) // devices % 3 == 0).astype(int))
 
 
-def federation(strategy: ft.Strategy | None = None, local: tuple[str, ...] = (), **more) -> ft.Federation:
-    recipe = ft.Recipe(lr=0.3, batch=8, epochs=2)
-    task = ft.Task(model=ft.mlp(6, 16, 3), loss="cross_entropy", recipe=recipe, local=local)
-    return ft.Federation(task, strategy or ft.fedavg(), ft.Pace(goal=8), seed=3, devices=8, **more)
+def federation(strategy: ft.Strategy | None = None, local: tuple[str, ...] = (), alone: int = 0) -> ft.Federation:
+    recipe, model = ft.Recipe(lr=0.3, batch=8, epochs=2), ft.mlp(6, 16, 3)
+    task = ft.Task(model=model, loss="cross_entropy", recipe=recipe, local=local, local_epochs=alone)
+    return ft.Federation(task, strategy or ft.fedavg(), ft.Pace(goal=8), seed=3, devices=8)
 
 
 OWN = {
     "local": federation(local=("head",)),
+    "by turns": federation(local=("head",), alone=5),
     "ditto": federation(ft.ditto(0.1)),
     "finetune": federation(ft.finetune(10)),
     "ifca": federation(ft.ifca(2)),
@@ -86,6 +89,23 @@ def test_only_what_is_not_local_travels(local: tuple[str, ...], dim: int) -> Non
     assert stays.sum() == whole - dim
 
 
+def test_by_turns_the_head_is_trained_on_the_body_received_then_the_body_under_that_head() -> None:
+    """Collins et al. 2021, Alg. 1: as steps of the whole model of which one part is put back each time."""
+    recipe = ft.Recipe(lr=0.3, batch=0, epochs=2)
+    task = ft.Task(model=ft.mlp(6, 16, 3), loss="cross_entropy", recipe=recipe, local=("head",), local_epochs=3)
+    shard, key, there = fleet().shard("device-0"), Key(3, "device-0", 0, 0), travels(task)
+    step = trainer(ft.Task(model=task.model, loss=task.loss, recipe=ft.Recipe(lr=0.3, batch=0)), engine="numpy")
+    start = task.model.init(3)
+    row = start.copy()
+    for moves in (~there, ~there, ~there, there, there):
+        fit, _ = step.one({"x": row}, None, shard, key, 1.0)
+        row[moves] += fit.report["x"][moves]
+    fit, state = learner(phases(ft.Federation(task, seed=3))[0]).one({"x": start[there]}, None, shard, key, 1.0)
+    np.testing.assert_allclose(fit.report["x"], (row - start)[there], atol=1e-6)
+    np.testing.assert_allclose(state["own"], row[~there], atol=1e-6)
+    assert fit.metrics["train"][0] == 5 * len(shard.X)
+
+
 def test_normalisation_layers_can_stay() -> None:
     model = ft.sequential(6, ft.dense(8, "relu"), ft.layer_norm(), ft.dense(8), ft.layer_norm(), ft.dense(3))
     task = ft.Task(model=model, loss="cross_entropy", local=("layer_norm",))
@@ -106,6 +126,11 @@ def test_normalisation_layers_can_stay() -> None:
 def test_a_layer_that_is_none_is_refused(local: tuple[str, ...], said: str) -> None:
     with pytest.raises(ft.SpecError, match=said):
         federation(local=local)
+
+
+def test_by_turns_needs_layers_that_stay() -> None:
+    with pytest.raises(ft.SpecError, match=r"task\.local_epochs is 2 beside no local layers: set it to 0"):
+        federation(alone=2)
 
 
 @pytest.mark.parametrize("strategy", [ft.scaffold(8), ft.feddyn(8), ft.fednova(), ft.qffl(), ft.ditto(), ft.ifca()])

@@ -46,9 +46,12 @@ def descent(task: Task, mu: float) -> Descent:
     )
 
 
-def corrected(task: Task, mu: float) -> Corrected:
-    """Return the local steps of `task`, of which each gradient may have a row added."""
-    train, together = training(task, mu), group(task)
+def corrected(task: Task, mu: float, moves: Array | None = None) -> Corrected:
+    """Return the local steps of `task`, of which each gradient may have a row added.
+
+    Only parameters that `moves` bool `(dim,)` says change; None is all.
+    """
+    train, together = training(task, mu, moves), group(task)
 
     def descend(
         received: Array,
@@ -84,7 +87,7 @@ def corrected(task: Task, mu: float) -> Corrected:
 
 
 def training(
-    task: Task, mu: float
+    task: Task, mu: float, moves: Array | None = None
 ) -> Callable[[Array, Array, Sequence[Shard], Sequence[Key], Sequence[float], Array | None], Array]:
     """Return the function that trains `theta` `(K, dim)` in place, for shards sorted by size.
 
@@ -108,7 +111,7 @@ def training(
         longest = int(counts.max())
         batch, steps, done = schedule(recipe, counts, efforts)
         raw = [shard.X[None].astype(kind, copy=False) for shard in shards]
-        Y = [target(model, loss, x, shard.y[None])[0] for x, shard in zip(raw, shards, strict=True)]
+        Y = [target(task.model, loss, x, shard.y[None])[0] for x, shard in zip(raw, shards, strict=True)]
         X = [prepare(model, x)[0] for x in raw]
         mixed_X = np.empty((len(shards), longest, *X[0].shape[1:]), kind)
         mixed_Y = np.empty((len(shards), longest, *Y[0].shape[1:]), Y[0].dtype)
@@ -147,9 +150,14 @@ def training(
                         gradient[rows] += mu * (theta[rows] - near)
                     if more is not None:
                         gradient[rows] += more[rows]
+                    if moves is not None:
+                        gradient[rows] *= moves
                     count[rows] += 1
                     seen[rows, 0] += b
+                    statistics = [theta[rows, part].copy() for part in model.running]
                     optimiser.step(theta[rows], gradient[rows], tuple(m[rows] for m in moments), count[rows])
+                    for part, seen_so_far in zip(model.running, statistics, strict=True):
+                        theta[rows, part] = seen_so_far
             add(seen[:, 1], fixed(costs)[:, 1])
         return seen
 

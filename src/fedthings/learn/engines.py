@@ -28,7 +28,10 @@ def choose(task: Task, engine: str = "auto", corrects: bool = False) -> str:
         raise SpecError(f'engine is "{engine}", and the model is {whose}: use "auto"')
     if own:
         return "own"
-    lacking = "" if engine == "numpy" else "they correct no gradients" if corrects else compiled.lacking(task)
+    lacking = ""
+    if engine != "numpy":
+        corrects = corrects or bool(task.local_epochs)
+        lacking = "they correct no gradients" if corrects else compiled.lacking(task)
     if engine == "kernels" and lacking:
         raise SpecError(f'engine is "kernels", and {lacking}: use "numpy" or "auto"')
     return "numpy" if engine == "numpy" or lacking else "kernels"

@@ -1,7 +1,7 @@
 """Layers that stay on the device: which of a model's parameters travel, and the learner that keeps the others.
 
-With the head local it is FedPer (Arivazhagan et al. 2019), with the body local LG-FedAvg (Liang et al. 2020), with the
-normalisation layers local FedBN (Li et al. 2021).
+With the head local it is FedPer (Arivazhagan et al. 2019), trained by turns FedRep (Collins et al. 2021), with the body
+local LG-FedAvg (Liang et al. 2020), with the normalisation layers local FedBN (Li et al. 2021).
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from fedthings.errors import SpecError
 from fedthings.learn.data import Shard
-from fedthings.learn.layers import snake
+from fedthings.learn.descent import corrected
+from fedthings.learn.element import snake
 from fedthings.learn.learner import Fit, Learner, alone
-from fedthings.learn.local import of_their_own
+from fedthings.learn.local import Work, of_their_own
 from fedthings.learn.model import Sequential
 from fedthings.stage import State
 from fedthings.vector import Array, Key, Layout, Payload
@@ -78,6 +80,30 @@ def whole(task: Task, received: Array, state: State, seed: int) -> Array:
         row[~there] = state["own"]
     row[there] = received
     return row
+
+
+def alternating(task: Task, mu: float) -> Work:
+    """Return the work of FedRep: `task.local_epochs` of the layers that stay alone, then the recipe's of the others."""
+    there = travels(task)
+    longer = msgspec.structs.replace(task.recipe, epochs=task.local_epochs)
+    first = corrected(msgspec.structs.replace(task, recipe=longer), mu, ~there)
+    then = corrected(task, mu, there)
+
+    def work(
+        models: Payload,
+        states: Sequence[State],
+        shards: Sequence[Shard],
+        keys: Sequence[Key],
+        efforts: Sequence[float],
+        weights: Array,
+    ) -> tuple[Payload, list[State], Array]:
+        own = np.array(models["x"])
+        change = np.empty_like(own)
+        seen = first(models["x"], own, shards, keys, efforts, change, None)
+        seen = seen + then(models["x"], own, shards, keys, efforts, change, None)
+        return {"x": change}, [None] * len(shards), seen
+
+    return work
 
 
 def staying(learner: Learner, task: Task, seed: int) -> Learner:

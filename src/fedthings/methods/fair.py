@@ -23,7 +23,7 @@ class Fair(Method, frozen=True):
 
     With F_k the training loss of the model received and L = 1 / lr: x <- x + sum F_k^q change_k / sum h_k, where
     h_k = F_k^q + q F_k^(q - 1) L |change_k|^2. The algorithm's Delta and h are these times L, which cancels. It costs
-    a forward pass of the training samples, and 8 bytes.
+    a forward pass of the training samples, and 8 bytes. Scale targets so that no number of F_k^q change_k is above 64.
     """
 
     q: float = 1.0
