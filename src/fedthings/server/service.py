@@ -72,8 +72,7 @@ class Service:
     `shared`: other federations are served beside it (`services`). Under a privacy claim every write is on the disk
     before it counts, since two releases with the same noise would tell their difference; `noise` "keyed" is that of
     the simulator, for tests.
-    Raises StoreError where the directory is another federation's or cannot be written, SpecError for gateways beside
-    the norms of secure mode.
+    Raises StoreError where the directory is another's or cannot be written, SpecError for gateways beside norms.
     """
 
     def __init__(
@@ -266,8 +265,7 @@ class Service:
         if self.trace is not None and not self.replaying:
             self._traced.append(traced(self.now, event, commands))
         if isinstance(event, events.Arrived):
-            size = self.engine.arrived(event.ticket)
-            self._used(event.ticket.device)[1] += size
+            self._used(event.ticket.device)[1] += self.engine.arrived(event.ticket)
         self.on_act(event, commands)
         for command in commands:
             self.engine.obey(command)
