@@ -36,7 +36,8 @@ def arrays(engine: Engine, version: int) -> Payload:
 
 def _arrays(engine: Engine, made: int) -> Payload:
     """Return the arrays in which the trained version `made` goes down."""
-    return sent(engine.spec, engine.rows[made], made, engine.releases.bound if engine.releases else 0.0)
+    bound = engine.releases.bound if engine.releases else 0.0
+    return sent(engine.spec, engine.rows[made], made, bound, engine.beside.get(made))
 
 
 def base(engine: Engine, version: int, kept: Ticket | None) -> Ticket | None:

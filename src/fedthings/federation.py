@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from fedthings import hidden, private
+from fedthings import compatible, hidden, private
 from fedthings.aggregate import step
 from fedthings.errors import FedthingsError, SpecError
 from fedthings.learn import own
@@ -24,7 +24,7 @@ from fedthings.privacy.central import CentralDp
 from fedthings.privacy.shares import TwoServers
 from fedthings.protocol.pace import Edge, Pace, Plan
 from fedthings.spelling import decode, sound
-from fedthings.statistics import methods, query
+from fedthings.statistics import query, specs
 from fedthings.strategy import Strategy
 
 NOTHING = Task(model=mlp(1, 1), loss="mse")
@@ -63,9 +63,10 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
             query.parse(self.query)
         elif self.task == NOTHING:
             raise SpecError("`task` is missing: add it, or a query")
-        methods.check(self)
+        specs.check(self)
         for name in ("task", "strategy", "pace", *(("edge",) if self.edge else ())):
             sound(name, getattr(self, name))
+        compatible.check(self)
         if self.edge is not None and not isinstance(self.strategy.staleness, step.Constant):
             raise SpecError(
                 "strategy.staleness is set beside edge: a sum has room for a share or a weight, and an edge weighs as "
@@ -87,12 +88,7 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
             stage(next(phase for phase in phases(self) if phase.kind == "train"))  # do they go together?
         if self.secure is not None:
             sound("secure", self.secure)
-            hidden.check(self.secure, self.pace, self.strategy)
-            if self.privacy is not None:
-                raise SpecError(
-                    "secure is set beside privacy: each server would have to add noise to its share, which is not "
-                    "built; leave one of them out"
-                )
+            hidden.check(self.secure, self.pace, self.strategy, self.privacy, self.stages)
             if self.edge is not None:
                 raise SpecError(
                     "secure is set beside edge: an edge reads the reports of its devices, which secure mode is to "
@@ -172,7 +168,7 @@ def phases(federation: Federation) -> tuple[Phase, ...]:
         return (phase("query"),)
 
     first = (phase("normalise"),) if federation.task.normalise == "fleet" else ()
-    before = (phase("query"),) if spec is not None and methods.asks(spec) else ()
+    before = (phase("query"),) if spec is not None and specs.asks(spec) else ()
     last = (phase("evaluate"),) if federation.privacy is None else ()  # what devices measure is not covered
     return (*first, *before, phase("train"), *last)
 

@@ -16,19 +16,22 @@ from fedthings.aggregate import fold, step
 from fedthings.aggregate.ring import Ring
 from fedthings.compress import delta, low_rank, quantize, rotate, rotation, sign, sparsify
 from fedthings.errors import DataError, WireError
-from fedthings.learn import own, own_learner
+from fedthings.learn import own, own_learner, staying
 from fedthings.learn.data import Shard, check
+from fedthings.learn.engines import choose
 from fedthings.learn.learner import Fit, Learner, alone
-from fedthings.learn.local import evaluator, trainer
+from fedthings.learn.local import evaluator, of_their_own, trainer
 from fedthings.learn.metrics import MANY, nothing
 from fedthings.learn.normalise import standardised, statistician, statistics_schema
+from fedthings.learn.series import windowed
 from fedthings.learn.task import Task
+from fedthings.methods.method import Local
 from fedthings.privacy import clip
-from fedthings.privacy.central import CentralDp
+from fedthings.privacy.central import CentralDp, Claim
 from fedthings.privacy.shares import TwoServers
 from fedthings.protocol.pace import Edge
-from fedthings.stage import Field, Schema, Stage, chain
-from fedthings.statistics import methods, query
+from fedthings.stage import Field, Schema, Stage, State, chain
+from fedthings.statistics import query, specs
 from fedthings.statistics.statistic import Statistic, measurer
 from fedthings.strategy import Strategy
 from fedthings.vector import Array, Key, Payload, Vector
@@ -67,7 +70,8 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     A phase is a run of versions with one payload schema. "normalise" and "evaluate" have one version; "query" asks what
     `query` says, or what the strategy's statistic must know before it begins.
     `reports`: the most that one version can have; it sets the scale of exact sums, which gateways make too. Devices
-    are told the claim, and report nothing that it does not cover.
+    are told the claim, and report nothing that it does not cover. `claim`: where two servers add the noise, what it
+    is.
     """
 
     kind: Literal["normalise", "query", "train", "evaluate"]
@@ -81,6 +85,7 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     edge: Edge | None = None
     secure: TwoServers | None = None
     query: str = ""
+    claim: Claim | None = None
 
     @property
     def partial(self) -> bool:
@@ -91,7 +96,7 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 def follow(phase: Phase, statistics: Payload, after: Phase) -> Phase:
     """Return `after` with what `phase` learned: the fleet's scaling becomes the model's first layer."""
     if phase.kind == "query" and after.strategy.statistic is not None:
-        found = methods.informed(after.strategy.statistic, statistics)
+        found = specs.informed(after.strategy.statistic, statistics)
         after = msgspec.structs.replace(after, strategy=msgspec.structs.replace(after.strategy, statistic=found))
     if phase.kind != "normalise":
         return msgspec.structs.replace(after, task=phase.task)
@@ -116,8 +121,8 @@ def statistic(phase: Phase) -> Statistic | None:
     """Return what devices sum in `phase`; None where they do something else."""
     spec = phase.strategy.statistic
     if phase.kind == "query":
-        return query.build(phase.query) if phase.query else methods.before(spec, phase.task)
-    return methods.build(spec, phase.task, phase.seed) if phase.kind == "train" and spec is not None else None
+        return query.build(phase.query) if phase.query else specs.before(spec, phase.task)
+    return specs.build(spec, phase.task, phase.seed) if phase.kind == "train" and spec is not None else None
 
 
 def schema(phase: Phase) -> Schema:
@@ -128,8 +133,9 @@ def schema(phase: Phase) -> Schema:
         return statistics_schema(phase.task.model)
     if phase.kind == "evaluate":
         return ()
-    x = Field("x", phase.task.model.layout.dim, heaviest=fold.HEAVY if phase.edge else fold.WEIGHT)
-    return (x, clip.BELOW) if private.adaptive(phase.stages) else (x,)
+    x = Field("x", staying.layout(phase.task).dim, heaviest=fold.HEAVY if phase.edge else fold.WEIGHT)
+    below = (clip.BELOW,) if private.adaptive(phase.stages) else ()
+    return (x, *below, *phase.strategy.method.fields(x.dim))
 
 
 def width(phase: Phase) -> int:
@@ -147,20 +153,40 @@ def bound(phase: Phase) -> float:
 
 def learner(phase: Phase, engine: str = "auto", threads: int = 1) -> Learner:
     """Return what a device does in `phase`, with `engine` for its local steps on `threads`."""
+    return windowed(phase.task, _learner(phase, engine, threads))
+
+
+def _learner(phase: Phase, engine: str, threads: int) -> Learner:
     if phase.kind == "normalise":
         return statistician(phase.task)
+    task, mu, weight, silent = phase.task, phase.strategy.mu, phase.strategy.weight, phase.privacy is not None
     if (found := statistic(phase)) is not None:
-        return measurer(found, evaluator(phase.task, engine, threads) if phase.kind == "train" else None)
-    mu, weight, silent = phase.strategy.mu, phase.strategy.weight, phase.privacy is not None
-    if isinstance(phase.task.model, own.Own):
+        return measurer(found, evaluator(task, engine, threads) if phase.kind == "train" else None)
+    if isinstance(task.model, own.Own):
         if phase.kind == "evaluate":
-            return own_learner.evaluator(phase.task)
-        trains = own_learner.trainer(phase.task, mu=mu, weight=weight, silent=silent)
-    elif phase.kind == "evaluate":
-        return evaluator(phase.task, engine, threads)
+            return own_learner.evaluator(task)
+        trains = own_learner.trainer(task, mu=mu, weight=weight, silent=silent)
+        return _told_the_bound(trains) if private.adaptive(phase.stages) else trains
+    method = phase.strategy.method
+    if method.corrects or task.local_epochs:
+        engine = choose(task, engine, corrects=True)
+    local = Local(task, mu, engine, threads)
+    personal = method.personal(local) if phase.kind in method.measures and not silent else None
+    if phase.kind == "evaluate":
+        does = evaluator(task, engine, threads, personal)
     else:
-        trains = trainer(phase.task, mu=mu, weight=weight, engine=engine, threads=threads, silent=silent)
-    return _told_the_bound(trains) if private.adaptive(phase.stages) else trains
+        does = trainer(
+            task,
+            weight=weight,
+            engine=engine,
+            threads=threads,
+            silent=silent,
+            work=staying.alternating(task, mu) if task.local_epochs else method.work(local),
+            personal=personal,
+        )
+    if task.local:
+        does = staying.staying(does, task, phase.seed)
+    return _told_the_bound(does) if phase.kind == "train" and private.adaptive(phase.stages) else does
 
 
 def _told_the_bound(trains: Learner) -> Learner:
@@ -182,6 +208,8 @@ def measures(phase: Phase) -> dict[str, Array]:
     if isinstance(phase.task.model, own.Own):
         own.verify(phase.task)  # what it measures is known then
     found = {name: stats[0] for name, stats in nothing(phase.task, 1).items()}
+    if phase.task.local or phase.kind in phase.strategy.method.measures:
+        found |= of_their_own(found)
     trains = phase.kind == "train" and phase.strategy.statistic is None
     return found | ({"train": np.zeros(2, np.int64)} if trains else {})
 
@@ -196,9 +224,13 @@ def fits(spec: Federation | Phase, shard: Shard, name: str) -> None:
         return
     if isinstance(spec.task.model, own.Own):
         own.verify(spec.task)
+    spec.task.window.check(shard, name)
+    shard = spec.task.window.shard(shard)
     check(shard, spec.task, name)
     if isinstance(spec, Phase):
         rings(spec)  # a task that comes from the network may ask for what cannot be hidden
+        if spec.secure is not None and spec.privacy is not None:
+            hidden.believed(spec.claim, spec.privacy, spec.stages, spec.task.model.layout.dim)
     if spec.strategy.weight == "samples" and len(shard.X) > fold.WEIGHT:
         raise DataError(
             f"{name} has {len(shard.X)} training samples, and a report weighs at most {fold.WEIGHT}: "
@@ -215,7 +247,7 @@ def stage(phase: Phase) -> Stage:
 
 def _build(spec: StageSpec, task: Task, given: Schema) -> Stage:
     if isinstance(spec, low_rank.LowRank):
-        return low_rank.build(spec, given, task.model.layout)
+        return low_rank.build(spec, given, staying.layout(task))
     return STAGES[type(spec)](spec, given)
 
 
@@ -226,15 +258,26 @@ def rings(phase: Phase) -> Ring | None:
     """
     if phase.secure is None:
         return None
-    return hidden.rings(phase.secure, schema(phase), phase.stages, phase.strategy, phase.reports, measures(phase))
+    metrics, fields = measures(phase), schema(phase)
+    return hidden.rings(phase.secure, fields, phase.stages, phase.strategy, phase.reports, metrics, phase.claim)
 
 
-def sent(phase: Phase, row: Vector, version: int, bound: float = 0.0) -> Payload:
+def sends(phase: Phase) -> dict[str, int]:
+    """Return the rows of the server's state that go down with the model in `phase`, and their dimensions."""
+    method = phase.strategy.method
+    return method.sends(phase.task.model.layout.dim) if phase.kind == "train" or method.chooses else {}
+
+
+def sent(phase: Phase, row: Vector, version: int, bound: float = 0.0, beside: Payload | None = None) -> Payload:
     """Return the arrays in which the model `row` `(dim,)` goes down as `version`: float32, or as `down` says.
 
-    With it goes the `bound` of adaptive clipping, where that is a stage.
+    With it go the `bound` of adaptive clipping, where that is a stage, and of `beside` what the method `sends`.
     """
     told = {clip.BELOW.name: np.array([bound], np.float32)} if private.adaptive(phase.stages) else {}
+    for name, dim in sends(phase).items():
+        told[name] = np.zeros(dim, np.float32) if beside is None else beside[name].astype(np.float32, copy=False)
+    if phase.task.local:
+        row = row[staying.travels(phase.task)]
     if phase.down is None:
         return {"x": row, **told}
     encoded, _ = _down(phase, phase.down).encode({"x": row[None]}, [None], [Key(phase.seed, "", version, 0)])
@@ -260,11 +303,18 @@ def received(phase: Phase, arrays: Payload) -> Payload:
     if phase.down is None:
         return arrays
     decoded = _down(phase, phase.down).decode({name: arrays[name][None] for name in due})
-    return {name: decoded[name][0] for name in ("x", *(name for name in due if name == clip.BELOW.name))}
+    return {name: decoded[name][0] for name in ("x", *(n for n in due if n == clip.BELOW.name or n in sends(phase)))}
+
+
+def kept(phase: Phase, model: Payload, state: State) -> Vector:
+    """Return the row `(dim,)` that a device keeps for predictions: of the `model` received, and what it has itself."""
+    if phase.task.local:
+        return staying.whole(phase.task, model["x"], state, phase.seed)
+    return phase.strategy.method.kept(model, state)
 
 
 def _down(phase: Phase, spec: Down) -> Stage:
-    given = (Field("x", phase.task.model.layout.dim),)
+    given = (Field("x", staying.layout(phase.task).dim),)
     return delta.build(spec, given) if isinstance(spec, delta.Delta) else quantize.build(spec, given)
 
 

@@ -20,6 +20,7 @@ from fedthings.history import Line, total
 from fedthings.learn import save
 from fedthings.learn.model import Sequential, outputs
 from fedthings.learn.own import Own
+from fedthings.learn.series import as_samples
 from fedthings.privacy import ledger
 from fedthings.spelling import decode
 from fedthings.vector import Array, Vector
@@ -51,10 +52,13 @@ class Run:
     ledger: str = ""
 
     def predict(self, X: Array) -> Array:
-        """Return the outputs `(n, ...)` of the last model for samples `X` `(n, *shape)`. Raises SpecError."""
+        """Return the outputs `(n, ...)` of the last model for samples `X` `(n, *shape)`. Raises SpecError.
+
+        A model of windows takes the rows of a series too, and gives an output for each row that ends a window.
+        """
         if isinstance(self.model, Own):
             return self.model.predict(self.row, X)
-        return outputs(self.model, self.row, X)
+        return outputs(self.model, self.row, as_samples(np.asarray(X), self.model.input))
 
     def save(self, directory: str | Path) -> None:
         """Write the run directory. Raises StoreError where it holds another federation's run."""

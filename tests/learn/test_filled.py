@@ -7,7 +7,7 @@ import pytest
 
 import fedthings as ft
 from fedthings.errors import SpecError
-from fedthings.learn.filled import grown
+from fedthings.learn.filling import grown
 from fedthings.learn.model import backward, forward, outputs
 
 MODELS = {
@@ -49,7 +49,7 @@ def test_what_they_give() -> None:
     np.testing.assert_allclose(outputs(model, row(model), X), w["offset"] - apart, rtol=1e-5)
     model = MODELS["gaussians"]
     w = {name: array[0] for name, array in model.split(row(model)[None])[0].items()}
-    apart = (((X[:, None] - w["mean"]) * w["precision"]) ** 2).sum(-1) / 2
+    apart = (((X[:, None] - w["centre"]) * w["precision"]) ** 2).sum(-1) / 2
     np.testing.assert_allclose(outputs(model, row(model), X), w["constant"] - apart, rtol=1e-5)
 
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple, overload
 import numpy as np
 
 from fedthings.errors import DataError
-from fedthings.learn.layers import Forest
+from fedthings.learn.filled import Forest
+from fedthings.learn.layers import Embedding
+from fedthings.learn.model import prepare
 from fedthings.vector import Array
 
 if TYPE_CHECKING:
@@ -101,15 +103,29 @@ def _samples(where: str, X: Array, task: Task) -> None:
         raise DataError(f"{where} is {X.dtype}: convert it to float32")
     if np.isinf(X).any():
         raise DataError(f"{where} has {_first(np.isinf(X))} infinite: repair the value or set it to NaN")
-    gaps = (
-        task.normalise == "fleet"
-        or task.model.stem
-        or isinstance(next(iter(getattr(task.model, "layers", ())), None), Forest)
-    )
+    _looked_up(where, X, task)
+    front = getattr(task.model, "layers", ())[:1]
+    gaps = task.normalise == "fleet" or task.model.stem or any(isinstance(layer, Forest) for layer in front)
     if np.isnan(X).any() and not gaps:
         layers = 'set normalise="fleet", or put impute(0.0) first in the model'
         raise DataError(
             f"{where} has {_first(np.isnan(X))} missing (NaN): {layers if task.model.passes else 'fill the gaps first'}"
+        )
+
+
+def _looked_up(where: str, X: Array, task: Task) -> None:
+    """Check the numbers of which an embedding that stands in front, behind preparation alone, looks up vectors."""
+    model = task.model
+    layer = model.layers[model.stem] if model.passes and model.stem < len(model.layers) else None
+    if not isinstance(layer, Embedding):
+        return
+    read = prepare(model, X[None].astype(np.float32, copy=False))[0]
+    numbers = read if layer.column is None else read[..., layer.column]
+    wrong = ((numbers < 0) | (numbers >= layer.rows) | (numbers != np.rint(numbers))) & ~np.isnan(numbers)
+    if wrong.any():
+        raise DataError(
+            f"{where} has {numbers[wrong][0]:g} where layer {model.stem} (embedding) looks up a vector: it takes whole "
+            f"numbers from 0 to {layer.rows - 1}; number the categories so, or give it more rows"
         )
 
 

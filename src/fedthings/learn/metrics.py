@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from fedthings.errors import SpecError
-from fedthings.learn.losses import LOSSES, target
+from fedthings.learn.losses import LOSSES, in_units, target
 from fedthings.vector import Array
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ MOST = 2**52
 MANY = 1 << 20
 """Samples: no device's count goes beyond, so that none of them is the whole fleet's measure."""
 BINS = 1024
+PERSONAL = "personal."
+"""How the measures of the model that a device has for itself begin."""
 
 
 class Metric(NamedTuple):
@@ -179,6 +181,11 @@ def register(
     return METRICS[name]
 
 
+def judging(name: str) -> Metric | None:
+    """Return the metric that the measure `name` is of, of a device's own model too; None where it is no metric's."""
+    return METRICS.get(name.removeprefix(PERSONAL))
+
+
 def usual(task: Task) -> tuple[Metric, ...]:
     """Return the task's metrics, or where it names none those usual for its loss."""
     return tuple(METRICS[name] for name in task.metrics or USUAL.get(task.loss, ("rmse", "mae")))
@@ -208,9 +215,10 @@ def impossible(metrics: Mapping[str, Array]) -> Array:
     for name, sums in metrics.items():
         count = sums[:, 0]
         wrong |= (count < 0) | ((sums < -MOST) | (sums > MOST)).any(-1)
-        if name in METRICS:  # local training counts a sample in each epoch
+        metric = judging(name)
+        if metric is not None:  # local training counts a sample in each epoch
             wrong |= count > MANY
-            if METRICS[name].y in ("labels", "binary"):
+            if metric.y in ("labels", "binary"):
                 wrong |= ((sums < 0) | (sums > count[:, None])).any(-1)
     return wrong
 
@@ -231,7 +239,8 @@ def collect(task: Task, outputs: Array, X: Array, y: Array) -> dict[str, Array]:
     loss = LOSSES[task.loss]
     true = target(task.model, loss, X, y)
     costs, _ = loss.of(outputs, true)
-    flat = outputs.reshape(*outputs.shape[:2], -1)
+    flat = in_units(task.model, outputs.reshape(*outputs.shape[:2], -1))
+    true = in_units(task.model, true)
     found = {name: metric.measure(flat, true) for name, metric in measured(task).items() if name != "loss"}
     return {"loss": fixed(costs), **found}
 

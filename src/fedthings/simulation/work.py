@@ -51,8 +51,8 @@ class Counted:
         if (found := statistic(phase)) is not None:
             return float((samples + tested) * sum(f.dim for f in found.fields))  # each sum takes in each sample
         if phase.kind == "evaluate":
-            return float(tested * phase.task.model.flops)
-        return float(phase.task.flops(samples, tested, effort))
+            return float(tested * phase.task.model.flops + phase.strategy.method.closing(phase.task, samples))
+        return float(phase.strategy.method.flops(phase.task, samples, tested, effort))
 
     def memory(self, ticket: Ticket) -> int:
         """Return the bytes that the task holds at least; of a stream, as if it had grown to its batch.

@@ -9,7 +9,8 @@ import numpy as np
 
 from fedthings.errors import SpecError
 from fedthings.learn.data import Shard
-from fedthings.learn.layers import Dense, snake
+from fedthings.learn.element import snake
+from fedthings.learn.layers import Dense
 from fedthings.learn.model import Sequential, chunk
 from fedthings.learn.task import Task
 from fedthings.vector import Array
