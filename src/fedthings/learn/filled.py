@@ -6,7 +6,7 @@ from fedthings.errors import SpecError
 from fedthings.learn.element import Element, Shape, positive
 
 
-class _Filled(Element, frozen=True):
+class Filled(Element, frozen=True):
     """A layer whose parameters a statistic makes of sums."""
 
     units: int
@@ -24,14 +24,14 @@ class _Filled(Element, frozen=True):
         return 3 * self.units * given[0]
 
 
-class Centroids(_Filled, frozen=True):
+class Centroids(Filled, frozen=True):
     """How near each of `units` centroids is: less the squared distance, the nearest is the largest."""
 
     def parameters(self, given: Shape) -> dict[str, Shape]:
         return {"centroid": (self.units, given[0]), "offset": (self.units,)}
 
 
-class Gaussians(_Filled, frozen=True):
+class Gaussians(Filled, frozen=True):
     """The logarithm of how likely each of `units` classes is, with a Gaussian for each feature."""
 
     def parameters(self, given: Shape) -> dict[str, Shape]:
@@ -39,7 +39,7 @@ class Gaussians(_Filled, frozen=True):
         return {"centre": features, "precision": features, "constant": (self.units,)}
 
 
-class Forest(_Filled, frozen=True):
+class Forest(Filled, frozen=True):
     """The sum of `trees` of `depth` for each of `units` outputs; `grown` is how many rounds have made them."""
 
     trees: int
@@ -49,7 +49,7 @@ class Forest(_Filled, frozen=True):
         positive("trees", self.trees)
         if not 1 <= self.depth <= 12:
             raise SpecError(f"depth is {self.depth}: it must be from 1 to 12")
-        return _Filled.shape(self, given)
+        return Filled.shape(self, given)
 
     def parameters(self, given: Shape) -> dict[str, Shape]:
         count, inner = self.trees * self.units, 2**self.depth - 1
