@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from fedthings.learn.model import (
         avg_pool,
         batch_norm,
+        centroids,
         conv1d,
         conv2d,
         cyclic,
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
         dropout,
         embedding,
         flatten,
+        forest,
+        gaussians,
         group_norm,
         gru,
         impute,
@@ -87,6 +90,7 @@ if TYPE_CHECKING:
     from fedthings.protocol.selection import Forecast as forecast
     from fedthings.protocol.selection import Uniform as uniform
     from fedthings.run import Run, compare
+    from fedthings.simulation.ask import query
     from fedthings.simulation.availability import Always as always
     from fedthings.simulation.availability import Diurnal as diurnal
     from fedthings.simulation.availability import DutyCycle as duty_cycle
@@ -100,15 +104,30 @@ if TYPE_CHECKING:
     from fedthings.simulation.things import Group, Things
     from fedthings.strategy import (
         Strategy,
+        boosting,
+        ditto,
         fedadagrad,
         fedadam,
         fedasync,
         fedavg,
         fedavgm,
         fedbuff,
+        feddyn,
+        fednova,
         fedprox,
+        fedsgd,
         fedyogi,
+        finetune,
+        ifca,
+        k_means,
+        logistic,
         mixing,
+        naive_bayes,
+        nearest_mean,
+        pca,
+        qffl,
+        ridge,
+        scaffold,
     )
 
 __all__ = [
@@ -137,7 +156,9 @@ __all__ = [
     "avg_pool",
     "batch_norm",
     "blt",
+    "boosting",
     "central_dp",
+    "centroids",
     "clip",
     "clusters",
     "compare",
@@ -148,6 +169,7 @@ __all__ = [
     "decay",
     "delta",
     "dense",
+    "ditto",
     "diurnal",
     "dropout",
     "dumps",
@@ -160,37 +182,53 @@ __all__ = [
     "fedavg",
     "fedavgm",
     "fedbuff",
+    "feddyn",
+    "fednova",
     "fedprox",
+    "fedsgd",
     "fedyogi",
+    "finetune",
     "flatten",
     "forecast",
+    "forest",
+    "gaussians",
     "group_norm",
     "gru",
     "hinge",
+    "ifca",
     "impute",
     "independent",
     "int4",
     "int8",
+    "k_means",
     "layer_norm",
     "lift",
     "load",
     "log1p",
     "log_normal",
+    "logistic",
     "low_rank",
     "max_pool",
     "metric",
     "mixing",
     "mlp",
     "momentum",
+    "naive_bayes",
+    "nearest_mean",
     "one_hot",
     "own",
     "pareto",
     "partition",
+    "pca",
     "polynomial",
+    "qffl",
+    "query",
     "random_mask",
     "relu",
     "rescale",
+    "ridge",
     "rotate",
+    "scaffold",
     "sequential",
     "sgd",
     "sigmoid",
@@ -222,7 +260,8 @@ _MODULES = {
     "learn.lift": "lift",
     "learn.model": (
         "mlp sequential dense conv1d conv2d max_pool avg_pool flatten relu tanh sigmoid softmax "
-        "layer_norm dropout standardise impute batch_norm group_norm embedding gru log1p cyclic one_hot rescale"
+        "layer_norm dropout standardise impute batch_norm group_norm embedding gru log1p cyclic one_hot rescale "
+        "centroids gaussians forest"
     ),
     "learn.own": "own",
     "learn.synthetic": "synthetic clusters",
@@ -233,12 +272,17 @@ _MODULES = {
     "learn.with_torch": "with_torch",
     "protocol.pace": "Edge Pace",
     "run": "Run compare",
+    "simulation.ask": "query",
     "simulation.devices": "Device",
     "simulation.links": "Link",
     "simulation.simulator": "simulate",
     "simulation.sweep": "sweep",
     "simulation.things": "Things Group",
-    "strategy": "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad fedbuff fedasync mixing",
+    "strategy": (
+        "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad fedbuff fedasync mixing "
+        "fedsgd fednova scaffold feddyn qffl ditto finetune ifca "
+        "ridge logistic pca naive_bayes nearest_mean k_means boosting"
+    ),
 }
 _STEPS = "sgd momentum adam yogi adagrad constant polynomial hinge decay"
 # Where each public name lives: a module and the name in it, or None for the module itself.

@@ -280,7 +280,7 @@ def by_evaluate(outputs: Array, y: Array) -> Array:
 
 def _locked(shard: Shard) -> Shard:
     """Return `shard` in views that cannot be written to: another device, or the next version, reads it too."""
-    views = [array.view() for array in shard]
+    X, y, test_X, test_y = views = [array.view() for array in shard[:4]]
     for view in views:
         view.flags.writeable = False
-    return Shard(*views)
+    return Shard(X, y, test_X, test_y, shard.columns)
