@@ -22,6 +22,7 @@ COMMANDS = {
     "Before": ("check", "audit"),
     "Who may join": ("enrol", "devices", "tls"),
     "A running federation": ("status", "pause", "resume", "cancel"),
+    "Ask": ("query",),
     "Results": ("runs", "models", "export", "predict", "privacy"),
 }
 """The commands in the order of `--help`; each is `fedthings.commands.NAME:command`, or as in `HOMES`."""
