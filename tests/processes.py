@@ -20,10 +20,10 @@ from fedthings.device.enrolment import enrol
 from fedthings.device.identity import Identity
 from fedthings.federation import dumps
 from fedthings.identity import tokens
+from fedthings.identity.seal import DeviceSeal
 from fedthings.lifeline import Ending
 from fedthings.server import devices
 from fedthings.transport.link import with_login
-from fedthings.transport.transport import Seal
 
 PYTHON = [sys.executable, "-m", "fedthings"]
 ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -116,7 +116,7 @@ class Processes:
         log.close()
         return self.joined[name]
 
-    def enrolled(self, name: str, port: int = 0) -> tuple[str, Seal]:
+    def enrolled(self, name: str, port: int = 0) -> tuple[str, DeviceSeal]:
         """Enrol `name`, which the test plays itself; return its broker's URL with its login, and its seal."""
         return enrolled(name, self.tokens[name], self.directory / "state" / name, port or self.port)
 
@@ -153,7 +153,7 @@ class Processes:
         return min(len(file.read_text().splitlines()) if file.exists() else 0 for file in files)
 
 
-def enrolled(name: str, token: Path, state: Path, port: int) -> tuple[str, Seal]:
+def enrolled(name: str, token: Path, state: Path, port: int) -> tuple[str, DeviceSeal]:
     """Enrol `name` with the coordinator whose broker has this `port`; return the URL with its login, and its seal."""
     identity = Identity(state, name, [tokens.read(token)])
     url = f"mqtt://127.0.0.1:{port}"

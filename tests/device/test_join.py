@@ -117,7 +117,7 @@ def test_it_waits_says_bye_and_stays_small(broker, rows, start, tmp_path):
     process = psutil.Process(device.pid)
     until("waits for the coordinator", tmp_path / "log")
     idle = process.memory_info().rss
-    serve = ["--rounds", "3", "--json", "--broker", broker.url(), "--devices", str(tmp_path / "fleet")]
+    serve = ["--rounds", "3", "--json", "--broker", broker.url(), "--enrolled", str(tmp_path / "fleet")]
     first = start("serve", str(tmp_path / "first.toml"), "--out", str(tmp_path / "1"), *serve, log="first")
     assert first.wait(30) == 0, (tmp_path / "first").read_text()
     assert json.loads((tmp_path / "first").read_text().splitlines()[-1])["devices"] == 1
@@ -168,7 +168,7 @@ def test_a_federation_that_is_over_leaves_nothing_at_the_broker(broker, rows, st
     )
     (tmp_path / "past.toml").write_text(dumps(spec))
     start(*join(broker, rows, "kitchen", "--once"), FEDTHINGS_PASSWORD="secret")
-    serve = ["--rounds", "2", "--broker", broker.url(), "--devices", str(tmp_path / "fleet")]
+    serve = ["--rounds", "2", "--broker", broker.url(), "--enrolled", str(tmp_path / "fleet")]
     served = start("serve", str(tmp_path / "past.toml"), "--out", str(tmp_path / "1"), *serve)
     assert served.wait(30) == 0, (tmp_path / "log").read_text()
     late = MqttTransport(broker.url("hall"), "hall")

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @click.option("--key", type=click.Path(exists=True), help="With --cert: its private key (PEM).")
 @password
 @ca
-@click.option("--devices", type=click.Path(), help="Use the devices of this run directory, and its key.")
+@click.option("--enrolled", type=click.Path(), help="Use the devices of this run directory, and its key.")
 @click.option("--root", metavar="NAME", help="The first level of the topics.  [default: ft]")
 @click.option("--gateway", "gateways", multiple=True, metavar="NAME", help="A device that may speak for others.")
 @click.option("--fsync", is_flag=True, help="Survive a loss of power too: each write reaches the disk.")
@@ -69,7 +69,7 @@ def command(
     http: int | None,
     cert: str | None,
     key: str | None,
-    devices: str | None,
+    enrolled: str | None,
     root: str | None,
     gateways: tuple[str, ...],
     fsync: bool,
@@ -113,7 +113,7 @@ def command(
             directory,
             broker=with_password(broker or "", password_file),
             tls=trusted(ca),
-            roll=Path(devices) if devices else None,
+            roll=Path(enrolled) if enrolled else None,
             host=host or "",
             port=port or 0,
             root=root or "",

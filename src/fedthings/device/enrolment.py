@@ -67,6 +67,7 @@ def enrol(
                     on_news(f"{identity.name} is enrolled")
                     return
                 if arrival.message.standing == "refused":
+                    identity.refused(standing)
                     raise TransportError(f"the coordinator refuses {identity.name}: {arrival.message.reason}")
                 pause, due = 60.0, time.monotonic() + 60.0  # it tells us; unless it is started anew meanwhile
                 text = f"{identity.name} waits until it is approved: `fedthings devices approve {identity.name}`"

@@ -28,7 +28,7 @@ FILE, KEY_FILE, LINKS_FILE = "identity.json", "identity.key", "identity.links"
 class Standing(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """How this device stands with one coordinator: by which token, under which key and password of its own.
 
-    `token` is kept until it is `enrolled`.
+    `token` is kept until it is `enrolled`, and with it the standing `before`, whose key it is to replace.
     """
 
     id: str
@@ -36,6 +36,7 @@ class Standing(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     password: str
     enrolled: bool = False
     token: Token | None = None
+    before: Standing | None = None
     broker: str = ""
     root: str = ROOT
     ca: str = ""
@@ -65,6 +66,8 @@ class Identity:
         for place, token in enumerate(tokens):
             if all(standing.id != token.id for standing in self.standings):
                 self._take(place, token)
+        if any(standing.before for standing in self.standings) and not self._aside.exists():
+            self._move(directory / KEY_FILE, self._aside)  # here, since it may have been killed before
         if not self.standings:
             raise SpecError(
                 f"{name} has no token, and {directory} was never enrolled: give the file that `fedthings enrol "
@@ -72,21 +75,50 @@ class Identity:
             )
 
     def _take(self, place: int, token: Token) -> None:
-        """Take a new token, in place of the one of the same coordinator that was used before; its key goes too."""
-        for standing in self.standings:
-            if standing.coordinator == token.coordinator:
-                self.standings.remove(standing)
-                if standing.enrolled:
-                    (self.directory / KEY_FILE).unlink(missing_ok=True)
-        new = Standing(token.id, token.coordinator, passwords.drawn(), False, token, token.broker, token.root, token.ca)
+        """Take a new token; where the same coordinator knows a key, another is made, and that one put aside."""
+        before = next((known for known in self.standings if known.coordinator == token.coordinator), None)
+        if before is not None:
+            place = self.standings.index(before)
+            self.standings.remove(before)
+            before = before if before.enrolled else before.before
+        new = Standing(
+            token.id,
+            token.coordinator,
+            passwords.drawn(),
+            token=token,
+            before=before,
+            broker=token.broker,
+            root=token.root,
+            ca=token.ca,
+        )
         self.standings.insert(place, new)
         self._write()
 
     def enrolled(self, standing: Standing) -> None:
         """Note that a coordinator knows this device's key by now. Raises StoreError."""
-        place = [known.id for known in self.standings].index(standing.id)
-        self.standings[place] = replace(standing, enrolled=True, token=None)
+        self._replace(standing, replace(standing, enrolled=True, token=None, before=None))
+        self._aside.unlink(missing_ok=True)
+
+    def refused(self, standing: Standing) -> None:
+        """Go back to the key that the coordinator knows, where a new one was refused. Raises StoreError."""
+        if standing.before is not None:
+            self._move(self._aside, self.directory / KEY_FILE)
+            self._replace(standing, standing.before)
+
+    def _replace(self, standing: Standing, other: Standing) -> None:
+        self.standings[[known.id for known in self.standings].index(standing.id)] = other
         self._write()
+
+    @property
+    def _aside(self) -> Path:
+        return self.directory / f"{KEY_FILE}.before"
+
+    def _move(self, key: Path, to: Path) -> None:
+        try:
+            if key.exists():
+                key.replace(to)
+        except OSError as error:
+            raise StoreError(f"the key {key} cannot be put aside: {error.strerror}") from None
 
     @property
     def key(self) -> bytes:

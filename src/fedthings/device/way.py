@@ -125,5 +125,9 @@ def named(name: str | None, files: Sequence[str]) -> tuple[str, list[Token]]:
     if len(names) > 1:
         raise SpecError(f"the tokens are for {' and '.join(sorted(names))}: a device has one name")
     if not names:
-        raise SpecError("this token is for any device: give it a name with --name")
+        raise SpecError(
+            "this token is for any device: give it a name with --name"
+            if given
+            else "give the device's --token; or, once it has enrolled, its --name"
+        )
     return names.pop(), given
