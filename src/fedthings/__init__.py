@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fedthings.aggregate.step import Polynomial as polynomial
     from fedthings.aggregate.step import Sgd as sgd
     from fedthings.aggregate.step import Yogi as yogi
+    from fedthings.baseline import baselines
     from fedthings.compress.delta import Delta as delta
     from fedthings.compress.low_rank import LowRank as low_rank
     from fedthings.compress.quantize import int4, int8
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
         WireError,
     )
     from fedthings.federation import Federation, dumps, load
-    from fedthings.learn import partition
+    from fedthings.learn import catalogue, partition
     from fedthings.learn.fleet import Fleet
     from fedthings.learn.lift import lift
     from fedthings.learn.metrics import register as metric
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
         max_pool,
         mlp,
         one_hot,
+        prototypes,
         relu,
         rescale,
         sequential,
@@ -132,8 +134,10 @@ __all__ = [
     "adaptive_clip",
     "always",
     "avg_pool",
+    "baselines",
     "batch_norm",
     "blt",
+    "catalogue",
     "central_dp",
     "clip",
     "clusters",
@@ -184,6 +188,7 @@ __all__ = [
     "pareto",
     "partition",
     "polynomial",
+    "prototypes",
     "random_mask",
     "relu",
     "rescale",
@@ -216,7 +221,8 @@ _MODULES = {
     "learn.lift": "lift",
     "learn.model": (
         "mlp sequential dense conv1d conv2d max_pool avg_pool flatten relu tanh sigmoid softmax "
-        "layer_norm dropout standardise impute batch_norm group_norm embedding gru log1p cyclic one_hot rescale"
+        "layer_norm dropout standardise impute batch_norm group_norm embedding gru prototypes log1p cyclic one_hot "
+        "rescale"
     ),
     "learn.own": "own",
     "learn.synthetic": "synthetic clusters",
@@ -235,6 +241,8 @@ _STEPS = "sgd momentum adam yogi adagrad constant polynomial hinge decay"
 # Where each public name lives: a module and the name in it, or None for the module itself.
 _HOMES: dict[str, tuple[str, str | None]] = {
     "partition": ("learn.partition", None),
+    "catalogue": ("learn.catalogue", None),
+    "baselines": ("baseline", "baselines"),
     "clip": ("privacy.clip", "Clip"),
     "delta": ("compress.delta", "Delta"),
     "adaptive_clip": ("privacy.clip", "AdaptiveClip"),

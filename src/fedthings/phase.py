@@ -16,7 +16,7 @@ from fedthings.aggregate import fold, step
 from fedthings.aggregate.ring import Ring
 from fedthings.compress import delta, low_rank, quantize, rotate, rotation, sign, sparsify
 from fedthings.errors import DataError, WireError
-from fedthings.learn import own, own_learner
+from fedthings.learn import own, own_learner, prototypes
 from fedthings.learn.data import Shard, check
 from fedthings.learn.learner import Fit, Learner, alone
 from fedthings.learn.local import evaluator, trainer
@@ -132,6 +132,8 @@ def learner(phase: Phase, engine: str = "auto", threads: int = 1) -> Learner:
 def _learner(phase: Phase, engine: str, threads: int) -> Learner:
     if phase.kind == "normalise":
         return statistician(phase.task)
+    if phase.task.model.prototypes is not None:
+        return prototypes.learner(phase.task, phase.strategy.weight, phase.kind == "train", phase.privacy is not None)
     mu, weight, silent = phase.strategy.mu, phase.strategy.weight, phase.privacy is not None
     if isinstance(phase.task.model, own.Own):
         if phase.kind == "evaluate":

@@ -253,7 +253,7 @@ class Agent:
         phase, way = self._accepted(job), self.bodies.way(job)
         if phase is None or way is None or not self._here(way, now):
             return
-        self.shelf.enter(f"{self.transport.federation}/{job.ticket.phase}")
+        self.shelf.enter(f"{self.transport.federation}/{job.ticket.phase}", phase.kind == "evaluate")
         pending = self.shelf.pending
         model: Payload | None = None
         if pending is None or pending.ticket != job.ticket:

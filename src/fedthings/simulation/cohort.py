@@ -86,9 +86,11 @@ class Cohorts:
         self.states = {device: (state[0], state[1]) for device, state in states.items()}
 
     def enter(self, phase: int, spec: Phase) -> None:
-        """Begin `phase`, with nothing kept, unless it is the one at hand."""
+        """Begin `phase` unless it is the one at hand; but for the closing evaluation with nothing kept."""
         if phase != self._phase:
-            self._phase, self._dim, self.states = phase, spec.task.model.layout.dim, {}
+            self._phase, self._dim = phase, spec.task.model.layout.dim
+            if spec.kind != "evaluate":
+                self.states = {}
             self.pool.begin(Setting(spec, self.engine, self.threads))
 
 
