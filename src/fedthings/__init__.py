@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fedthings.compress.quantize import int4, int8
     from fedthings.compress.rotate import Eden as eden
     from fedthings.compress.rotation import Rotate as rotate
+    from fedthings.compress.rows import SeenRows as seen_rows
     from fedthings.compress.sign import Sign as sign
     from fedthings.compress.sparsify import RandomMask as random_mask
     from fedthings.compress.sparsify import TopK as top_k
@@ -193,6 +194,7 @@ __all__ = [
     "relu",
     "rescale",
     "rotate",
+    "seen_rows",
     "sequential",
     "sgd",
     "sigmoid",
@@ -255,6 +257,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "two_servers": ("privacy.shares", "TwoServers"),
     "top_k": ("compress.sparsify", "TopK"),
     "random_mask": ("compress.sparsify", "RandomMask"),
+    "seen_rows": ("compress.rows", "SeenRows"),
     "sign": ("compress.sign", "Sign"),
     "low_rank": ("compress.low_rank", "LowRank"),
     "metric": ("learn.metrics", "register"),

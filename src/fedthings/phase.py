@@ -14,7 +14,7 @@ from msgspec import Struct
 from fedthings import hidden, private
 from fedthings.aggregate import fold, step
 from fedthings.aggregate.ring import Ring
-from fedthings.compress import delta, low_rank, quantize, rotate, rotation, sign, sparsify
+from fedthings.compress import delta, low_rank, quantize, rotate, rotation, rows, sign, sparsify
 from fedthings.errors import DataError, WireError
 from fedthings.learn import own, own_learner, prototypes
 from fedthings.learn.data import Shard, check
@@ -45,6 +45,7 @@ StageSpec: TypeAlias = (
     | sparsify.RandomMask
     | sign.Sign
     | low_rank.LowRank
+    | rows.SeenRows
 )
 Down: TypeAlias = quantize.Quantize | delta.Delta
 STAGES: dict[type, Callable[[Any, Schema], Stage]] = {
@@ -57,7 +58,7 @@ STAGES: dict[type, Callable[[Any, Schema], Stage]] = {
     sparsify.RandomMask: sparsify.random_mask,
     sign.Sign: sign.build,
 }
-"""What makes the stage of each spec, for the arrays it is given; one of low rank also asks for the matrices."""
+"""What makes the stage of each spec, for the arrays it is given; of low rank and of seen rows, it asks for the layout."""
 
 
 class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -197,6 +198,8 @@ def stage(phase: Phase) -> Stage:
 def _build(spec: StageSpec, task: Task, given: Schema) -> Stage:
     if isinstance(spec, low_rank.LowRank):
         return low_rank.build(spec, given, task.model.layout)
+    if isinstance(spec, rows.SeenRows):
+        return rows.build(spec, given, task.model.layout)
     return STAGES[type(spec)](spec, given)
 
 
