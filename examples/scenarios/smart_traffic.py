@@ -5,13 +5,13 @@ import sys
 import fedthings as ft
 
 STEPS = 3  # of 5 minutes
-MODEL = ft.sequential(12, ft.dense(64, "relu"), ft.dense(STEPS), ft.rescale())
-ROUNDS = 100
+MODEL = ft.sequential(12, ft.dense(64, "relu"), ft.dense(64, "relu"), ft.dense(STEPS), ft.rescale())
+ROUNDS = 300
 
 
 def federation(seed: int = 0) -> ft.Federation:
-    task = ft.Task(model=MODEL, loss="mse", normalise="fleet", recipe=ft.Recipe(lr=0.05, batch=32))
-    return ft.Federation(task, ft.fedavgm(momentum=0.9), ft.Pace(goal=50), seed=seed, name="smart_traffic")
+    task = ft.Task(model=MODEL, loss="mse", normalise="fleet", recipe=ft.Recipe(lr=0.02, batch=32))
+    return ft.Federation(task, ft.fedavgm(momentum=0.9), ft.Pace(goal=100), seed=seed, name="smart_traffic")
 
 
 def detectors(folder: str) -> ft.Fleet:
@@ -22,8 +22,8 @@ def detectors(folder: str) -> ft.Fleet:
 def main(folder: str) -> dict:
     fleet = detectors(folder)
     run = ft.simulate(federation(), fleet, ROUNDS)
-    alone, pooled = (ft.Recipe(lr=0.05, batch=32, epochs=epochs) for epochs in (20, 5))
-    return ft.baselines(run, fleet, alone, ft.Recipe(lr=0.01, batch=32, epochs=3), pooled)
+    alone, pooled = (ft.Recipe(lr=0.02, batch=32, epochs=epochs) for epochs in (20, 20))
+    return ft.baselines(run, fleet, alone, ft.Recipe(lr=0.005, batch=32, epochs=3), pooled)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,15 @@ class Measured(NamedTuple):
     worst_decile: dict[str, float]
 
 
-def baselines(run: Run, fleet: Fleet, alone: Recipe, personal: Recipe, pooled: Recipe) -> dict[str, Measured]:
-    """Return what four ways to train the model of `run` give on each device's own test samples.
+def baselines(
+    run: Run,
+    fleet: Fleet,
+    alone: Recipe,
+    personal: Recipe,
+    pooled: Recipe,
+    test: tuple[Array, Array] | None = None,
+) -> dict[str, Measured]:
+    """Return what four ways to train the model of `run` give on each device's own test samples, or each on `test`.
 
     "local only": each device alone, by `alone` from the first model; "federated": the model of `run`; "federated +
     personal": a copy of it that each device goes on to train by `personal`; "centralised": one model of all the data
@@ -44,6 +51,8 @@ def baselines(run: Run, fleet: Fleet, alone: Recipe, personal: Recipe, pooled: R
     task = msgspec.structs.replace(task, model=run.model, normalise="none", window=Window())
     shards = [window.shard(rows) for rows in fleet.cohort(fleet.names, [0.0] * len(fleet))]
     keys = [Key(seed, name, 0, 0) for name in fleet.names]
+    if test is not None:
+        shards = [shard._replace(test_X=test[0], test_y=test[1]) for shard in shards]
     first = run.model.init(seed)
     everything = Shard(
         np.concatenate([shard.X for shard in shards]),

@@ -58,7 +58,7 @@ STAGES: dict[type, Callable[[Any, Schema], Stage]] = {
     sparsify.RandomMask: sparsify.random_mask,
     sign.Sign: sign.build,
 }
-"""What makes the stage of each spec, for the arrays it is given; of low rank and of seen rows, it asks for the layout."""
+"""What makes the stage of each spec, for the arrays it is given; those of low rank and seen rows ask for the layout."""
 
 
 class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

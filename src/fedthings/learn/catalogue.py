@@ -145,6 +145,8 @@ def arrays(name: str, folder: str | Path) -> dict[str, Array]:
             f"there is no file {path}: get {name} from {found.source} (licence: {found.licence}), and write it as npz "
             "with the keys X, y, device and split"
         )
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} cannot be read as npz, it is damaged or another file: get it again")
     try:
         with np.load(path, allow_pickle=False) as archive:
             held = {key: archive[key] for key in archive.files}
