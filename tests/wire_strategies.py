@@ -93,6 +93,9 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
         numbers,
         st.booleans(),
         st.binary(max_size=32),
+        st.lists(numbers, max_size=3).map(tuple),
+        numbers,
+        st.binary(max_size=32),
     ),
     m.Share: st.builds(m.Share, digests, payloads),
 }

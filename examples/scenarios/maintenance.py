@@ -48,7 +48,7 @@ def train(folder: str, seed: int = 0) -> ft.Run:
 def main(folder: str) -> dict:
     run, (fleet, test) = train(folder), engines(folder)
     print(f"RMSE on the last cycle of the test engines, mean of the last {LAST} versions: {late_rmse(run):.2f} cycles")
-    alone, personal, pooled = (ft.Recipe(lr=0.01, batch=32, epochs=epochs) for epochs in (50, 1, 30))
+    alone, personal, pooled = (ft.Recipe(lr=lr, batch=32, epochs=n) for lr, n in ((0.002, 20), (0.01, 1), (0.01, 30)))
     return ft.baselines(run, fleet, alone, personal, pooled, test)
 
 

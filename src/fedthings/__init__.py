@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from fedthings.learn.model import (
         avg_pool,
         batch_norm,
+        centroids,
         conv1d,
         conv2d,
         cyclic,
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
         dropout,
         embedding,
         flatten,
+        forest,
+        gaussians,
         group_norm,
         gru,
         impute,
@@ -75,6 +78,9 @@ if TYPE_CHECKING:
     from fedthings.learn.series import Window as window
     from fedthings.learn.synthetic import clusters, synthetic
     from fedthings.learn.task import Recipe, Task
+    from fedthings.learn.with_jax import with_jax
+    from fedthings.learn.with_keras import with_keras
+    from fedthings.learn.with_sklearn import with_sklearn
     from fedthings.learn.with_torch import with_torch
     from fedthings.privacy.blt import Blt as blt
     from fedthings.privacy.central import CentralDp as central_dp
@@ -87,6 +93,7 @@ if TYPE_CHECKING:
     from fedthings.protocol.selection import Forecast as forecast
     from fedthings.protocol.selection import Uniform as uniform
     from fedthings.run import Run, compare
+    from fedthings.simulation.ask import query
     from fedthings.simulation.availability import Always as always
     from fedthings.simulation.availability import Diurnal as diurnal
     from fedthings.simulation.availability import DutyCycle as duty_cycle
@@ -100,15 +107,30 @@ if TYPE_CHECKING:
     from fedthings.simulation.things import Group, Things
     from fedthings.strategy import (
         Strategy,
+        boosting,
+        ditto,
         fedadagrad,
         fedadam,
         fedasync,
         fedavg,
         fedavgm,
         fedbuff,
+        feddyn,
+        fednova,
         fedprox,
+        fedsgd,
         fedyogi,
+        finetune,
+        ifca,
+        k_means,
+        logistic,
         mixing,
+        naive_bayes,
+        nearest_mean,
+        pca,
+        qffl,
+        ridge,
+        scaffold,
     )
 
 __all__ = [
@@ -138,8 +160,10 @@ __all__ = [
     "baselines",
     "batch_norm",
     "blt",
+    "boosting",
     "catalogue",
     "central_dp",
+    "centroids",
     "clip",
     "clusters",
     "compare",
@@ -150,6 +174,7 @@ __all__ = [
     "decay",
     "delta",
     "dense",
+    "ditto",
     "diurnal",
     "dropout",
     "dumps",
@@ -162,38 +187,54 @@ __all__ = [
     "fedavg",
     "fedavgm",
     "fedbuff",
+    "feddyn",
+    "fednova",
     "fedprox",
+    "fedsgd",
     "fedyogi",
+    "finetune",
     "flatten",
     "forecast",
+    "forest",
+    "gaussians",
     "group_norm",
     "gru",
     "hinge",
+    "ifca",
     "impute",
     "independent",
     "int4",
     "int8",
+    "k_means",
     "layer_norm",
     "lift",
     "load",
     "log1p",
     "log_normal",
+    "logistic",
     "low_rank",
     "max_pool",
     "metric",
     "mixing",
     "mlp",
     "momentum",
+    "naive_bayes",
+    "nearest_mean",
     "one_hot",
     "own",
     "pareto",
     "partition",
+    "pca",
     "polynomial",
     "prototypes",
+    "qffl",
+    "query",
     "random_mask",
     "relu",
     "rescale",
+    "ridge",
     "rotate",
+    "scaffold",
     "seen_rows",
     "sequential",
     "sgd",
@@ -211,6 +252,9 @@ __all__ = [
     "two_servers",
     "uniform",
     "window",
+    "with_jax",
+    "with_keras",
+    "with_sklearn",
     "with_torch",
     "yogi",
 ]
@@ -224,20 +268,28 @@ _MODULES = {
     "learn.model": (
         "mlp sequential dense conv1d conv2d max_pool avg_pool flatten relu tanh sigmoid softmax "
         "layer_norm dropout standardise impute batch_norm group_norm embedding gru prototypes log1p cyclic one_hot "
-        "rescale"
+        "rescale centroids gaussians forest"
     ),
     "learn.own": "own",
     "learn.synthetic": "synthetic clusters",
     "learn.task": "Task Recipe",
+    "learn.with_jax": "with_jax",
+    "learn.with_keras": "with_keras",
+    "learn.with_sklearn": "with_sklearn",
     "learn.with_torch": "with_torch",
     "protocol.pace": "Edge Pace",
     "run": "Run compare",
+    "simulation.ask": "query",
     "simulation.devices": "Device",
     "simulation.links": "Link",
     "simulation.simulator": "simulate",
     "simulation.sweep": "sweep",
     "simulation.things": "Things Group",
-    "strategy": "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad fedbuff fedasync mixing",
+    "strategy": (
+        "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad fedbuff fedasync mixing "
+        "fedsgd fednova scaffold feddyn qffl ditto finetune ifca "
+        "ridge logistic pca naive_bayes nearest_mean k_means boosting"
+    ),
 }
 _STEPS = "sgd momentum adam yogi adagrad constant polynomial hinge decay"
 # Where each public name lives: a module and the name in it, or None for the module itself.

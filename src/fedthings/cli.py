@@ -21,6 +21,7 @@ COMMANDS = {
     "Train": ("demo", "simulate", "serve", "join", "gateway", "helper"),
     "Before": ("check", "audit"),
     "A running federation": ("status", "pause", "resume", "cancel", "devices"),
+    "Ask": ("query",),
     "Results": ("runs", "models", "export", "predict", "privacy"),
 }
 """The commands in the order of `--help`; each is `fedthings.commands.NAME:command`, or as in `HOMES`."""

@@ -363,3 +363,38 @@ def test_several_gateways_at_one_broker_under_roots_of_their_own(tmp_path):
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
             process.wait()
+
+
+def test_in_secure_mode_shares_are_summed_on_their_way_to_the_same_model(tmp_path):
+    """A coordinator, a helper and gateways, each a process; helper and a gateway are killed once."""
+    key = subprocess.run([*PYTHON, "helper", "--out", str(tmp_path / "helper")], capture_output=True, env=ENVIRONMENT)
+    secure = ft.two_servers(key.stdout.decode().strip(), min_batch=6)
+    spec, fleet, rounds = federation(6, stages=(ft.clip(2.0),), secure=secure), digits(6, 1), 40
+    helpers: list[subprocess.Popen[bytes]] = []
+
+    def help_out() -> None:
+        command = [*PYTHON, "helper", "--broker", f"mqtt://127.0.0.1:{world.port}", "--out", str(tmp_path / "helper")]
+        environment = {**ENVIRONMENT, "FEDTHINGS_PASSWORD": world.passwords["helper"]}
+        with (tmp_path / "helper.log").open("ab") as log:
+            helpers.append(subprocess.Popen([*command, "--reconnect", "0.3"], stderr=log, env=environment))
+
+    with Gated(spec, fleet, rounds, tmp_path / "world", {"west": "", "east": ""}) as world:
+        world.passwords |= devices.add(world.out, ["helper"])
+        try:
+            world.start()
+            help_out()
+            world.until(4)
+            world.kill(helpers[-1])
+            help_out()
+            world.until(12)
+            world.kill(world.gates["west"])
+            world.gate("west")
+            world.wait()
+            passed = world.passed()
+        finally:
+            for process in helpers:
+                process.kill()
+                process.wait()
+        assert_same(world, ft.simulate(spec, fleet, rounds), tmp_path / "simulated")
+        assert passed["east"]["merged"] == 3 * (rounds + 2) and passed["east"]["sums"] < passed["east"]["merged"]
+        assert not list((world.out / "subtotals").iterdir()) and not list((world.out / "shares").iterdir())

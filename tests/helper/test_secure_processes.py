@@ -103,6 +103,36 @@ def test_ten_devices_and_two_servers_each_killed_once(tmp_path: Path) -> None:
         assert X[0].astype(np.float32).tobytes() not in stored
 
 
+@pytest.mark.skipif(not mosquitto(), reason="mosquitto is not installed")
+def test_under_a_privacy_claim_both_servers_killed_the_noise_is_that_of_the_ledger(tmp_path: Path) -> None:
+    """Secret noise of two processes: the model is as far from the plain one as the ledger says, with one line each."""
+    task = ft.Task(model=ft.mlp(64, 50, 10), loss="cross_entropy", recipe=ft.Recipe(lr=0.3, batch=16))
+    fields = {"pace": ft.Pace(goal=5, patience=600.0), "stages": (ft.clip(2.0),), "devices": 5}
+    claim = ft.central_dp(900, 1e-2, ft.independent())
+    secure, rounds, fleet = ft.two_servers(key_of(tmp_path / "helper"), min_batch=5), 12, digits(5, 1)
+    spec = ft.Federation(task, ft.fedavg(weight="equal"), privacy=claim, secure=secure, **fields)
+    with Secure(spec, fleet, rounds, tmp_path) as world:
+        world.start()
+        world.help()
+        world.until(lambda: world.versions() >= 3, "three versions")
+        world.kill(world.helper)
+        world.help()
+        world.until(lambda: world.versions() >= 6, "six versions")
+        world.kill(world.served)
+        world.serve()
+        summary = world.wait()
+        run = read(world.out)
+    plain = ft.simulate(ft.Federation(task, ft.fedavg(weight="equal"), **fields), fleet, rounds)
+    privacy = summary["privacy"]
+    assert (privacy["noise"], privacy["servers"], privacy["releases"]) == ("secure", 2, rounds)
+    assert [line["updates"] for line in run.history] == [5] * rounds
+    apart = float(np.sqrt(np.square(run.row - plain.row).mean()))
+    assert apart > 0.5 * np.sqrt(2 * rounds) * privacy["multiplier"] * 2.0 / 5  # each version's noise, and no less
+    assert apart < 10 * np.sqrt(2 * rounds) * privacy["multiplier"] * 2.0 / 5
+    for file in tmp_path.rglob("*.log"):
+        assert b"Traceback" not in file.read_bytes()
+
+
 def ask_status(out: Path) -> str:
     """Return what `fedthings status --json` says."""
     command = [*PYTHON, "status", str(out), "--json"]

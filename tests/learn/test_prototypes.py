@@ -11,8 +11,8 @@ from fedthings.aggregate import fold
 from fedthings.errors import SpecError
 from fedthings.learn import to_torch
 from fedthings.learn.data import Shard
-from fedthings.learn.model import forward
-from fedthings.learn.prototypes import body, fleetwide, learner
+from fedthings.learn.model import forward, outputs
+from fedthings.learn.prototypes import body, fleetwide, held, learner
 from fedthings.phase import Phase, schema
 from fedthings.vector import Key
 
@@ -112,6 +112,15 @@ def test_a_federation_learns_and_the_closing_evaluation_is_of_the_devices_networ
         run.predict(X)
 
 
+def test_what_a_device_keeps_for_predictions_is_its_own_network() -> None:
+    spec, (shards, keys) = task(), cohort(2)
+    row = spec.model.init(0)
+    _, state = learner(spec, "samples", True, True).one({"x": row}, None, shards[1], keys[1], 1.0)
+    model, own = held(spec, keys[1].device, keys[1].seed, state)
+    network, filled = body(spec, keys[1].device), np.where(np.isnan(shards[1].X), np.float32(0.5), shards[1].X)
+    np.testing.assert_array_equal(outputs(model, own, shards[1].X), outputs(network, state["x"], filled))
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -124,6 +133,7 @@ def test_a_federation_learns_and_the_closing_evaluation_is_of_the_devices_networ
         (lambda: ft.sequential(5, ft.prototypes(4, 3, pull=-1)), "pull is -1"),
         (lambda: task(keep=0.5), "leave recipe.keep at 0"),
         (lambda: ft.Federation(task(), ft.fedadam()), "strategy.step is not ft.sgd"),
+        (lambda: ft.Federation(task(), ft.fednova()), "strategy.method or task.local is set beside prototypes"),
         (lambda: ft.Federation(task(), ft.fedprox()), "strategy.mu is set beside prototypes"),
     ],
 )

@@ -37,7 +37,7 @@ def command(state: str, data: str, out: str | None, federation: str | None, allo
 
     model, row, _ = save.load(held(state, federation or ""))
     if isinstance(model, Own):
-        _allowed(model.factory, allow)
+        allowed(model.factory, allow)
         answers = model.predict(row, read(data, labelled=False).X)
     else:
         answers = outputs(model, row, as_samples(read(data, labelled=False).X, model.input))
@@ -80,7 +80,7 @@ def held(state: str, federation: str = "") -> Path:
     return path
 
 
-def _allowed(factory: str, allow: str | None) -> None:
+def allowed(factory: str, allow: str | None) -> None:
     """Raise SpecError unless the model, which is Python code, may run: a file alone is not to decide it (law 9)."""
     from fedthings.errors import SpecError
 

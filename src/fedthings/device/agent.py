@@ -22,6 +22,7 @@ from fedthings.device.rules import Rules, advice
 from fedthings.device.shelf import Shelf
 from fedthings.device.upload import Upload
 from fedthings.errors import DataError, SpecError, WireError
+from fedthings.learn import prototypes
 from fedthings.learn.data import Shard
 from fedthings.learn.effort import effort
 from fedthings.learn.learner import Fit
@@ -39,7 +40,7 @@ from fedthings.messages import (
     Want,
     Work,
 )
-from fedthings.phase import Phase, fits, learner, received
+from fedthings.phase import Phase, fits, kept, learner, received
 from fedthings.protocol.events import Ticket
 from fedthings.spelling import decode
 from fedthings.stage import State
@@ -51,6 +52,10 @@ from fedthings.vector import Key, Payload
 from fedthings.wire import pack_body
 
 log = logging.getLogger("fedthings.device")
+
+
+WORDS = 240
+"""Characters of a reason that a device gives at the most."""
 
 
 class Agent:
@@ -276,14 +281,15 @@ class Agent:
         if self.shelf.pending is not None:  # an edge's rounds take their time
             self.upload.begin(job.ticket, self.shelf.pending.report, now)
         if model is not None and phase.kind == "train":  # for predictions; the fleet does not wait for it
-            self.shelf.keep(phase.task.model, model["x"], job.ticket.version)
+            self._keep(phase, model, job.ticket.version)
 
     def _accepted(self, job: Assignment) -> Phase | None:
         """Return the phase that the task body describes, or decline it: it does not fit, or the owner's rules."""
+        found: Phase | None = None
         try:
             if self._phase is not None and self._phase[0] == job.task.digest:
                 return self._phase[1]
-            phase = decode(self.bodies.read(job.task, Work).spec, Phase)
+            found = phase = decode(self.bodies.read(job.task, Work).spec, Phase)
             refusal = self.rules.refusal(self.federation, phase)  # first: what it does not allow is not imported
             if refusal:
                 self._tell(f"declined: {refusal}{advice(phase, refusal)}")
@@ -292,7 +298,9 @@ class Agent:
             self._fits(phase)
         except (SpecError, WireError, DataError) as error:
             self._tell(f"cannot do the task: {error}")
-            self._decline(job.ticket, "does not fit")
+            asked = isinstance(error, DataError) and found is not None and found.query
+            said = str(error).removeprefix(f"{self.name}: ")[:WORDS]
+            self._decline(job.ticket, said if asked else "does not fit")  # whoever asks can mend that
             return None
         self._phase = (job.task.digest, phase)
         return phase
@@ -323,8 +331,8 @@ class Agent:
         report, state, counts, unseen = made(phase, ticket, fit, before, self.transport.federation, self._phase[0])
         if unseen:
             self._tell(f"report left out: {unseen}")
-        kept = counts and (after is not None or any(part is not None for part in state))
-        self.shelf.hold(ticket, pack_body(report), [after, state] if kept else None, body)
+        keeps = counts and (after is not None or any(part is not None for part in state))
+        self.shelf.hold(ticket, pack_body(report), [after, state] if keeps else None, body)
         self.reports += 1
 
     def _decline(self, ticket: Ticket, reason: str) -> None:
@@ -384,7 +392,16 @@ class Agent:
 
     def _last(self, number: int, phase: Phase, version: int, model: Payload) -> None:
         """Keep the last model, `version` of the phase with this number."""
-        self.shelf.keep(phase.task.model, model["x"], version)
+        if not phase.query:
+            self._keep(phase, model, version)
+
+    def _keep(self, phase: Phase, model: Payload, version: int) -> None:
+        """Keep the model received, or the device's own as its kept reports have left it, for predictions."""
+        state = self.shelf.state[0] if self.shelf.state else None
+        if phase.task.model.prototypes is not None:  # there is no model of the fleet: its own network predicts
+            self.shelf.keep(*prototypes.held(phase.task, self.name, phase.seed, state), version)
+        else:
+            self.shelf.keep(phase.task.model, kept(phase, model, state), version)
 
 
 def _aligned(arrays: Payload) -> Payload:

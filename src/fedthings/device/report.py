@@ -43,7 +43,7 @@ def made(phase: Phase, ticket: Ticket, fit: Fit, before: State, federation: str,
     counts = not unseen
     if outgoing.ring is not None:
         assert phase.secure is not None
-        scope = scope_of(phase.secure, outgoing.ring, federation, task)
+        scope = scope_of(phase.secure, outgoing.ring, federation, task, phase.claim)
         arrays = split(arrays, public(phase.secure.helper, "secure.helper"), scope, ticket)
     elif refused(schema(phase), outgoing.stage.decode(sent.report), sent.weight)[0]:
         counts = False

@@ -28,7 +28,8 @@ from fedthings.transport.topics import OPERATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Transport
 from fedthings.vector import Payload
 
-NOBODY = Shard(*(np.zeros((0, 1), np.float32) for _ in range(4)))
+_NO_ROWS = np.zeros((0, 1), np.float32)
+NOBODY = Shard(_NO_ROWS, _NO_ROWS, _NO_ROWS, _NO_ROWS)
 """The rows of an edge: it has none."""
 
 

@@ -73,6 +73,13 @@ def huber(outputs: Array, y: Array) -> tuple[Array, Array]:
     return costs.mean(-1), (slope / _share(y)).reshape(outputs.shape)
 
 
+def nearest(outputs: Array, y: Array) -> tuple[Array, Array]:
+    """Less the largest output: of centroids, the squared distance to the nearest (Lloyd 1982)."""
+    slope = np.zeros_like(outputs)
+    np.put_along_axis(slope, outputs.argmax(-1)[..., None], -1 / outputs.shape[1], -1)
+    return -outputs.max(-1), slope
+
+
 def _share(y: Array) -> int:
     return int(y.shape[-2] * y.shape[-1])
 
@@ -86,6 +93,7 @@ LOSSES: dict[str, Loss] = {
         Loss("mae", "values", "", mae),
         Loss("huber", "values", "", huber),
         Loss("reconstruction", "input", "", mse),
+        Loss("nearest", "input", "", nearest),
     )
 }
 

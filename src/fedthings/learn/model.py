@@ -12,20 +12,23 @@ import numpy as np
 from msgspec import Struct
 
 from fedthings.errors import SpecError
+from fedthings.learn import filled, norms, passes, preparing, recurrent, transforms, windows
 from fedthings.learn import layers as kinds
-from fedthings.learn import norms, passes, preparing, recurrent, transforms, windows
 from fedthings.learn.element import Shape, snake
 from fedthings.learn.layers import (
     RUNNING,
     Layer,
     avg_pool,
     batch_norm,
+    centroids,
     conv1d,
     conv2d,
     dense,
     dropout,
     embedding,
     flatten,
+    forest,
+    gaussians,
     group_norm,
     gru,
     layer_norm,
@@ -45,6 +48,7 @@ __all__ = [
     "avg_pool",
     "backward",
     "batch_norm",
+    "centroids",
     "conv1d",
     "conv2d",
     "cyclic",
@@ -52,7 +56,9 @@ __all__ = [
     "dropout",
     "embedding",
     "flatten",
+    "forest",
     "forward",
+    "gaussians",
     "group_norm",
     "gru",
     "impute",
@@ -298,6 +304,12 @@ def build(layer: Layer, given: Shape, index: int) -> Pass:
             return preparing.one_hot(layer)
         case transforms.Rescale():
             return preparing.rescale(layer)
+        case kinds.Centroids():
+            return filled.centroids(layer)
+        case kinds.Gaussians():
+            return filled.gaussians(layer)
+        case kinds.Forest():
+            return filled.forest(layer)
         case _:
             return passes.activation(snake(type(layer).__name__))
 

@@ -43,6 +43,13 @@ def body(task: Task, device: str) -> Sequential:
     return mlp(*task.model.shapes[-2], *sizes, layer.width, layer.classes)
 
 
+def held(task: Task, device: str, seed: int, state: State) -> tuple[Sequential, Array]:
+    """Return what predicts on `device`: its network behind what prepares the input, and its row `(dim,)`."""
+    network = body(task, device)
+    whole = Sequential(task.model.input, (*task.model.layers[:-1], *network.layers))
+    return whole, network.init(seed) if state is None else state["x"]
+
+
 def fleetwide(task: Task, row: Array) -> Fleetwide:
     """Return the vectors that a received row `(dim,)` means."""
     sums, shares = task.model.layout.views(row).values()
@@ -152,12 +159,17 @@ def _measured(task: Task, network: Sequential, own: Array, shard: Shard) -> dict
     return {name: sums[0] for name, sums in total.items()}
 
 
-def check(task: Task, step: msgspec.Struct, mu: float) -> None:
-    """Raise SpecError where a server's `step` or a pull `mu` toward the model received is not for prototypes."""
+def check(task: Task, step: msgspec.Struct, mu: float, averages: bool) -> None:
+    """Raise SpecError where a server's `step`, a pull `mu` or a method that does not average is not for prototypes."""
     if task.model.prototypes is None:
         return
     plain = type(step).__name__ == "Sgd" and getattr(step, "lr", 1.0) == 1.0
     if not plain:
         raise SpecError("strategy.step is not ft.sgd(1.0) beside prototypes: the fleet's are the mean, set it to that")
+    if not averages or task.local:
+        raise SpecError(
+            "strategy.method or task.local is set beside prototypes: each device keeps its whole network, and what "
+            "travels is averaged; leave them out"
+        )
     if mu:
         raise SpecError("strategy.mu is set beside prototypes: their pull is in the layer, ft.prototypes(pull=...)")

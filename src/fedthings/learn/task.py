@@ -74,8 +74,10 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One model to train: `normalise="fleet"` learns scaling and imputation from all devices first.
 
-    `window` says which of a device's rows, in the order of time, make a sample.
-    `metrics` are measured on each device's own test samples; empty means those usual for the loss.
+    `window` says which of a device's rows, in the order of time, make a sample. `metrics` are measured on each device's
+    own test samples; empty means those usual for the loss. Layers that `local` names stay on each device: "head",
+    "body", a kind such as "layer_norm", or one of a kind, "dense.1". With `local_epochs` these are trained alone first,
+    so many epochs, then the others alone (Collins et al. 2021, Alg. 1).
     """
 
     model: Model
@@ -84,8 +86,16 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     normalise: Literal["none", "fleet"] = "none"
     window: Window = Window()
     metrics: tuple[str, ...] = ()
+    local: tuple[str, ...] = ()
+    local_epochs: int = 0
 
     def __post_init__(self) -> None:
+        if self.local_epochs:
+            within("task.local_epochs", self.local_epochs, 1, 1 << 16)
+            recipe = self.recipe
+            for said, wrong in (("no local layers", not self.local), ("recipe.weight_decay", recipe.weight_decay > 0)):
+                if wrong:
+                    raise SpecError(f"task.local_epochs is {self.local_epochs} beside {said}: set it to 0")
         if self.loss not in LOSSES:
             raise SpecError(f"task.loss is {self.loss!r}: {nearest(self.loss, LOSSES)}")
         if isinstance(self.model, Own):  # what it is shows where it is imported: own.verify
@@ -94,6 +104,10 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 raise SpecError(
                     f'task.normalise is "fleet", which cannot be put before the code {self.model.factory}: '
                     "scale the data, or let the model begin with a normalisation"
+                )
+            if self.local:
+                raise SpecError(
+                    f"task.local is {list(self.local)} beside {self.model.factory}: it names layers of a list"
                 )
             return
         if not isinstance(self.model, Sequential):
@@ -129,10 +143,10 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         recipe, model = self.recipe, self.model
         samples, tested = self.window.count(samples), self.window.count(tested)
         batch = recipe.batch or max(samples, 1)
-        epoch = -(-samples // batch)
-        steps, seen = recipe.epochs * epoch, recipe.epochs * samples
+        epoch, epochs = -(-samples // batch), recipe.epochs + self.local_epochs
+        steps, seen = epochs * epoch, epochs * samples
         if effort < 1 and epoch:
-            steps = max(1, ceil(effort * epoch * recipe.epochs - 1e-9))
+            steps = max(1, ceil(effort * epoch * epochs - 1e-9))
             seen = steps // epoch * samples + min(steps % epoch * batch, samples)
         passes = seen * model.training_flops + tested * model.flops
         return passes + steps * UPDATE[recipe.optimizer] * model.layout.dim

@@ -14,7 +14,7 @@ import numpy as np
 
 from fedthings.errors import SpecError, nearest
 from fedthings.learn.element import Shape
-from fedthings.learn.lift import Lifted, Steps, guarded, shape
+from fedthings.learn.lift import Lifted, Steps, framework, guarded, shape
 from fedthings.vector import Array, Key, Vector
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ def with_torch(
 ) -> Lifted:
     """Return the model whose module `build()` makes, for samples of shape `input`, with outputs as the loss reads them.
 
-    Its trained parameters and float buffers travel; frozen parameters and counters stay as `build` makes them with
-    the generator at 0. `loss(outputs, y)` gives each sample's cost `(n,)`, `optimizer(parameters, recipe)` a
-    torch.optim optimiser; without them they are the task's. `device` "auto" is the GPU where there is one. `at_once`
-    trains many devices by torch.func.vmap (None: on a GPU, where the module can). Raises SpecError.
+    Its trained parameters and float buffers travel; what is frozen, statistics included, and counters stay as `build`
+    makes them with the generator at 0. `loss(outputs, y)` gives each sample's cost `(n,)`, `optimizer(parameters,
+    recipe)` a torch.optim optimiser; without them they are the task's. `device` "auto" is the GPU where there is one.
+    `at_once` trains many devices by torch.func.vmap (None: on a GPU, where the module can). Raises SpecError.
     """
-    torch = _torch()
+    torch = framework("torch", "with_torch")
     from torch.utils.flop_counter import FlopCounterMode
 
     from fedthings.learn import torch_descent, torch_net
@@ -130,12 +130,12 @@ def with_torch(
         where = torch.cuda.get_device_name() if net().row.is_cuda else torch.backends.cpu.get_cpu_capability()
         return f"torch {torch.__version__} {where}"
 
-    return Lifted(takes, gives, layout, begin, steps, predict, flops=int(counter.get_total_flops()), engine=engine)
+    def fitted(row: Array) -> Any:
+        module, arrays = made(0).eval(), layout.views(row)
+        with torch.no_grad():
+            for name, tensor in torch_net.state(module):
+                tensor.copy_(torch.tensor(arrays[name]))
+        return module
 
-
-def _torch() -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise SpecError(f'with_torch needs PyTorch ({error}): pip install "fedthings[torch]"') from None
-    return torch
+    flops = int(counter.get_total_flops())
+    return Lifted(takes, gives, layout, begin, steps, predict, flops=flops, engine=engine, fitted=fitted)

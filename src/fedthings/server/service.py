@@ -18,7 +18,7 @@ from typing import TextIO
 
 import numpy as np
 
-from fedthings import down, run
+from fedthings import down, hidden, run
 from fedthings.engine import Engine
 from fedthings.errors import SpecError, WireError
 from fedthings.federation import Federation, plans
@@ -35,6 +35,7 @@ from fedthings.messages import (
     Report,
     Subtotal,
 )
+from fedthings.privacy import shares
 from fedthings.privacy.central import Source
 from fedthings.protocol import events
 from fedthings.protocol.coordinator import Coordinator
@@ -71,7 +72,7 @@ class Service:
     since two releases with the same noise would tell their difference; `noise` "keyed" is that of the simulator, for
     tests.
     Raises StoreError where the directory is another federation's or cannot be written, SpecError for gateways beside
-    secure mode.
+    the norms of secure mode.
     """
 
     def __init__(
@@ -94,11 +95,7 @@ class Service:
         shared: bool = False,
         noise: Source = "secure",
     ) -> None:
-        if gateways and federation.secure is not None:
-            raise SpecError(
-                f"the gateway {min(gateways)} cannot sum reports of secure mode: the helper opens a seed for the hash "
-                "of one share, and a sum has none; let the devices join the coordinator"
-            )
+        hidden.check_gateways(federation.secure, gateways)
         self.directory = run.prepare(directory, federation)
         fsync = fsync or federation.privacy is not None
         self.transport, self.allowed, self.gateways, self.trace = transport, allowed, gateways, trace
@@ -236,13 +233,22 @@ class Service:
 
     def count(self, digest: bytes, subtotal: Subtotal) -> None:
         """Count a subtotal that is journaled."""
-        self.engine.merge(subtotal, self.coordinator.version - subtotal.tickets[0].version)
-        self.summed.append(digest)
-        self.parts += subtotal.tickets
+        made = self.coordinator.version + self.coordinator.stepping
+        self.add(digest, subtotal, made - subtotal.tickets[0].version)
         self._merging = True
         for ticket in subtotal.tickets:  # only the last can end the version
             self.act(events.Arrived(ticket))
         self._merging = False
+
+    def add(self, digest: bytes, subtotal: Subtotal, lag: int) -> None:
+        """Add a subtotal, whose reports lag by `lag`, to the sums."""
+        self.engine.merge(subtotal, lag)
+        self.summed.append(digest)
+        self.parts += subtotal.tickets
+        for ticket in subtotal.tickets:
+            self.settlement.on(events.Keep(ticket, lag), self.now)
+        if self.leader is not None:
+            self.leader.keep_sum(self.engine, digest, subtotal)
 
     def act(self, event: Event | Answered) -> None:
         """Do what follows from an event that is journaled."""
@@ -296,9 +302,9 @@ class Service:
             match command:
                 case events.Ask(norms=norms) if self.leader is not None:
                     self.leader.ask(self, norms)
-                case events.Exclude(ticket=ticket, lag=lag, reason=reason):
-                    self.engine.leave_out(self.spool.read(ticket).arrays, lag, reason)
-                    self.parts.remove(ticket)
+                case events.Exclude(tickets=tickets, lag=lag, reason=reason) if self.leader is not None:
+                    self.engine.leave_out(self.leader.summed(self, tickets[0]), lag, reason, len(tickets))
+                    self.parts = [ticket for ticket in self.parts if ticket not in tickets]
                 case events.Settle(reason=reason):
                     self._advance(reason)
 
@@ -318,7 +324,7 @@ class Service:
             [lag],
         )
         if self.leader is not None:
-            self.leader.keep(ticket, report.arrays)
+            self.leader.keep(ticket, shares.hidden(report.arrays))
         self.settlement.on(events.Keep(ticket, lag), self.now)
         self.folded.append(ticket)
         if not reasons[0]:
