@@ -74,10 +74,16 @@ def test_the_file_predicts_what_the_model_does(kind: str, name: str, tmp_path: P
     np.testing.assert_allclose(export.FORMATS[kind].read(path)(X), outputs(model, row, X), rtol=1e-5, atol=1e-5)
 
 
-def test_the_models_above_have_every_layer() -> None:
-    known = set(get_args(layers.Layer))
-    assert {type(layer) for model in MODELS.values() for layer in model.layers} == known
-    assert set(to_onnx.LAYERS) == set(to_keras.LAYERS) == known
+def test_the_models_above_have_every_layer_that_has_a_form() -> None:
+    seen = {type(layer) for model in MODELS.values() for layer in model.layers}
+    assert set(to_onnx.LAYERS) == set(to_keras.LAYERS) == seen
+    assert {kind.__name__ for kind in set(get_args(layers.Layer)) - seen} == {"Centroids", "Forest", "Gaussians"}
+
+
+def test_a_layer_that_pytorch_does_not_have_is_refused(tmp_path: Path) -> None:
+    model = sequential(4, layers.Gaussians(3))
+    with pytest.raises(SpecError, match=r"a layer of the model \(gaussians\) has no form in PyTorch yet: export"):
+        export.write("torch", model, model.init(0), tmp_path / "model.pt2")
 
 
 @pytest.mark.parametrize(("kind", "table"), [("onnx", to_onnx.LAYERS), ("keras", to_keras.LAYERS)])
