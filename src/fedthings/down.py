@@ -27,7 +27,11 @@ def body(engine: Engine, version: int) -> Model:
 
 def arrays(engine: Engine, version: int) -> Payload:
     """Return the arrays of that body."""
-    return {} if engine.spec.kind == "normalise" else _arrays(engine, made_as(engine, version))
+    if engine.spec.kind == "normalise":
+        return {}
+    if engine.spec.kind == "query":
+        return sent(engine.spec, engine.told, version)
+    return _arrays(engine, made_as(engine, version))
 
 
 def _arrays(engine: Engine, made: int) -> Payload:

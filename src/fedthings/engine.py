@@ -16,7 +16,7 @@ from fedthings import down, hidden, history
 from fedthings.aggregate import fold, ring
 from fedthings.compress import delta
 from fedthings.errors import SpecError, StoreError, nearest
-from fedthings.federation import Federation, phases
+from fedthings.federation import SPARE, Federation, phases
 from fedthings.history import Line, Tally
 from fedthings.learn import staying
 from fedthings.learn.data import Shard
@@ -24,13 +24,15 @@ from fedthings.learn.local import evaluator
 from fedthings.learn.metrics import usual, values
 from fedthings.messages import Report, Subtotal
 from fedthings.partial import Partial, expect, template
-from fedthings.phase import Phase, follow, received, schema
+from fedthings.phase import Phase, first, follow, received, schema, statistic
 from fedthings.privacy import noise
 from fedthings.privacy.central import Source, claimed
 from fedthings.privacy.release import Releases
 from fedthings.private import clipping
 from fedthings.protocol.events import Assign, Command, Discard, Ticket
 from fedthings.spelling import decode, encode
+from fedthings.statistics import query
+from fedthings.statistics.statistic import Known
 from fedthings.subtotal import merge, most_bytes, verify
 from fedthings.vector import Array, Key, Payload, Vector
 from fedthings.wire import number_size, size, ticket_size
@@ -83,11 +85,14 @@ class Engine:
                 f"the warm start has {init.size} parameters, the model {model.layout.dim}: use its own file"
             )
         if 0 not in self.rows:
-            self.rows[0] = model.init(federation.seed) if init is None else init.astype(np.float32)
+            self.rows[0] = self._untrained() if init is None else init.astype(np.float32)
         self.trained = 0  # the newest trained version; `version` counts within the phase
         self._closed: tuple[fold.Sums, Tally] | None = None  # the set that is fixed, while the helper is asked
         self.state = federation.strategy.begun(self.rows[0], lambda i: model.init(federation.seed + i))
         self.beside: dict[int, dict[str, Array]] = {0: self._goes_down()}  # by version, what goes down with its model
+        self.known: Known = {}  # what a statistic keeps from round to round
+        self.told = first(self.spec) if self.spec.kind == "query" else self.rows[0]  # the row of a query
+        self.answer: dict[str, Any] | None = None  # to it
         self.releases = _releases(federation, self.spec, rounds, noise)
         if self.releases is not None and federation.secure is not None:  # devices and helper must know the noise
             self.phases[0] = msgspec.structs.replace(self.spec, claim=self.releases.claim)
@@ -199,20 +204,26 @@ class Engine:
             return self._normalised(total)
         if spec.kind == "evaluate":
             return Made(self._complete(closing=True))
-        row = self.rows[self.trained]
-        if total:
+        if spec.kind == "query":
+            return self._asked(spec, total, now)
+        row, stop = self.rows[self.trained], ""
+        if total and self.statistic is not None:
+            row, self.known, stop = self.statistic.step(row, self.known, total)
+        elif total:
             bases = {lag: self.rows[self.trained - lag] for lag in weights}
             if spec.task.local:  # layers that stay do not move here
                 change = np.zeros(len(row))
                 change[staying.travels(spec.task)] = total["x"]
                 total = {**total, "x": change}
             row = spec.strategy.stepped(row, total, weights, bases, self.state, self.version)
-        return self._made(row, now)
+        return self._made(row, now, stop)
 
     def enter(self, phase: int) -> None:
         """Go to `phase` if it is not the running one."""
         if phase != self.phase:
-            self.phase, self.version = phase, 0
+            self.phase, self.version, self.known = phase, 0, {}
+            if self.spec.kind == "query":
+                self.told = first(self.spec)
             self._begin(self.tally)
 
     def finish(self) -> list[Line]:
@@ -225,7 +236,7 @@ class Engine:
 
     def _begin(self, tally: Tally) -> None:
         spec = self.spec
-        self.partial = Partial(spec, tally)
+        self.partial, self.statistic = Partial(spec, tally), statistic(spec)
         self.packed: dict[down.Pair, bytes] = {}  # bodies that were packed last
         self.sizes: dict[down.Pair, int] = {}  # of bodies, in bytes
         self.body_bytes = size(down.body(self, self.version)) - number_size(down.made_as(self, self.version))
@@ -240,7 +251,32 @@ class Engine:
         self.tally.updates = 0  # what the phase cost and lost stands in the first version's line
         return Made([])
 
-    def _made(self, row: Vector, now: float) -> Made:
+    def _untrained(self) -> Vector:
+        """Return the model to begin with: the statistic's, where there is one."""
+        row = self.federation.task.model.init(self.federation.seed)
+        found = next((how for spec in self.phases if spec.kind == "train" and (how := statistic(spec))), None)
+        return row if found is None else found.start(row)
+
+    def _asked(self, spec: Phase, total: Payload, now: float) -> Made:
+        """Take the sums of a round of a query: the last answers it, or says what the next phase must know."""
+        assert self.statistic is not None
+        lines, stop = [], ""
+        if total:
+            self.told, self.known, stop = self.statistic.step(self.told, self.known, total)
+        if not stop and self.version >= self.statistic.rounds + SPARE:
+            raise SpecError(f"the query has no answer after {self.version} rounds: the sums of too many were lost")
+        if spec.query:
+            lines = [history.line(self.version, now, self.tally, None)]
+            self.partial.tally = Tally()
+            if stop:
+                self.answer = query.answer(spec.query, self.known, self.federation.pace.quorum)
+        elif stop:
+            for index in range(self.phase + 1, len(self.phases)):
+                self.phases[index] = follow(spec, self.known, self.phases[index])
+            self.tally.updates = 0
+        return Made(lines, stop)
+
+    def _made(self, row: Vector, now: float, done: str) -> Made:
         version = self.trained = self.version
         self.rows[version], self.beside[version] = row, self._goes_down()
         test = self._tested(row)
@@ -258,7 +294,7 @@ class Engine:
         stop = any(history.reached(self.stop, complete, test) for complete in lines)
         if stop or (test is not None and history.reached(self.stop, self.pending, test)):
             return Made(lines, "target")
-        return Made(lines, "privacy budget" if self.releases is not None and self.releases.spent else "")
+        return Made(lines, "privacy budget" if self.releases is not None and self.releases.spent else done)
 
     def _goes_down(self) -> dict[str, Array]:
         """Return what goes down with the newest model, as it is now."""
@@ -302,6 +338,9 @@ class Engine:
             "phases": [encode(spec) for spec in self.phases],
             "state": self.state,
             "beside": [[version, rows] for version, rows in self.beside.items()],
+            "known": dict(self.known),
+            "told": self.told if self.spec.kind == "query" else None,
+            "answer": self.answer,
             "best": self.best,
             "pending": self.pending,
             "tally": self.tally.snapshot(),
@@ -314,6 +353,9 @@ class Engine:
         self.phases = [decode(spec, Phase) for spec in state["phases"]]
         self.state = {name: np.array(row) for name, row in state["state"].items()}
         self.beside = {made: {name: np.array(row) for name, row in rows.items()} for made, rows in state["beside"]}
+        self.known, self.answer = {name: np.array(row) for name, row in state["known"].items()}, state["answer"]
+        if state["told"] is not None:
+            self.told = np.array(state["told"])
         self.best, self.pending = state["best"], state["pending"]
         if self.releases is not None:
             self.releases.restore(state["releases"])

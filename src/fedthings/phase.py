@@ -23,6 +23,7 @@ from fedthings.learn.learner import Fit, Learner, alone
 from fedthings.learn.local import evaluator, of_their_own, trainer
 from fedthings.learn.metrics import MANY, nothing
 from fedthings.learn.normalise import standardised, statistician, statistics_schema
+from fedthings.learn.series import windowed
 from fedthings.learn.task import Task
 from fedthings.methods.method import Local
 from fedthings.privacy import clip
@@ -30,6 +31,8 @@ from fedthings.privacy.central import CentralDp, Claim
 from fedthings.privacy.shares import TwoServers
 from fedthings.protocol.pace import Edge
 from fedthings.stage import Field, Schema, Stage, State, chain
+from fedthings.statistics import methods, query
+from fedthings.statistics.statistic import Statistic, measurer
 from fedthings.strategy import Strategy
 from fedthings.vector import Array, Key, Payload, Vector
 
@@ -64,13 +67,14 @@ STAGES: dict[type, Callable[[Any, Schema], Stage]] = {
 class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a device must know to work in one phase; it travels as the task body.
 
-    A phase is a run of versions with one payload schema. "normalise" and "evaluate" have one version.
+    A phase is a run of versions with one payload schema. "normalise" and "evaluate" have one version; "query" asks what
+    `query` says, or what the strategy's statistic must know before it begins.
     `reports`: the most that one version can have; it sets the scale of exact sums, which gateways make too. Devices
     are told the claim, and report nothing that it does not cover. `claim`: where two servers add the noise, what it
     is.
     """
 
-    kind: Literal["normalise", "train", "evaluate"]
+    kind: Literal["normalise", "query", "train", "evaluate"]
     task: Task
     strategy: Strategy
     stages: tuple[StageSpec, ...]
@@ -81,6 +85,7 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     edge: Edge | None = None
     secure: TwoServers | None = None
     claim: Claim | None = None
+    query: str = ""
 
     @property
     def partial(self) -> bool:
@@ -90,6 +95,9 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def follow(phase: Phase, statistics: Payload, after: Phase) -> Phase:
     """Return `after` with what `phase` learned: the fleet's scaling becomes the model's first layer."""
+    if phase.kind == "query" and after.strategy.statistic is not None:
+        found = methods.informed(after.strategy.statistic, statistics)
+        after = msgspec.structs.replace(after, strategy=msgspec.structs.replace(after.strategy, statistic=found))
     if phase.kind != "normalise":
         return msgspec.structs.replace(after, task=phase.task)
     task = msgspec.structs.replace(after.task, model=standardised(after.task.model, statistics))
@@ -109,8 +117,18 @@ def below(phase: Phase) -> Phase:
     )
 
 
+def statistic(phase: Phase) -> Statistic | None:
+    """Return what devices sum in `phase`; None where they do something else."""
+    spec = phase.strategy.statistic
+    if phase.kind == "query":
+        return query.build(phase.query) if phase.query else methods.before(spec, phase.task)
+    return methods.build(spec, phase.task, phase.seed) if phase.kind == "train" and spec is not None else None
+
+
 def schema(phase: Phase) -> Schema:
     """Return the arrays that a report of `phase` holds, and how they fold."""
+    if (found := statistic(phase)) is not None:
+        return found.fields
     if phase.kind == "normalise":
         return statistics_schema(phase.task.model)
     if phase.kind == "evaluate":
@@ -118,6 +136,11 @@ def schema(phase: Phase) -> Schema:
     x = Field("x", staying.layout(phase.task).dim, heaviest=fold.HEAVY if phase.edge else fold.WEIGHT)
     below = (clip.BELOW,) if private.adaptive(phase.stages) else ()
     return (x, *below, *phase.strategy.method.fields(x.dim))
+
+
+def width(phase: Phase) -> int:
+    """Return how many numbers a report of `phase` has before its stages, or a model more than that."""
+    return max(phase.task.model.layout.dim, sum(f.dim for f in schema(phase)))
 
 
 def bound(phase: Phase) -> float:
@@ -130,8 +153,14 @@ def bound(phase: Phase) -> float:
 
 def learner(phase: Phase, engine: str = "auto", threads: int = 1) -> Learner:
     """Return what a device does in `phase`, with `engine` for its local steps on `threads`."""
+    return windowed(phase.task, _learner(phase, engine, threads))
+
+
+def _learner(phase: Phase, engine: str, threads: int) -> Learner:
     if phase.kind == "normalise":
         return statistician(phase.task)
+    if (found := statistic(phase)) is not None:
+        return measurer(found, evaluator(phase.task, engine, threads) if phase.kind == "train" else None)
     task, mu, weight, silent = phase.task, phase.strategy.mu, phase.strategy.weight, phase.privacy is not None
     if isinstance(task.model, own.Own):
         if phase.kind == "evaluate":
@@ -174,14 +203,15 @@ def _told_the_bound(trains: Learner) -> Learner:
 
 def measures(phase: Phase) -> dict[str, Array]:
     """Return the metrics of a report of `phase`, each `(m,)`, with nothing measured."""
-    if phase.kind == "normalise" or phase.privacy is not None:
+    if phase.kind in ("normalise", "query") or phase.privacy is not None:
         return {}
     if isinstance(phase.task.model, own.Own):
         own.verify(phase.task)  # what it measures is known then
     found = {name: stats[0] for name, stats in nothing(phase.task, 1).items()}
     if phase.task.local or phase.kind in phase.strategy.method.measures:
         found |= of_their_own(found)
-    return found | ({"train": np.zeros(2, np.int64)} if phase.kind == "train" else {})
+    trains = phase.kind == "train" and phase.strategy.statistic is None
+    return found | ({"train": np.zeros(2, np.int64)} if trains else {})
 
 
 def fits(spec: Federation | Phase, shard: Shard, name: str) -> None:
@@ -189,13 +219,18 @@ def fits(spec: Federation | Phase, shard: Shard, name: str) -> None:
 
     Raises SpecError where a model that is Python code cannot be had here, or secure mode cannot hide its reports.
     """
+    if spec.query:
+        query.fits(spec.query, shard, name)
+        return
     if isinstance(spec.task.model, own.Own):
         own.verify(spec.task)
+    spec.task.window.check(shard, name)
+    shard = spec.task.window.shard(shard)
     check(shard, spec.task, name)
     if isinstance(spec, Phase):
         rings(spec)  # a task that comes from the network may ask for what cannot be hidden
         if spec.secure is not None and spec.privacy is not None:
-            hidden.believed(spec.claim, spec.privacy, spec.stages, spec.task.model.layout.dim)
+            hidden.believed(spec.claim, spec.privacy, spec.stages, sum(f.dim for f in schema(spec)))
     if spec.strategy.weight == "samples" and len(shard.X) > fold.WEIGHT:
         raise DataError(
             f"{name} has {len(shard.X)} training samples, and a report weighs at most {fold.WEIGHT}: "
@@ -249,11 +284,19 @@ def sent(phase: Phase, row: Vector, version: int, bound: float = 0.0, beside: Pa
     return {**{name: rows[0] for name, rows in encoded.items()}, **told}
 
 
+def first(phase: Phase) -> Vector:
+    """Return the row that `phase` begins with where nothing was trained: its length is that of all."""
+    found = statistic(phase)
+    dim = phase.task.model.layout.dim if phase.kind != "query" else 0
+    row = np.zeros(dim, np.float32)
+    return row if found is None else found.start(row)
+
+
 def received(phase: Phase, arrays: Payload) -> Payload:
     """Return the model that devices train from, as `arrays` tell it. Raises WireError where they are not its arrays."""
     if phase.kind == "normalise":
         return {}
-    due = sent(phase, np.zeros(phase.task.model.layout.dim, np.float32), 0)
+    due = sent(phase, first(phase), 0)
     for name, row in due.items():
         if name not in arrays or (arrays[name].shape, arrays[name].dtype) != (row.shape, row.dtype):
             raise WireError("wrong arrays", f"the model's {name} is not {row.dtype} {row.shape}")

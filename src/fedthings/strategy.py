@@ -39,6 +39,14 @@ from fedthings.methods.method import Average
 from fedthings.methods.nova import Nova
 from fedthings.methods.scaffold import Scaffold
 from fedthings.methods.tuned import Tuned
+from fedthings.statistics.kmeans import KMeans
+from fedthings.statistics.methods import Method
+from fedthings.statistics.naive_bayes import NaiveBayes
+from fedthings.statistics.nearest_mean import NearestMean
+from fedthings.statistics.newton import Logistic
+from fedthings.statistics.pca import Pca
+from fedthings.statistics.ridge import Ridge
+from fedthings.statistics.trees import Boosting
 from fedthings.vector import Payload
 
 Methods: TypeAlias = Average | Gradient | Nova | Scaffold | Dyn | Fair | Ditto | Tuned | Clustered
@@ -48,7 +56,7 @@ class Strategy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`weight` of a report in the mean, proximal `mu` on the device, whether `partial` work counts, `step`.
 
     `staleness` is what the delta of a late report counts for, by how many versions it lags. `method` is what devices
-    do and report beside averaging.
+    do and report beside averaging. With a `statistic` devices report sums instead of deltas, which make the next model.
     """
 
     weight: Literal["samples", "equal"] = "samples"
@@ -57,6 +65,7 @@ class Strategy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     step: Step = Sgd()
     staleness: Constant | Polynomial | Hinge = Constant()
     method: Methods = Average()
+    statistic: Method | None = None
 
     def __post_init__(self) -> None:
         within("strategy.mu", self.mu, 0, 1e6)
@@ -189,3 +198,42 @@ def fedasync(alpha: float = 0.6, schedule: Schedule | None = None, mu: float = 0
     return Strategy(
         weight="equal", mu=mu, step=Mixing(alpha=1 - alpha, beta=1 - alpha, schedule=schedule or Constant())
     )
+
+
+def ridge(penalty: float = 1.0) -> Strategy:
+    """Ridge regression in one round (Hoerl & Kennard 1970); `penalty` 0 is linear regression."""
+    return _of(Ridge(penalty))
+
+
+def logistic(penalty: float = 1.0, tolerance: float = 1e-9) -> Strategy:
+    """Logistic regression by Newton's steps (Hastie et al. 2009, section 4.4.1)."""
+    return _of(Logistic(penalty, tolerance))
+
+
+def pca() -> Strategy:
+    """Principal components in one round (Jolliffe 2002), as a linear autoencoder."""
+    return _of(Pca())
+
+
+def naive_bayes(smoothing: float = 1e-9) -> Strategy:
+    """Gaussian naive Bayes in one round (Hastie et al. 2009, section 6.6.3)."""
+    return _of(NaiveBayes(smoothing))
+
+
+def nearest_mean() -> Strategy:
+    """The nearest class mean on a frozen extractor, in one round (Mensink et al. 2013)."""
+    return _of(NearestMean())
+
+
+def k_means(tolerance: float = 1e-4) -> Strategy:
+    """k-means by Lloyd's rounds (Lloyd 1982)."""
+    return _of(KMeans(tolerance))
+
+
+def boosting(rate: float = 0.1, penalty: float = 1.0, least: float = 1.0, bins: int = 32) -> Strategy:
+    """Gradient-boosted trees by federated histograms (Chen & Guestrin 2016)."""
+    return _of(Boosting(rate, penalty, least, bins))
+
+
+def _of(statistic: Method) -> Strategy:
+    return Strategy(weight="equal", statistic=statistic)

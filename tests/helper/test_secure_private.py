@@ -16,7 +16,7 @@ from fedthings import checkpoint
 from fedthings.aggregate import ring as ring_sums
 from fedthings.cli import main
 from fedthings.engine import Engine
-from fedthings.errors import SpecError
+from fedthings.errors import SpecError, WireError
 from fedthings.helper.store import FILE
 from fedthings.helper.store import Store as HelperStore
 from fedthings.learn.digits import digits
@@ -25,6 +25,7 @@ from fedthings.outgoing import Outgoing
 from fedthings.phase import fits, rings
 from fedthings.privacy import distributed, ledger, shares
 from fedthings.privacy.distributed import Stream
+from fedthings.server import leader
 from fedthings.server.leader import Leader
 from fedthings.server.status import status
 from fedthings.transport.topics import COORDINATOR
@@ -213,6 +214,28 @@ def test_a_helper_gives_no_device_more_noise_than_its_claim_has(tmp_path) -> Non
     assert sum(line["dropped"].get("too often", 0) for line in run.history) >= 2
 
 
+def test_a_helper_gives_nothing_for_another_claim_or_for_none(tmp_path, monkeypatch) -> None:
+    spec = federation(key_in(tmp_path / "helper"))
+    world = Secure(spec, digits(10, 0), ROUNDS, tmp_path)
+    while world.service.engine.trained < 1:
+        assert world.step()
+    for other in (replace(world.service.engine.phases[0].claim, planned=ROUNDS + 1), None):
+        with monkeypatch.context() as patch:
+            scope = leader.scope_of
+            patch.setattr(leader, "scope_of", lambda *args, other=other, scope=scope: scope(*args[:4], other))
+            patch.setattr(leader, "written", lambda claim, other=other: distributed.written(other) if other else b"")
+            while not world.service.settlement.fixed:
+                assert world.step()
+            world.service.leader.ask(world.service, False)
+            world.service.leader.refusal = ""
+            while not world.service.leader.refusal:
+                assert world.step()
+            assert world.service.leader.refusal == "another claim"
+    world.service.leader.ask(world.service, False)
+    run = world.run()
+    assert [line["updates"] for line in run.history] == [5] * ROUNDS
+
+
 # ------------------------------------------------------------------------ refused
 
 REFUSED = {
@@ -264,9 +287,20 @@ def test_a_device_does_not_believe_a_task_whose_noise_is_too_small() -> None:
         (None, "the task has no noise for what it claims"),
         (replace(phase.claim, unit=phase.claim.unit / 2), "the noise of the task is not enough for epsilon 8"),
         (replace(phase.claim, shared=False), "the task has no noise"),
+        (replace(phase.claim, planned=1 << 40), "a claim of 10 of 1099511627776 versions"),
     ):
         with pytest.raises(SpecError, match=said):
             fits(replace(phase, claim=claim), shard, "device-0")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"{}", b"[1]", b"\xff"])
+def test_a_claim_that_is_none_is_malformed(data) -> None:
+    with pytest.raises(WireError, match="malformed"):
+        distributed.read(data)
+    claim = Engine(federation(), 3).releases.claim
+    assert distributed.read(distributed.written(claim)) == claim
+    with pytest.raises(WireError, match="malformed"):
+        distributed.read(distributed.written(replace(claim, planned=1 << 40)))
 
 
 def test_a_report_is_never_longer_than_what_epsilon_is_computed_from() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 import fedthings as ft
 import own_models
 from fedthings.errors import SpecError
-from fedthings.learn import local, own, own_learner, save, torch_descent, with_torch
+from fedthings.learn import local, own, own_learner, save, to_torch, torch_descent
 from fedthings.learn.data import Shard
 from fedthings.learn.learner import Fit, Learner
 from fedthings.learn.lift import Lifted
@@ -112,7 +112,7 @@ def test_each_device_may_begin_with_a_model_of_its_own(rows: str, at_once: bool)
 def test_every_loss_is_ours(loss: str, at_once: bool, named: Named) -> None:
     model = ft.mlp(6, 4, 6 if loss == "reconstruction" else 1)
     some = [s._replace(y=(s.y > 1).astype("f4"), test_y=(s.test_y > 1).astype("f4")) for s in shards()]
-    lifted = ft.with_torch(lambda: with_torch.module(model), input=6, at_once=at_once)
+    lifted = ft.with_torch(lambda: to_torch.module(model), input=6, at_once=at_once)
     theirs = Task(model=named(lifted), loss=loss, recipe=Recipe(lr=0.1, batch=4, epochs=2))
     ours = Task(model=model, loss=loss, recipe=theirs.recipe)
     row = model.init(3)
@@ -323,7 +323,7 @@ def test_a_loss_and_an_optimiser_of_ones_own(named: Named) -> None:
         return 3 * nn.functional.cross_entropy(out, y, reduction="none")
 
     def build():
-        return with_torch.module(PORTABLE)
+        return to_torch.module(PORTABLE)
 
     recipe = Recipe(lr=0.05, batch=4)
     model = named(ft.with_torch(build, input=6, loss=loss, optimizer=optimizer))

@@ -53,6 +53,10 @@ from fedthings.wire import pack_body
 log = logging.getLogger("fedthings.device")
 
 
+WORDS = 240
+"""Characters of a reason that a device gives at the most."""
+
+
 class Agent:
     """`receive` an arrival, `wake` at `alarm`; `done` when the federation has ended.
 
@@ -280,10 +284,11 @@ class Agent:
 
     def _accepted(self, job: Assignment) -> Phase | None:
         """Return the phase that the task body describes, or decline it: it does not fit, or the owner's rules."""
+        found: Phase | None = None
         try:
             if self._phase is not None and self._phase[0] == job.task.digest:
                 return self._phase[1]
-            phase = decode(self.bodies.read(job.task, Work).spec, Phase)
+            found = phase = decode(self.bodies.read(job.task, Work).spec, Phase)
             refusal = self.rules.refusal(self.federation, phase)  # first: what it does not allow is not imported
             if refusal:
                 self._tell(f"declined: {refusal}{advice(phase, refusal)}")
@@ -292,7 +297,9 @@ class Agent:
             self._fits(phase)
         except (SpecError, WireError, DataError) as error:
             self._tell(f"cannot do the task: {error}")
-            self._decline(job.ticket, "does not fit")
+            asked = isinstance(error, DataError) and found is not None and found.query
+            said = str(error).removeprefix(f"{self.name}: ")[:WORDS]
+            self._decline(job.ticket, said if asked else "does not fit")  # whoever asks can mend that
             return None
         self._phase = (job.task.digest, phase)
         return phase
@@ -384,7 +391,8 @@ class Agent:
 
     def _last(self, number: int, phase: Phase, version: int, model: Payload) -> None:
         """Keep the last model, `version` of the phase with this number."""
-        self._keep(phase, model, version)
+        if not phase.query:
+            self._keep(phase, model, version)
 
     def _keep(self, phase: Phase, model: Payload, version: int) -> None:
         """Keep the model received, or the device's own as its kept reports have left it, for predictions."""

@@ -172,10 +172,12 @@ class Helper:
         if scope.norms and not batch.draw and not self.store.checked(federation, batch.tickets):
             return Verdict(batch.digest, False, reason="norms first")
         opened = []
-        stream = None
+        stream, kept = None, self.store.noise(federation)
+        if kept is not None and kept["claim"] != scope.claim:  # its noise goes on, and nothing leaves without
+            return Verdict(batch.digest, False, reason="another claim")
         if (claim := _claim(batch, scope)) is not None:
             stream = Stream(claim, self._fresh())
-            if (kept := self.store.noise(federation)) is not None:
+            if kept is not None:
                 stream.restore(kept)
             if not stream.version < batch.version <= claim.versions:
                 return Verdict(batch.digest, False, reason="no noise for this version")
@@ -195,7 +197,7 @@ class Helper:
         answer = channel.close(pack_body(Share(batch.digest, arrays)), about("share", federation))
         self.store.pin(federation, sealed.sender)
         body = pack_body(Sealed(self.public, answer))
-        made = None if stream is None else Released(batch.version, stream.snapshot())
+        made = None if stream is None else Released(batch.version, {**stream.snapshot(), "claim": scope.claim})
         path = self.store.commit(federation, batch.digest, batch.tickets, body, norms=bool(batch.draw), made=made)
         if batch.draw:
             return path

@@ -111,7 +111,7 @@ def training(
         longest = int(counts.max())
         batch, steps, done = schedule(recipe, counts, efforts)
         raw = [shard.X[None].astype(kind, copy=False) for shard in shards]
-        Y = [target(model, loss, x, shard.y[None])[0] for x, shard in zip(raw, shards, strict=True)]
+        Y = [target(task.model, loss, x, shard.y[None])[0] for x, shard in zip(raw, shards, strict=True)]
         X = [prepare(model, x)[0] for x in raw]
         mixed_X = np.empty((len(shards), longest, *X[0].shape[1:]), kind)
         mixed_Y = np.empty((len(shards), longest, *Y[0].shape[1:]), Y[0].dtype)
@@ -154,7 +154,10 @@ def training(
                         gradient[rows] *= moves
                     count[rows] += 1
                     seen[rows, 0] += b
+                    statistics = [theta[rows, part].copy() for part in model.running]
                     optimiser.step(theta[rows], gradient[rows], tuple(m[rows] for m in moments), count[rows])
+                    for part, seen_so_far in zip(model.running, statistics, strict=True):
+                        theta[rows, part] = seen_so_far
             add(seen[:, 1], fixed(costs)[:, 1])
         return seen
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from fedthings.errors import SpecError
-from fedthings.learn.losses import LOSSES, target
+from fedthings.learn.losses import LOSSES, in_units, target
 from fedthings.vector import Array
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Metric(NamedTuple):
     """`measure` gives sums for each of K devices, `value` what sums `(..., m)` mean (count above 0).
 
     Outputs are `(K, B, n)` as the loss reads them (logits), y `(K, B)` labels or `(K, B, n)` values; m is
-    `size(n)`. `y` says for which the metric is: "labels", "binary" (one 0/1 value), "values" or "any".
+    `size(n)`. `y` says for which the metric is: "labels", "binary" (one 0/1 value), "values", "nearest" or "any".
     """
 
     name: str
@@ -41,7 +41,7 @@ class Metric(NamedTuple):
     measure: Callable[[Array, Array], Array]
     value: Callable[[Array], Array]
     better: Literal["high", "low"]
-    y: Literal["labels", "binary", "values", "any"] = "any"
+    y: Literal["labels", "binary", "values", "nearest", "any"] = "any"
 
 
 def fixed(costs: Array) -> Array:
@@ -142,6 +142,10 @@ def _distances(outputs: Array, y: Array) -> Array:
     return fixed(np.abs(outputs - y).mean(-1))
 
 
+def _nearest(outputs: Array, y: Array) -> Array:
+    return fixed(-outputs.max(-1))
+
+
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -152,12 +156,14 @@ METRICS: dict[str, Metric] = {
         Metric("auc", lambda n: 1 + 2 * BINS, _scores, _auc, "high", "binary"),
         Metric("rmse", lambda n: 2, _squares, root, "low", "values"),
         Metric("mae", lambda n: 2, _distances, mean, "low", "values"),
+        Metric("distance", lambda n: 2, _nearest, root, "low", "nearest"),
     )
 }
 USUAL = {
     "cross_entropy": ("accuracy", "macro_f1"),
     "binary_cross_entropy": ("accuracy", "auc"),
     "reconstruction": ("rmse",),
+    "nearest": ("distance",),
 }
 
 
@@ -193,7 +199,9 @@ def suits(metric: Metric, loss: str, outputs: int) -> bool:
         case "binary":
             return loss == "binary_cross_entropy" or (loss == "cross_entropy" and outputs == 2)
         case "values":
-            return loss not in ("cross_entropy", "binary_cross_entropy")
+            return loss not in ("cross_entropy", "binary_cross_entropy", "nearest")
+        case "nearest":
+            return loss == "nearest"
         case _:
             return True
 
@@ -231,7 +239,8 @@ def collect(task: Task, outputs: Array, X: Array, y: Array) -> dict[str, Array]:
     loss = LOSSES[task.loss]
     true = target(task.model, loss, X, y)
     costs, _ = loss.of(outputs, true)
-    flat = outputs.reshape(*outputs.shape[:2], -1)
+    flat = in_units(task.model, outputs.reshape(*outputs.shape[:2], -1))
+    true = in_units(task.model, true)
     found = {name: metric.measure(flat, true) for name, metric in measured(task).items() if name != "loss"}
     return {"loss": fixed(costs), **found}
 

@@ -15,7 +15,7 @@ import numpy as np
 from fedthings.errors import SpecError
 from fedthings.learn.data import Shard
 from fedthings.learn.descent import corrected
-from fedthings.learn.layers import snake
+from fedthings.learn.element import snake
 from fedthings.learn.learner import Fit, Learner, alone
 from fedthings.learn.local import Work, of_their_own
 from fedthings.learn.model import Sequential

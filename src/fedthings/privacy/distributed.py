@@ -19,6 +19,8 @@ from fedthings.privacy.central import CentralDp, Claim, Source
 from fedthings.privacy.clip import Clip
 from fedthings.spelling import decode
 
+MOST = 1 << 20
+"""Versions of a claim that is believed at the most."""
 TAIL = 9.0
 """Deviations: one number in 4 * 10^18 has more noise than the ring has room for."""
 
@@ -76,10 +78,18 @@ def written(claim: Claim) -> bytes:
     return msgspec.json.encode(claim)
 
 
+def bounded(claim: Claim) -> None:
+    """Raise SpecError where a claim that came from the network is of more versions than anybody computes."""
+    if not 1 <= claim.versions <= claim.planned <= MOST or claim.apart < 1 or len(claim.theta) != len(claim.omega):
+        raise SpecError(f"a claim of {claim.versions} of {claim.planned} versions: there are 1 to {MOST:,}")
+
+
 def read(data: bytes) -> Claim:
     """Return the claim that was `written`. Raises WireError where it is none."""
     try:
-        return decode(msgspec.json.decode(data), Claim)
+        claim = decode(msgspec.json.decode(data), Claim)
+        bounded(claim)
+        return claim
     except (SpecError, msgspec.DecodeError) as error:
         raise WireError("malformed", f"a claim that is none: {error}") from None
 

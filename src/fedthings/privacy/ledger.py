@@ -79,7 +79,8 @@ def rests_on(claim: Claim) -> list[str]:
         "names: a device counts as one under each name that it has",
         {
             "secure": "noise: drawn with AES-256 from a key of the system's cryptographic generator; that of the next "
-            "version lies in the run's state, which is as secret as the reports",
+            "version lies in the run's state, which is as secret as the reports"
+            + ("; the helper has a key of its own" if claim.shared else ""),
             "keyed": "noise: drawn from the federation's seed, which is what a simulation does: who knows the seed can "
             "take the noise away, so nothing that was learned from real people may be released with it",
         }[claim.source],

@@ -12,7 +12,7 @@ from fedthings.federation import Federation
 from fedthings.learn.engines import choose
 from fedthings.learn.fleet import Fleet
 from fedthings.partial import Partial
-from fedthings.phase import Phase
+from fedthings.phase import Phase, width
 from fedthings.simulation.forked import forked
 from fedthings.simulation.pool import Here, Job, Pool
 from fedthings.simulation.worker import Kept, Models, Setting
@@ -88,7 +88,7 @@ class Cohorts:
     def enter(self, phase: int, spec: Phase) -> None:
         """Begin `phase` unless it is the one at hand; but for the closing evaluation with nothing kept."""
         if phase != self._phase:
-            self._phase, self._dim = phase, spec.task.model.layout.dim
+            self._phase, self._dim = phase, width(spec)
             if spec.kind != "evaluate":
                 self.states = {}
             self.pool.begin(Setting(spec, self.engine, self.threads))
