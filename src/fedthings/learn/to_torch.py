@@ -9,6 +9,7 @@ import numpy as np
 
 from fedthings.errors import SpecError
 from fedthings.learn import layers as kinds
+from fedthings.learn import transforms
 from fedthings.learn.element import Shape, snake
 from fedthings.learn.layers import Layer
 from fedthings.learn.model import Sequential
