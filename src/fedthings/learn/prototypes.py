@@ -160,7 +160,7 @@ def _measured(task: Task, network: Sequential, own: Array, shard: Shard) -> dict
 
 
 def check(task: Task, step: msgspec.Struct, mu: float, averages: bool, late: int) -> None:
-    """Raise SpecError where a server's `step`, a pull `mu`, a method or reports `late` versions are not for prototypes."""
+    """Raise SpecError where a server's `step`, a pull `mu`, a method or reports so `late` are not for prototypes."""
     if task.model.prototypes is None:
         return
     plain = type(step).__name__ == "Sgd" and getattr(step, "lr", 1.0) == 1.0
@@ -173,8 +173,8 @@ def check(task: Task, step: msgspec.Struct, mu: float, averages: bool, late: int
         )
     if late:
         raise SpecError(
-            f"pace.staleness is {late} beside prototypes: the fleet's vectors are the mean of one version's reports, so "
-            "set it to 0"
+            f"pace.staleness is {late} beside prototypes: the fleet's vectors are the mean of one version's reports, "
+            "so set it to 0"
         )
     if mu:
         raise SpecError("strategy.mu is set beside prototypes: their pull is in the layer, ft.prototypes(pull=...)")
