@@ -14,4 +14,4 @@ def needs(module: str) -> None:
         said = f"NO {module}: it is not installed (extra `dev`)"
         if os.environ.get("CI") == "true":
             pytest.fail(said)
-        pytest.skip(said)
+        pytest.skip(said, allow_module_level=True)

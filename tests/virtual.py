@@ -26,7 +26,7 @@ from fedthings.simulation.work import Counted
 from fedthings.simulation.world import Outcome, Steady, Waking, World
 from fedthings.transport.memory import Hub
 from fedthings.transport.topics import COORDINATOR
-from fedthings.transport.transport import Arrival, Delivery
+from fedthings.transport.transport import Arrival, Delivery, Seal
 from fedthings.vector import Payload
 
 NAME = "fed"
@@ -93,9 +93,13 @@ class Virtual:
 
     def serve(self) -> Service:
         """Start the service, or start it again in the same directory."""
-        transport = self.hub.coordinator(NAME)
+        transport = self.hub.coordinator(NAME, self.seal(COORDINATOR))
         self.service = Service(self.federation, self.rounds, self.directory, transport, **self.options)
         return self.service
+
+    def seal(self, address: str) -> Seal | None:
+        """Return what signs for this end; None: nobody signs."""
+        return None
 
     def wakes(self, waking: Waking) -> None:
         """Let a sleeper link up, unless it was told to sleep on."""
@@ -109,7 +113,7 @@ class Virtual:
 
     def join(self, name: str, every: float = 0.0) -> Agent:
         """Start a device's agent, or start it again with its directory."""
-        transport = self.hub.device(name, NAME)
+        transport = self.hub.device(name, NAME, self.seal(name))
         directory = self.directory / "devices" / name
         agent = self.kind(name, self.fleet.shard(name), transport, directory, self.rules.get(name), every=every)
         agent.takes = lambda ticket: self.outcome(ticket)[1]  # type: ignore[attr-defined]

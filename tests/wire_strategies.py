@@ -61,6 +61,8 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     m.Hello: st.builds(m.Hello, texts),
     m.Bye: st.builds(m.Bye),
     m.Decline: st.builds(m.Decline, tickets, texts),
+    m.Enrol: st.builds(m.Enrol, texts, texts, digests, texts, st.binary(min_size=64, max_size=64)),
+    m.Enrolled: st.builds(m.Enrolled, texts, digests, texts, texts),
     m.Relay: st.builds(m.Relay, names, st.binary(max_size=64)),
     m.Verdict: st.builds(m.Verdict, digests, st.booleans(), st.lists(receipts, max_size=3).map(tuple), numbers, texts),
     m.Ask: st.builds(m.Ask, texts),

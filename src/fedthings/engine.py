@@ -337,10 +337,10 @@ class Engine:
             "trained": self.trained,
             "phases": [encode(spec) for spec in self.phases],
             "state": self.state,
-            "beside": [[version, rows] for version, rows in self.beside.items()],
             "known": dict(self.known),
             "told": self.told if self.spec.kind == "query" else None,
             "answer": self.answer,
+            "beside": [[version, rows] for version, rows in self.beside.items()],
             "best": self.best,
             "pending": self.pending,
             "tally": self.tally.snapshot(),
@@ -352,10 +352,10 @@ class Engine:
         self.phase, self.version, self.trained = state["phase"], state["version"], state["trained"]
         self.phases = [decode(spec, Phase) for spec in state["phases"]]
         self.state = {name: np.array(row) for name, row in state["state"].items()}
-        self.beside = {made: {name: np.array(row) for name, row in rows.items()} for made, rows in state["beside"]}
         self.known, self.answer = {name: np.array(row) for name, row in state["known"].items()}, state["answer"]
         if state["told"] is not None:
             self.told = np.array(state["told"])
+        self.beside = {made: {name: np.array(row) for name, row in rows.items()} for made, rows in state["beside"]}
         self.best, self.pending = state["best"], state["pending"]
         if self.releases is not None:
             self.releases.restore(state["releases"])

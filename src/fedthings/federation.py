@@ -25,7 +25,7 @@ from fedthings.privacy.central import CentralDp
 from fedthings.privacy.shares import TwoServers
 from fedthings.protocol.pace import Edge, Pace, Plan
 from fedthings.spelling import decode, sound
-from fedthings.statistics import methods, query
+from fedthings.statistics import query, specs
 from fedthings.strategy import Strategy
 
 NOTHING = Task(model=mlp(1, 1), loss="mse")
@@ -64,7 +64,7 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
             query.parse(self.query)
         elif self.task == NOTHING:
             raise SpecError("`task` is missing: add it, or a query")
-        methods.check(self)
+        specs.check(self)
         for name in ("task", "strategy", "pace", *(("edge",) if self.edge else ())):
             sound(name, getattr(self, name))
         compatible.check(self)
@@ -171,7 +171,7 @@ def phases(federation: Federation) -> tuple[Phase, ...]:
         return (phase("query"),)
 
     first = (phase("normalise"),) if federation.task.normalise == "fleet" else ()
-    before = (phase("query"),) if spec is not None and methods.asks(spec) else ()
+    before = (phase("query"),) if spec is not None and specs.asks(spec) else ()
     last = (phase("evaluate"),) if federation.privacy is None else ()  # what devices measure is not covered
     return (*first, *before, phase("train"), *last)
 

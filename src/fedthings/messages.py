@@ -157,6 +157,31 @@ class Decline(Message, frozen=True):
     reason: str
 
 
+# ---------------------------------------------------------------------- enrolment
+
+
+class Enrol(Message, frozen=True):
+    """Whoever has the token of this id shows the public `key` that `name` will sign with; `proof` is the token's.
+
+    `password` is the hash of what the broker is to ask `name` for.
+    """
+
+    token: str
+    name: str
+    key: bytes
+    password: str
+    proof: bytes
+
+
+class Enrolled(Message, frozen=True):
+    """The answer to Enrol: `standing` is "enrolled" with this key, "waiting" for approval, or "refused"; and why."""
+
+    name: str
+    key: bytes
+    standing: str
+    reason: str = ""
+
+
 # ------------------------------------------------------ gateway and coordinator
 
 
@@ -312,6 +337,8 @@ Envelope: TypeAlias = (
     | Hello
     | Bye
     | Decline
+    | Enrol
+    | Enrolled
     | Relay
     | Verdict
     | Ask

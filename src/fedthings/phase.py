@@ -31,7 +31,7 @@ from fedthings.privacy.central import CentralDp, Claim
 from fedthings.privacy.shares import TwoServers
 from fedthings.protocol.pace import Edge
 from fedthings.stage import Field, Schema, Stage, State, chain
-from fedthings.statistics import methods, query
+from fedthings.statistics import query, specs
 from fedthings.statistics.statistic import Statistic, measurer
 from fedthings.strategy import Strategy
 from fedthings.vector import Array, Key, Payload, Vector
@@ -85,8 +85,8 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reports: int = 1 << 20
     edge: Edge | None = None
     secure: TwoServers | None = None
-    claim: Claim | None = None
     query: str = ""
+    claim: Claim | None = None
 
     @property
     def partial(self) -> bool:
@@ -97,7 +97,7 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 def follow(phase: Phase, statistics: Payload, after: Phase) -> Phase:
     """Return `after` with what `phase` learned: the fleet's scaling becomes the model's first layer."""
     if phase.kind == "query" and after.strategy.statistic is not None:
-        found = methods.informed(after.strategy.statistic, statistics)
+        found = specs.informed(after.strategy.statistic, statistics)
         after = msgspec.structs.replace(after, strategy=msgspec.structs.replace(after.strategy, statistic=found))
     if phase.kind != "normalise":
         return msgspec.structs.replace(after, task=phase.task)
@@ -122,8 +122,8 @@ def statistic(phase: Phase) -> Statistic | None:
     """Return what devices sum in `phase`; None where they do something else."""
     spec = phase.strategy.statistic
     if phase.kind == "query":
-        return query.build(phase.query) if phase.query else methods.before(spec, phase.task)
-    return methods.build(spec, phase.task, phase.seed) if phase.kind == "train" and spec is not None else None
+        return query.build(phase.query) if phase.query else specs.before(spec, phase.task)
+    return specs.build(spec, phase.task, phase.seed) if phase.kind == "train" and spec is not None else None
 
 
 def schema(phase: Phase) -> Schema:
@@ -162,9 +162,9 @@ def _learner(phase: Phase, engine: str, threads: int) -> Learner:
         return statistician(phase.task)
     if phase.task.model.prototypes is not None:
         return prototypes.learner(phase.task, phase.strategy.weight, phase.kind == "train", phase.privacy is not None)
-    if (found := statistic(phase)) is not None:
-        return measurer(found, evaluator(phase.task, engine, threads) if phase.kind == "train" else None)
     task, mu, weight, silent = phase.task, phase.strategy.mu, phase.strategy.weight, phase.privacy is not None
+    if (found := statistic(phase)) is not None:
+        return measurer(found, evaluator(task, engine, threads) if phase.kind == "train" else None)
     if isinstance(task.model, own.Own):
         if phase.kind == "evaluate":
             return own_learner.evaluator(task)

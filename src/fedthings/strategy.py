@@ -40,12 +40,12 @@ from fedthings.methods.nova import Nova
 from fedthings.methods.scaffold import Scaffold
 from fedthings.methods.tuned import Tuned
 from fedthings.statistics.kmeans import KMeans
-from fedthings.statistics.methods import Method
 from fedthings.statistics.naive_bayes import NaiveBayes
 from fedthings.statistics.nearest_mean import NearestMean
 from fedthings.statistics.newton import Logistic
 from fedthings.statistics.pca import Pca
 from fedthings.statistics.ridge import Ridge
+from fedthings.statistics.specs import StatisticSpec
 from fedthings.statistics.trees import Boosting
 from fedthings.vector import Payload
 
@@ -56,7 +56,7 @@ class Strategy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`weight` of a report in the mean, proximal `mu` on the device, whether `partial` work counts, `step`.
 
     `staleness` is what the delta of a late report counts for, by how many versions it lags. `method` is what devices
-    do and report beside averaging. With a `statistic` devices report sums instead of deltas, which make the next model.
+    do and report beside averaging. With a `statistic` devices report sums instead, and it makes the next model of them.
     """
 
     weight: Literal["samples", "equal"] = "samples"
@@ -65,7 +65,7 @@ class Strategy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     step: Step = Sgd()
     staleness: Constant | Polynomial | Hinge = Constant()
     method: Methods = Average()
-    statistic: Method | None = None
+    statistic: StatisticSpec | None = None
 
     def __post_init__(self) -> None:
         within("strategy.mu", self.mu, 0, 1e6)
@@ -235,5 +235,5 @@ def boosting(rate: float = 0.1, penalty: float = 1.0, least: float = 1.0, bins: 
     return _of(Boosting(rate, penalty, least, bins))
 
 
-def _of(statistic: Method) -> Strategy:
+def _of(statistic: StatisticSpec) -> Strategy:
     return Strategy(weight="equal", statistic=statistic)

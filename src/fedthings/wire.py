@@ -44,6 +44,7 @@ LIMIT = 1 << 20
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """A device's name, and a federation's id."""
 
+_SIZES = {"digest": 32, "key": 32, "proof": 64}  # bytes
 _DEPTH = 64  # a model's spec nests about 10 deep
 _ITEMS = 1 << 18  # heads in a message: 256 Ki small items take about 0.1 s to walk
 _WORDS = {
@@ -281,8 +282,8 @@ def _check(message: Struct) -> None:
             good = 0 <= value < 1 << 63
         elif isinstance(value, float):
             good = value == value
-        elif name == "digest":
-            good = len(value) == 32
+        elif name in _SIZES:
+            good = len(value) == _SIZES[name]
         elif name == "base":
             good = len(value) in (0, 32)
         elif name == "difference":

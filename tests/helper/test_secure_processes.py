@@ -15,7 +15,7 @@ from fedthings.learn.digits import digits
 from fedthings.learn.save import load
 from fedthings.run import read
 from fedthings.server.broker import mosquitto
-from fedthings.server.devices import add
+from fedthings.server.devices import enrol
 from processes import ENVIRONMENT, PYTHON, Processes
 
 
@@ -25,7 +25,7 @@ class Secure(Processes):
     def __init__(self, spec: ft.Federation, fleet: ft.Fleet, rounds: int, directory: Path) -> None:
         super().__init__(spec, fleet, rounds, directory, "mosquitto")
         self.home = directory / "helper"
-        self.passwords |= add(self.out, ["helper"])
+        (self.token,) = enrol(self.out, ["helper"])
         self.helper: subprocess.Popen[bytes] | None = None
 
     def __exit__(self, *error: object) -> None:
@@ -36,10 +36,9 @@ class Secure(Processes):
     def help(self) -> subprocess.Popen[bytes]:
         """Start the helper, or start it again."""
         command = [*PYTHON, "helper", "--broker", f"mqtt://127.0.0.1:{self.port}", "--out", str(self.home)]
-        command += ["--reconnect", "0.3", "--json"]
-        environment = {**ENVIRONMENT, "FEDTHINGS_PASSWORD": self.passwords["helper"]}
+        command += ["--reconnect", "0.3", "--json", "--token", str(self.token)]
         with (self.directory / "helper.log").open("ab") as log, (self.directory / "helper.out").open("wb") as out:
-            self.helper = subprocess.Popen(command, stdout=out, stderr=log, env=environment)
+            self.helper = subprocess.Popen(command, stdout=out, stderr=log, env=ENVIRONMENT)
         return self.helper
 
     def until(self, holds, what: str, seconds: float = 60.0) -> None:

@@ -16,7 +16,7 @@ import fedthings as ft
 from fedthings import run as runs
 from fedthings.cli import main
 from fedthings.errors import SpecError
-from fedthings.learn import export, layers, save, to_keras, to_onnx
+from fedthings.learn import export, filled, layers, save, to_keras, to_onnx
 from fedthings.learn.model import Sequential, outputs, sequential
 from installed import needs
 
@@ -74,10 +74,18 @@ def test_the_file_predicts_what_the_model_does(kind: str, name: str, tmp_path: P
     np.testing.assert_allclose(export.FORMATS[kind].read(path)(X), outputs(model, row, X), rtol=1e-5, atol=1e-5)
 
 
-def test_the_models_above_have_every_layer() -> None:
-    known = set(get_args(layers.Layer))
+def test_the_models_above_have_every_layer_that_has_a_form() -> None:
+    without = (filled.Filled, layers.Prototypes)
+    known = {kind for kind in get_args(layers.Layer) if not issubclass(kind, without)}
     assert {type(layer) for model in MODELS.values() for layer in model.layers} == known
     assert set(to_onnx.LAYERS) == set(to_keras.LAYERS) == known
+
+
+@pytest.mark.parametrize("kind", SUFFIX)
+def test_what_a_statistic_fills_is_refused(kind: str, tmp_path: Path) -> None:
+    model = sequential(4, ft.forest(trees=2, depth=2))
+    with pytest.raises(SpecError, match=rf"layer 0 \(forest\) has no form in {kind} yet: export to safetensors"):
+        export.write(kind, model, model.init(0), tmp_path / f"model{SUFFIX[kind]}")
 
 
 @pytest.mark.parametrize(("kind", "table"), [("onnx", to_onnx.LAYERS), ("keras", to_keras.LAYERS)])

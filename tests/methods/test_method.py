@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -81,3 +84,18 @@ def test_numpy_does_the_steps_where_gradients_are_corrected(name: str) -> None:
     assert ft.simulate(spec, things, 1).summary["engine"]["trains"] == "numpy"
     with pytest.raises(SpecError, match='engine is "kernels", and they correct no gradients'):
         ft.simulate(spec, things, 1, engine="kernels")
+
+
+@pytest.mark.parametrize("name", ["scaffold", "feddyn", "ditto", "ifca"])
+def test_a_simulation_that_was_left_goes_on_with_what_server_and_devices_had(name: str, tmp_path: Path) -> None:
+    spec, things = federation(METHODS[name]), digits(DEVICES, 0)
+
+    def leave(line: Mapping[str, object]) -> None:
+        if line["version"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ft.simulate(spec, things, 5, out=tmp_path, on_version=leave)
+    left, whole = ft.simulate(spec, things, 5, out=tmp_path), ft.simulate(spec, things, 5)
+    assert np.array_equal(left.row, whole.row)
+    assert left.history == whole.history

@@ -10,9 +10,10 @@ import pytest
 
 import fedthings as ft
 from fedthings.device.rules import Rules
-from fedthings.errors import DataError
+from fedthings.errors import DataError, SpecError
 from fedthings.federation import question
 from fedthings.learn.data import Shard
+from fedthings.simulation.audit import audit
 from fedthings.statistics.statistic import DONE
 from fedthings.transport.topics import COORDINATOR
 from gateways import Tree
@@ -96,6 +97,25 @@ def test_the_coordinator_is_killed_and_the_answer_is_the_one_that_would_have_bee
             world.drain()
     assert killed
     same(world.result(), due)
+
+
+def test_where_there_is_nothing_to_answer_it_ends_with_the_reason(tmp_path: Path) -> None:
+    X = np.zeros((12, 2), "f4")
+    X[:, 1] = np.nan
+    things = ft.Fleet.from_arrays(X, X[:, 0], np.arange(12) % 3)
+    world = Virtual(question("max(1)", devices=3), things, 1, tmp_path)
+    run = world.run()
+    assert run.summary["reason"] == "cancelled"
+    assert world.service.failure == "no device has a value in 1: there is nothing to answer"
+    again = Virtual(question("max(1)", devices=3), things, 1, tmp_path)
+    assert again.service.done
+    assert again.service.failure == world.service.failure
+    again.service.close()
+
+
+def test_an_audit_of_sums_is_refused() -> None:
+    with pytest.raises(SpecError, match="an audit is of updates"):
+        audit(methods()["ridge"], fleet(), 2)
 
 
 def test_a_device_may_refuse_to_be_asked(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedthings.commands import as_json, device, example, show_json, target, text
+from fedthings.commands.link import ca, password, trusted, with_password
 from fedthings.threads import one_thread
 
 if TYPE_CHECKING:
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
 @click.option(
     "--broker",
     metavar="URL|KIND",
-    help="Ask real devices: mqtt://coordinator:PASSWORD@HOST:1883; or the kind of a broker of our own.",
+    help="Ask real devices: mqtt://HOST:1883; or the kind of a broker of our own.",
 )
+@password
+@ca
+@click.option("--enrolled", type=click.Path(), help="The run directory whose devices are asked.  [default: --out]")
 @click.option("--host", metavar="ADDRESS", help="Own broker: where it listens.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(1, 65535), help="Own broker: its port.  [default: a free one]")
 @click.option("--root", metavar="NAME", help="The first level of the topics.  [default: ft]")
@@ -49,12 +53,15 @@ if TYPE_CHECKING:
 @as_json
 @example(
     "fedthings query 'quantiles(temperature, [.05, .5, .95])' --fleet rooms.csv",
-    "fedthings query 'mean(temperature, humidity)' --broker mqtt://coordinator:secret@hub.local --devices 20",
+    "fedthings query 'mean(temperature, humidity)' --enrolled runs/house --port 1883 --devices 20",
 )
 def command(
     question: str,
     data: str | None,
     broker: str | None,
+    password_file: str | None,
+    ca: str | None,
+    enrolled: str | None,
     host: str | None,
     port: int | None,
     root: str | None,
@@ -77,6 +84,8 @@ def command(
     one_thread()
     if bool(data) == bool(broker or host or port):
         raise click.UsageError("give --fleet FILE to simulate, or --broker (or --port) to ask real devices")
+    if not data and not enrolled and not out:
+        raise click.UsageError("whose devices? name the run directory that they are enrolled in with --enrolled")
     from fedthings.federation import QUORUM
     from fedthings.federation import question as federation
     from fedthings.privacy.shares import TwoServers
@@ -88,8 +97,14 @@ def command(
     if data:
         summary = _simulated(asked, data, target, device, out)
     else:
-        served = {"broker": broker or "", "host": host or "", "port": port or 0, "root": root or ""}
-        found, code = _served(asked, out, timeout, {**served, "gateways": gateways})
+        served: dict[str, Any] = {
+            "broker": with_password(broker or "", password_file),
+            "host": host or "",
+            "port": port or 0,
+        }
+        served |= {"root": root or "", "gateways": gateways, "tls": trusted(ca)}
+        served["roll"] = Path(enrolled) if enrolled else None
+        found, code = _served(asked, out, timeout, served)
         if found is None:
             return code
         summary = found

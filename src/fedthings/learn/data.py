@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple, overload
 import numpy as np
 
 from fedthings.errors import DataError
-from fedthings.learn.layers import Embedding, Forest
+from fedthings.learn.filled import Forest
+from fedthings.learn.layers import Embedding
 from fedthings.learn.model import prepare
 from fedthings.vector import Array
 
@@ -103,11 +104,8 @@ def _samples(where: str, X: Array, task: Task) -> None:
     if np.isinf(X).any():
         raise DataError(f"{where} has {_first(np.isinf(X))} infinite: repair the value or set it to NaN")
     _looked_up(where, X, task)
-    gaps = (
-        task.normalise == "fleet"
-        or task.model.stem
-        or isinstance(next(iter(getattr(task.model, "layers", ())), None), Forest)
-    )
+    front = getattr(task.model, "layers", ())[:1]
+    gaps = task.normalise == "fleet" or task.model.stem or any(isinstance(layer, Forest) for layer in front)
     if np.isnan(X).any() and not gaps:
         layers = 'set normalise="fleet", or put impute(0.0) first in the model'
         raise DataError(

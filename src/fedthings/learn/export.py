@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from fedthings.errors import SpecError
-from fedthings.learn import transforms
+from fedthings.learn import filled, transforms
+from fedthings.learn.element import snake
 from fedthings.learn.lift import framework, guarded
 from fedthings.learn.model import Sequential, outputs
 from fedthings.learn.own import Own
@@ -40,6 +41,10 @@ def write(kind: str, model: Model, row: Array, path: Path) -> float:
     form = FORMATS[kind]
     if path.suffix != form.suffix:
         raise SpecError(f"--out is {path}: a file for {kind} ends in {form.suffix}")
+    for i, layer in enumerate(() if isinstance(model, Own) else model.layers):
+        if isinstance(layer, filled.Filled):
+            name = snake(type(layer).__name__)
+            raise SpecError(f"layer {i} ({name}) has no form in {kind} yet: export to safetensors, or to npz")
     path.parent.mkdir(parents=True, exist_ok=True)
     X = _samples(model)
     with guarded(f"export to {kind}"), warnings.catch_warnings():

@@ -1,72 +1,77 @@
-"""Layers that a statistic fills, from sums over the fleet: what they give; no gradient goes through them.
-
-A sum over features or trees is made in the same order for one sample and for many, so that a cohort equals a stack of
-devices bit for bit (law 3).
-"""
+"""Layers as data whose parameters a statistic makes, from sums over the fleet; what they give is in `filling.py`."""
 
 from __future__ import annotations
 
-import numpy as np
-
 from fedthings.errors import SpecError
-from fedthings.learn import layers
-from fedthings.learn.passes import Draw, Kept, Pass, Weights
-from fedthings.vector import Array
+from fedthings.learn.element import Element, Shape, positive
 
 
-def _no_gradient(w: Weights, kept: Kept, dY: Array, g: Weights, deep: bool) -> Array | None:
-    raise SpecError("the model has a layer that only a statistic fills: set strategy to the one it is for")
+class Filled(Element, frozen=True):
+    """A layer whose parameters a statistic makes of sums."""
+
+    units: int
+
+    def shape(self, given: Shape) -> Shape:
+        positive("units", self.units)
+        if len(given) != 1:
+            raise SpecError("it takes flat samples: put flatten() before it")
+        return (self.units,)
+
+    def work(self, given: Shape) -> int:
+        return self.units * given[0]
+
+    def flops(self, given: Shape) -> int:
+        return 3 * self.units * given[0]
 
 
-def centroids(layer: layers.Centroids) -> Pass:
-    """Return the pass of offset - |x - centroid|^2, for each centroid."""
+class Centroids(Filled, frozen=True):
+    """How near each of `units` centroids is: less the squared distance, the nearest is the largest."""
 
-    def forward(w: Weights, X: Array, draw: Draw) -> tuple[Array, Kept]:
-        apart = X[:, :, None] - w["centroid"][:, None]
-        apart *= apart
-        return w["offset"][:, None] - apart.sum(-1), None
-
-    return Pass(forward, _no_gradient)
+    def parameters(self, given: Shape) -> dict[str, Shape]:
+        return {"centroid": (self.units, given[0]), "offset": (self.units,)}
 
 
-def gaussians(layer: layers.Gaussians) -> Pass:
-    """Return the pass of constant - |(x - mean) precision|^2 / 2, for each class."""
+class Gaussians(Filled, frozen=True):
+    """The logarithm of how likely each of `units` classes is, with a Gaussian for each feature."""
 
-    def forward(w: Weights, X: Array, draw: Draw) -> tuple[Array, Kept]:
-        apart = X[:, :, None] - w["mean"][:, None]
-        apart *= w["precision"][:, None]
-        apart *= apart
-        return w["constant"][:, None] - apart.sum(-1) / 2, None
-
-    return Pass(forward, _no_gradient)
+    def parameters(self, given: Shape) -> dict[str, Shape]:
+        features = (self.units, given[0])
+        return {"centre": features, "precision": features, "constant": (self.units,)}
 
 
-def forest(layer: layers.Forest) -> Pass:
-    """Return the pass of the sum of trees, each of which goes right where a feature is above a threshold."""
+class Forest(Filled, frozen=True):
+    """The sum of `trees` of `depth` for each of `units` outputs; `grown` is how many rounds have made them."""
 
-    def forward(w: Weights, X: Array, draw: Draw) -> tuple[Array, Kept]:
-        Y = np.empty((*X.shape[:2], layer.units), X.dtype)
-        for k, (samples, out) in enumerate(zip(X, Y, strict=True)):
-            own = {name: array[min(k, len(array) - 1)] for name, array in w.items()}
-            out[...] = own["bias"]
-            for turn in range(layer.trees):
-                for unit in range(layer.units):
-                    tree = turn * layer.units + unit
-                    leaf = grown(own["feature"][tree], own["threshold"][tree], samples, layer.depth)
-                    out[:, unit] += own["value"][tree][leaf]
-        return Y, None
+    trees: int
+    depth: int
 
-    return Pass(forward, _no_gradient)
+    def shape(self, given: Shape) -> Shape:
+        positive("trees", self.trees)
+        if not 1 <= self.depth <= 12:
+            raise SpecError(f"depth is {self.depth}: it must be from 1 to 12")
+        return Filled.shape(self, given)
+
+    def parameters(self, given: Shape) -> dict[str, Shape]:
+        count, inner = self.trees * self.units, 2**self.depth - 1
+        nodes = (count, inner)
+        return {
+            "feature": nodes,
+            "threshold": nodes,
+            "value": (count, inner + 1),
+            "bias": (self.units,),
+            "grown": (1,),
+        }
+
+    def work(self, given: Shape) -> int:
+        return 4 * given[0] + self.units
+
+    def flops(self, given: Shape) -> int:
+        return self.trees * self.units * (3 * self.depth + 1)
 
 
-def grown(feature: Array, threshold: Array, X: Array, depth: int) -> Array:
-    """Return the node `(n,)` at `depth` that each sample `X` `(n, f)` comes to, counted from the left; NaN goes left.
+centroids, gaussians = Centroids, Gaussians
 
-    The nodes of a tree lie in `feature` and `threshold` `(2^d - 1,)` level by level.
-    """
-    node = np.zeros(len(X), np.int64)
-    rows = np.arange(len(X))
-    for _ in range(depth):
-        above = X[rows, feature[node].astype(np.int64)] > threshold[node]
-        node = 2 * node + 1 + above
-    return np.asarray(node - (2**depth - 1))
+
+def forest(units: int = 1, trees: int = 50, depth: int = 4) -> Forest:
+    """Return the layer of `trees` for each of `units` outputs."""
+    return Forest(units=units, trees=trees, depth=depth)

@@ -12,23 +12,21 @@ import numpy as np
 from msgspec import Struct
 
 from fedthings.errors import SpecError
-from fedthings.learn import filled, norms, passes, preparing, recurrent, transforms, windows
+from fedthings.learn import filled, filling, norms, passes, preparing, recurrent, transforms, windows
 from fedthings.learn import layers as kinds
 from fedthings.learn.element import Shape, snake
+from fedthings.learn.filled import centroids, forest, gaussians
 from fedthings.learn.layers import (
     RUNNING,
     Layer,
     avg_pool,
     batch_norm,
-    centroids,
     conv1d,
     conv2d,
     dense,
     dropout,
     embedding,
     flatten,
-    forest,
-    gaussians,
     group_norm,
     gru,
     layer_norm,
@@ -292,6 +290,12 @@ def build(layer: Layer, given: Shape, index: int) -> Pass:
             return recurrent.gru(layer, given)
         case kinds.Dropout():
             return passes.dropout(layer, index)
+        case filled.Centroids():
+            return filling.centroids(layer)
+        case filled.Gaussians():
+            return filling.gaussians(layer)
+        case filled.Forest():
+            return filling.forest(layer)
         case transforms.Standardise():
             return preparing.standardise(layer, given)
         case transforms.Impute():
@@ -304,12 +308,6 @@ def build(layer: Layer, given: Shape, index: int) -> Pass:
             return preparing.one_hot(layer)
         case transforms.Rescale():
             return preparing.rescale(layer)
-        case kinds.Centroids():
-            return filled.centroids(layer)
-        case kinds.Gaussians():
-            return filled.gaussians(layer)
-        case kinds.Forest():
-            return filled.forest(layer)
         case _:
             return passes.activation(snake(type(layer).__name__))
 

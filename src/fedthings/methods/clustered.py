@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from fedthings.learn.task import Task, within
 from fedthings.methods.method import Local, Method, Row, Way
 from fedthings.stage import Field, Schema, State
 from fedthings.vector import Array, Key, Payload
+
+Costs: TypeAlias = Callable[[Array, Sequence[Shard]], Array]
 
 
 class Clustered(Method, frozen=True):
@@ -51,7 +53,7 @@ class Clustered(Method, frozen=True):
         return {"others": np.concatenate([fresh(j).astype(row.dtype) for j in range(1, self.models)])}
 
     def work(self, local: Local) -> Work:
-        average = local.averaging()
+        average, costs = local.averaging(), local.costs()
 
         def work(
             models: Payload,
@@ -62,7 +64,7 @@ class Clustered(Method, frozen=True):
             weights: Array,
         ) -> tuple[Payload, list[State], Array]:
             every = self._every(models, len(shards))
-            best, n = self._best(local, every, shards), np.arange(len(shards))
+            best, n = self._best(costs, every, shards), np.arange(len(shards))
             report, _, seen = average({"x": every[n, best]}, states, shards, keys, efforts, weights)
             change, chosen = np.zeros_like(every), np.zeros((len(shards), self.models))
             change[n, best], chosen[n, best] = report["x"], weights
@@ -84,11 +86,13 @@ class Clustered(Method, frozen=True):
         return self.models * samples * task.model.flops
 
     def personal(self, local: Local) -> Personal:
+        costs = local.costs()
+
         def chosen(
             models: Payload, states: Sequence[State], shards: Sequence[Shard], keys: Sequence[Key]
         ) -> tuple[Array, list[State]]:
             every = self._every(models, len(shards))
-            best = self._best(local, every, shards)
+            best = self._best(costs, every, shards)
             return every[np.arange(len(shards)), best], [{"chosen": j} for j in best.tolist()]
 
         return chosen
@@ -102,7 +106,7 @@ class Clustered(Method, frozen=True):
         every = np.concatenate([x[:, None], others.reshape(len(others), -1, x.shape[-1])], 1)
         return np.broadcast_to(every, (n, *every.shape[1:]))
 
-    def _best(self, local: Local, every: Array, shards: Sequence[Shard]) -> Array:
+    def _best(self, costs: Costs, every: Array, shards: Sequence[Shard]) -> Array:
         """Return which model costs each device least `(n,)`; the first of those that cost the same."""
-        found = [local.costs(np.ascontiguousarray(every[:, j]), shards) for j in range(self.models)]
+        found = [costs(np.ascontiguousarray(every[:, j]), shards) for j in range(self.models)]
         return np.asarray(np.argmin(np.nan_to_num(np.stack(found, -1), nan=np.inf), -1))

@@ -45,7 +45,7 @@ class Fair(Method, frozen=True):
         return (Field("h", 1, "f8", per="one"),)
 
     def work(self, local: Local) -> Work:
-        average, q, lipschitz = local.averaging(), self.q, 1 / local.task.recipe.lr
+        average, costs, q, lipschitz = local.averaging(), local.costs(), self.q, 1 / local.task.recipe.lr
 
         def work(
             models: Payload,
@@ -55,7 +55,7 @@ class Fair(Method, frozen=True):
             efforts: Sequence[float],
             weights: Array,
         ) -> tuple[Payload, list[State], Array]:
-            loss = local.costs(models["x"], shards)[:, None] + LEAST
+            loss = costs(models["x"], shards)[:, None] + LEAST
             report, after, seen = average(models, states, shards, keys, efforts, weights)
             x = report["x"]
             far = np.square(x, dtype=np.float64).sum(-1, keepdims=True)

@@ -54,9 +54,10 @@ class Local(NamedTuple):
         """Return how many local steps each device does `(n,)`."""
         return schedule(self.task.recipe, sizes(shards), efforts)[2]
 
-    def costs(self, rows: Array, shards: Sequence[Shard]) -> Array:
-        """Return the mean loss `(n,)` of `rows` `(dim,)` or `(n, dim)` on the training samples of each device."""
-        return costs(self.task, engines.outputs(self.task, self.engine, self.threads), rows, shards)
+    def costs(self) -> Callable[[Array, Sequence[Shard]], Array]:
+        """Return what gives the mean loss `(n,)` of rows `(dim,)` or `(n, dim)` on each device's training samples."""
+        give = engines.outputs(self.task, self.engine, self.threads)
+        return lambda rows, shards: costs(self.task, give, rows, shards)
 
 
 class Method(Struct, frozen=True, tag_field="kind", tag=str.lower, forbid_unknown_fields=True):

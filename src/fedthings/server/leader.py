@@ -167,7 +167,7 @@ class Leader:
         """Take the helper's `message`. Raises WireError with the reason that is counted and answered."""
         if not service.allowed(self.spec.name):
             name = self.spec.name
-            raise WireError("unknown helper", f"{name} is not on the list: add it with `fedthings devices add {name}`")
+            raise WireError("unknown helper", f"{name} is not on the list: let it in with `fedthings enrol {name}`")
         ours = service.transport.federation
         if federation != ours and not isinstance(message, Bye):
             raise WireError("another federation", federation)

@@ -28,6 +28,7 @@ from fedthings.messages import (
     Assignment,
     Envelope,
     Farewell,
+    Hello,
     Pause,
     Receipt,
     Refusal,
@@ -66,13 +67,12 @@ faster than the system makes a file (sqlite.org/intern-v-extern-blob.html)."""
 class Service:
     """`receive` an arrival, `wake` at `alarm`; `done` when the federation has ended.
 
-    `directory` is the run directory; `allowed` says who may join, `gateways` who of them may speak for others; a
-    restart in the same directory goes on. `edge` are the engine and the coordinator of an edge. `shared`: other
-    federations are served beside it (`services`). Under a privacy claim every write is on the disk before it counts,
-    since two releases with the same noise would tell their difference; `noise` "keyed" is that of the simulator, for
-    tests.
-    Raises StoreError where the directory is another federation's or cannot be written, SpecError for gateways beside
-    the norms of secure mode.
+    `directory` is the run directory; `allowed` says who may join, `held` who of them gets no work, `gateways` who may
+    speak for others; a restart in the same directory goes on. `edge` are the engine and the coordinator of an edge.
+    `shared`: other federations are served beside it (`services`). Under a privacy claim every write is on the disk
+    before it counts, since two releases with the same noise would tell their difference; `noise` "keyed" is that of
+    the simulator, for tests.
+    Raises StoreError where the directory is another's or cannot be written, SpecError for gateways beside norms.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class Service:
         test: tuple[Array, Array] | None = None,
         stop: Mapping[str, float] | None = None,
         allowed: Callable[[str], bool] = lambda name: True,
+        held: Callable[[str], bool] = lambda name: False,
         gateways: Collection[str] = (),
         on_version: Callable[[Line], None] | None = None,
         fsync: bool = False,
@@ -98,7 +99,8 @@ class Service:
         hidden.check_gateways(federation.secure, gateways)
         self.directory = run.prepare(directory, federation)
         fsync = fsync or federation.privacy is not None
-        self.transport, self.allowed, self.gateways, self.trace = transport, allowed, gateways, trace
+        self.transport, self.allowed, self.held = transport, allowed, held
+        self.gateways, self.trace = gateways, trace
         self.on_version, self.fsync = on_version, fsync
         self.store = Store(directory, fsync)
         self.boot = secrets.token_hex(8)
@@ -122,6 +124,7 @@ class Service:
         self.refusals: Counter[str] = Counter()
         self.heard: set[str] = set()  # who has spoken since the last boot
         self.gone: set[str] = set()  # who has said Bye
+        self.resting: dict[str, Hello] = {}  # who is in quarantine, and has said Hello
         self.routes: dict[str, str] = {}  # device -> the gateway it came by last
         self.merged: dict[str, bytes] = {}  # gateway -> the last of its subtotals that was merged
         self.history: list[Line] = []
@@ -262,8 +265,7 @@ class Service:
         if self.trace is not None and not self.replaying:
             self._traced.append(traced(self.now, event, commands))
         if isinstance(event, events.Arrived):
-            size = self.engine.arrived(event.ticket)
-            self._used(event.ticket.device)[1] += size
+            self._used(event.ticket.device)[1] += self.engine.arrived(event.ticket)
         self.on_act(event, commands)
         for command in commands:
             self.engine.obey(command)

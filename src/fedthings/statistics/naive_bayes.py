@@ -8,7 +8,7 @@ import numpy as np
 from msgspec import Struct
 
 from fedthings.learn.data import Shard
-from fedthings.learn.layers import Gaussians
+from fedthings.learn.filled import Gaussians
 from fedthings.learn.task import Task, within
 from fedthings.statistics.features import ends_in, filled, parts, width
 from fedthings.statistics.moments import added, by_class
@@ -49,6 +49,6 @@ def build(spec: NaiveBayes, task: Task, seed: int) -> Statistic:
         precision = np.where(count[:, None] > 0, variance**-0.5, 0)
         logs = np.log(np.maximum(precision, 1e-300)).sum(1) + np.log(np.maximum(count, 1) / n) - f / 2 * log(2 * pi)
         constant = np.where(count > 0, logs, ABSENT)
-        return Next(filled(model, row, {"mean": mean, "precision": precision, "constant": constant}), {}, DONE)
+        return Next(filled(model, row, {"centre": mean, "precision": precision, "constant": constant}), {}, DONE)
 
     return Statistic(summed(count=k, sum=k * f, square=k * f), 1, lambda row: row, measure, step)

@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Struct
 
 from fedthings.learn.data import Shard
-from fedthings.learn.layers import Centroids
+from fedthings.learn.filled import Centroids
 from fedthings.learn.task import Task
 from fedthings.statistics.features import ends_in, filled, parts, width
 from fedthings.statistics.moments import added, by_class

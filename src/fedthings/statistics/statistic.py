@@ -2,7 +2,7 @@
 
 A device sees the row that goes down and its own samples, and answers with sums in float64, which add up exactly over
 the fleet (law 7). The server makes the next row of them, until it says stop. So a statistic works behind gateways and
-in secure mode. Adding one is a file with a spec and its `build`, and a line in `methods`.
+in secure mode. Adding one is a file with a spec and its `build`, and a line in `specs`.
 """
 
 from __future__ import annotations

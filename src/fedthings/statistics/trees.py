@@ -16,8 +16,8 @@ from msgspec import Struct
 
 from fedthings.errors import SpecError
 from fedthings.learn.data import Shard
-from fedthings.learn.filled import grown
-from fedthings.learn.layers import Forest
+from fedthings.learn.filled import Forest
+from fedthings.learn.filling import grown
 from fedthings.learn.passes import sigmoid
 from fedthings.learn.task import Task, within
 from fedthings.statistics.features import ends_in, filled, held

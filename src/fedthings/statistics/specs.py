@@ -1,6 +1,6 @@
-"""The methods that make a model of sums: which there are, and which federations they go with.
+"""The statistics that make a model: which there are, and which federations they go with.
 
-Adding one is a file with a spec, its `check` and its `build`, and a line in `METHODS`.
+Adding one is a file with a spec, its `check` and its `build`, and a line in `WAYS`.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from fedthings.errors import SpecError
-from fedthings.learn.layers import Centroids, Forest, Gaussians
+from fedthings.learn.filled import Centroids, Forest, Gaussians
 from fedthings.learn.model import Sequential
 from fedthings.learn.task import Task
+from fedthings.methods.method import Average
 from fedthings.statistics import kmeans, naive_bayes, nearest_mean, newton, pca, ridge, trees
 from fedthings.statistics.statistic import Known, Statistic
 
 if TYPE_CHECKING:
     from fedthings.federation import Federation
 
-Method: TypeAlias = (
+StatisticSpec: TypeAlias = (
     ridge.Ridge
     | newton.Logistic
     | pca.Pca
@@ -30,7 +31,7 @@ Method: TypeAlias = (
 
 
 class Way(NamedTuple):
-    """How a method is done: `check(spec, task)` raises SpecError, `build(spec, task, seed)` makes its statistic.
+    """How a statistic is made: `check(spec, task)` raises SpecError, `build(spec, task, seed)` makes its statistic.
 
     `before(spec, task)` makes the one whose answer it needs first, which `informed(spec, known)` puts into it.
     """
@@ -41,7 +42,7 @@ class Way(NamedTuple):
     informed: Callable[[Any, Known], Any] | None = None
 
 
-METHODS: dict[type, Way] = {
+WAYS: dict[type, Way] = {
     ridge.Ridge: Way(ridge.check, ridge.build),
     newton.Logistic: Way(newton.check, newton.build),
     pca.Pca: Way(pca.check, pca.build),
@@ -60,29 +61,29 @@ FILLED: dict[type, str] = {
 """The layers that have no gradient, and what fills them."""
 
 
-def build(spec: Method, task: Task, seed: int) -> Statistic:
+def build(spec: StatisticSpec, task: Task, seed: int) -> Statistic:
     """Return the statistic of `spec`."""
-    return METHODS[type(spec)].build(spec, task, seed)
+    return WAYS[type(spec)].build(spec, task, seed)
 
 
-def asks(spec: Method) -> bool:
+def asks(spec: StatisticSpec) -> bool:
     """Return whether something must be asked before it begins."""
-    return METHODS[type(spec)].before is not None
+    return WAYS[type(spec)].before is not None
 
 
-def before(spec: Method | None, task: Task) -> Statistic:
+def before(spec: StatisticSpec | None, task: Task) -> Statistic:
     """Return the statistic of what is asked before `spec` begins."""
-    way = METHODS.get(type(spec))
+    way = WAYS.get(type(spec))
     if way is None or way.before is None:
         raise SpecError("a phase asks nothing: it has no query")
     return way.before(spec, task)
 
 
-def informed(spec: Method, known: Known) -> Method:
+def informed(spec: StatisticSpec, known: Known) -> StatisticSpec:
     """Return `spec` with what was asked."""
-    way = METHODS[type(spec)]
+    way = WAYS[type(spec)]
     assert way.informed is not None
-    made: Method = way.informed(spec, known)
+    made: StatisticSpec = way.informed(spec, known)
     return made
 
 
@@ -100,6 +101,8 @@ def check(federation: Federation) -> None:
         "privacy": (federation.privacy is not None, "the sums would leave without noise"),
         "edge": (federation.edge is not None, "sums need no edge rounds: a gateway sums them (docs/gateways.md)"),
         "down": (federation.down is not None and bool(federation.query), "a query sends no model"),
+        "strategy.method": (federation.strategy.method != Average(), "it is of updates, and there are none"),
+        "task.local": (bool(federation.task.local), "a statistic makes all of the model"),
         "pace.staleness": (federation.pace.staleness > 0, "each round is of the row before"),
     }
     for field, (set_, reason) in reasons.items():
@@ -109,7 +112,7 @@ def check(federation: Federation) -> None:
         return
     if not isinstance(federation.task.model, Sequential):
         raise SpecError("strategy.statistic fills layers, and the model is Python code: use a list of layers")
-    METHODS[type(spec)].check(spec, federation.task)
+    WAYS[type(spec)].check(spec, federation.task)
 
 
 def _trainable(model: Any) -> None:
