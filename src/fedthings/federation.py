@@ -85,7 +85,8 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
             private.check(self.privacy, self.task, self.strategy, self.pace, self.stages, self.devices)
         else:
             private.refused_alone(self.stages)
-        prototypes.check(self.task, self.strategy.step, self.strategy.mu, type(self.strategy.method) is Average)
+        averages, late = type(self.strategy.method) is Average, self.pace.staleness
+        prototypes.check(self.task, self.strategy.step, self.strategy.mu, averages, late)
         if self.stages and not isinstance(self.task.model, own.Own):
             stage(next(phase for phase in phases(self) if phase.kind == "train"))  # do they go together?
         if self.secure is not None:

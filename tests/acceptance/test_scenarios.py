@@ -19,6 +19,7 @@ def scenario(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)  # three runs of a thousand versions
 def test_maintenance(data):
     """C-MAPSS FD001, windows of 30 cycles, server Adam, cap 125 (published: CNN 16.97, LSTM 14.93 to 16.14)."""
     maintenance = scenario("maintenance")

@@ -112,6 +112,24 @@ def test_a_federation_learns_and_the_closing_evaluation_is_of_the_devices_networ
         run.predict(X)
 
 
+@pytest.mark.parametrize(
+    ("goal", "more"),
+    [
+        (6, {"stages": (ft.int8(),), "down": ft.int8()}),
+        (2, {"edge": ft.Edge(3)}),
+    ],
+    ids=["compressed", "edges"],
+)
+def test_it_goes_with_what_goes_with_a_mean(goal: int, more: dict) -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 600)
+    X = (rng.normal(size=(3, 5))[y] * 2 + rng.normal(size=(600, 5))).astype("f4")
+    fleet = ft.Fleet.from_arrays(X, y, np.arange(600) % 6, np.arange(600) >= 480)
+    federation = ft.Federation(task(), **{"pace": ft.Pace(goal=goal), **more})
+    run = ft.simulate(federation, fleet.under(2) if "edge" in more else fleet, 20)
+    assert run.summary["metrics"]["accuracy"] > 0.85
+
+
 def test_what_a_device_keeps_for_predictions_is_its_own_network() -> None:
     spec, (shards, keys) = task(), cohort(2)
     row = spec.model.init(0)
@@ -134,6 +152,7 @@ def test_what_a_device_keeps_for_predictions_is_its_own_network() -> None:
         (lambda: task(keep=0.5), "leave recipe.keep at 0"),
         (lambda: ft.Federation(task(), ft.fedadam()), "strategy.step is not ft.sgd"),
         (lambda: ft.Federation(task(), ft.fednova()), "strategy.method or task.local is set beside prototypes"),
+        (lambda: ft.Federation(task(), pace=ft.Pace(staleness=2)), "pace.staleness is 2 beside prototypes"),
         (lambda: ft.Federation(task(), ft.fedprox()), "strategy.mu is set beside prototypes"),
     ],
 )

@@ -159,8 +159,8 @@ def _measured(task: Task, network: Sequential, own: Array, shard: Shard) -> dict
     return {name: sums[0] for name, sums in total.items()}
 
 
-def check(task: Task, step: msgspec.Struct, mu: float, averages: bool) -> None:
-    """Raise SpecError where a server's `step`, a pull `mu` or a method that does not average is not for prototypes."""
+def check(task: Task, step: msgspec.Struct, mu: float, averages: bool, late: int) -> None:
+    """Raise SpecError where a server's `step`, a pull `mu`, a method or reports so `late` are not for prototypes."""
     if task.model.prototypes is None:
         return
     plain = type(step).__name__ == "Sgd" and getattr(step, "lr", 1.0) == 1.0
@@ -170,6 +170,11 @@ def check(task: Task, step: msgspec.Struct, mu: float, averages: bool) -> None:
         raise SpecError(
             "strategy.method or task.local is set beside prototypes: each device keeps its whole network, and what "
             "travels is averaged; leave them out"
+        )
+    if late:
+        raise SpecError(
+            f"pace.staleness is {late} beside prototypes: the fleet's vectors are the mean of one version's reports, "
+            "so set it to 0"
         )
     if mu:
         raise SpecError("strategy.mu is set beside prototypes: their pull is in the layer, ft.prototypes(pull=...)")
