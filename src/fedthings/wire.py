@@ -50,6 +50,7 @@ _WORDS = {
     "what": ("task", "model", "report", "subtotal", "batch", "share"),
     "state": ("running", "paused", "finished"),
 }
+_LENGTHS = {"digest": (32,), "base": (0, 32), "seal": (32,), "mask": (32,), "identity": (32,), "signature": (64,)}
 # RFC 8746 section 2.1. The first of a type is what is written; big-endian ones are read only.
 _TAGS = {"|u1": 64, "<u2": 69, "<u4": 70, "<u8": 71, "|i1": 72, "<i2": 77, "<i4": 78, "<i8": 79}
 _TAGS |= {"<f2": 84, "<f4": 85, "<f8": 86}
@@ -281,15 +282,17 @@ def _check(message: Struct) -> None:
             good = 0 <= value < 1 << 63
         elif isinstance(value, float):
             good = value == value
-        elif name == "digest":
-            good = len(value) == 32
-        elif name == "base":
-            good = len(value) in (0, 32)
+        elif name in _LENGTHS:
+            good = len(value) in _LENGTHS[name]
+        elif name == "keys":
+            for item in value:
+                _check(item)
+            continue
         elif name == "difference":
             good = value.dtype == np.uint8
         elif name == "device":
             good = bool(NAME.fullmatch(value))
-        elif name == "starts":
+        elif name in ("starts", "alive", "gone"):
             good = all(0 <= n < 1 << 63 for n in value)
         else:
             good = name not in _WORDS or value in _WORDS[name]
