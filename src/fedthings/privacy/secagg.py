@@ -9,7 +9,7 @@ coordinator's side.
 from __future__ import annotations
 
 import os
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import cbor2
 import numpy as np
@@ -27,6 +27,9 @@ from fedthings.privacy.signing import Signing
 from fedthings.protocol.events import Ticket
 from fedthings.vector import Payload
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
 LABEL = "fedthings secagg 1"
 SEALED = 2 * SHARE + 16
 """Bytes of the two shares for one neighbour, sealed."""
@@ -37,8 +40,8 @@ SEED = 16
 class SecAgg(Struct, frozen=True, tag="secagg", forbid_unknown_fields=True):
     """Hide each report from the coordinator without a second server: for devices that stay linked.
 
-    Numbers travel with `bits` 32 or 16. A report's weight counts up to `heaviest`, and is hidden too. Each device has so
-    many `neighbours` (0: as few as are safe where the share `corrupt` of the devices works with the coordinator, and
+    Numbers travel with `bits` 32 or 16. A report's weight counts up to `heaviest`, and is hidden too. Each device has
+    so many `neighbours` (0: as few as are safe where the share `corrupt` of the devices works with the coordinator, and
     `dropout` leaves in mid-version). Devices have `patience` seconds for each answer that the coordinator waits for.
     """
 
@@ -144,9 +147,10 @@ def share(seat: Seat, said: Neighbours, spec: SecAgg, signing: Signing, draw: Dr
             raise WireError("malformed", f"the keys of {keys.ticket.device} are of another version")
         check(seat.scope, keys, signing)
     pairs = [split(secret, threshold, wanted + 1, draw) for secret in (seat.own, seat.mask)]
+    seal = private(seat.seal)
     sealed = tuple(
-        _cipher(seat, keys, True).encrypt(bytes(12), own + mask, None)
-        for keys, own, mask in zip(said.keys, *pairs, strict=False)
+        _cipher(seat, seal, keys, True).encrypt(bytes(12), own + mask, None)
+        for keys, own, mask in zip(said.keys, *pairs, strict=False)  # the last two shares are its own
     )
     return replace(
         seat, members=said.members, threshold=threshold, neighbours=said.keys, sealed=sealed, kept=pairs[0][wanted]
@@ -172,8 +176,9 @@ def receive(seat: Seat, said: Shares) -> Seat:
 
 def hide(seat: Seat, arrays: Payload) -> None:
     """Add to the rows of `arrays`, in place, the device's own mask and those with neighbours that have sent shares."""
+    mask = private(seat.mask)
     pairs = [
-        (pair_seed(seat.scope, seat.mask, seat.ticket, keys), sign(seat.ticket, keys.ticket))
+        (pair_seed(seat.scope, mask, seat.ticket, keys), sign(seat.ticket, keys.ticket))
         for keys, sealed in zip(seat.neighbours, seat.received, strict=True)
         if sealed
     ]
@@ -190,7 +195,7 @@ def own_seed(scope: Scope, secret: bytes, ticket: Ticket) -> bytes:
     return _derived(secret, scope.of("own mask", ticket), SEED)
 
 
-def pair_seed(scope: Scope, mask: bytes, ticket: Ticket, other: Keys) -> bytes:
+def pair_seed(scope: Scope, mask: X25519PrivateKey, ticket: Ticket, other: Keys) -> bytes:
     """Return the seed of the mask between `ticket`, whose private key is `mask`, and `other`. Raises WireError."""
     return _derived(agreed(mask, other.mask), scope.of("mask", ticket, other.ticket), SEED)
 
@@ -219,18 +224,19 @@ def unmask(seat: Seat, said: Unmask, spec: SecAgg) -> tuple[Seat, Unmasked]:
     ):
         raise WireError("batch below the minimum", f"a set of {said.reports} reports, and not {spec.min_batch}")
     shares = [b""] * len(seat.received) + [seat.kept]
+    seal = private(seat.seal)
     for number in there:
-        own, mask = _opened(seat, number)
+        own, mask = _opened(seat, seal, number)
         shares[number] = own if number in alive else mask
     return replace(seat, unmask=said), Unmasked(said.ticket, tuple(shares))
 
 
-def _opened(seat: Seat, number: int) -> tuple[bytes, bytes]:
+def _opened(seat: Seat, seal: X25519PrivateKey, number: int) -> tuple[bytes, bytes]:
     """Return the shares from the neighbour with this number, of its own mask and of its key; b"" where none are."""
     from cryptography.exceptions import InvalidTag
 
     try:
-        both = _cipher(seat, seat.neighbours[number], False).decrypt(bytes(12), seat.received[number], None)
+        both = _cipher(seat, seal, seat.neighbours[number], False).decrypt(bytes(12), seat.received[number], None)
     except InvalidTag:  # whoever has written it cannot be helped with it
         return b"", b""
     return both[:SHARE], both[SHARE:]
@@ -239,24 +245,24 @@ def _opened(seat: Seat, number: int) -> tuple[bytes, bytes]:
 # ------------------------------------------------------------------------------ keys
 
 
-def agreed(key: bytes, other: bytes) -> bytes:
+def agreed(key: X25519PrivateKey, other: bytes) -> bytes:
     """Return what X25519 gives for the private `key` and the public one `other` (RFC 7748). Raises WireError."""
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
     try:
-        return private(key).exchange(X25519PublicKey.from_public_bytes(other))
+        return key.exchange(X25519PublicKey.from_public_bytes(other))
     except ValueError as error:
         raise WireError("malformed", f"a public key that cannot be: {error}") from None
 
 
-def _cipher(seat: Seat, other: Keys, out: bool) -> Any:
+def _cipher(seat: Seat, seal: X25519PrivateKey, other: Keys, out: bool) -> Any:
     """Return what closes the shares for `other`, or opens those from it.
 
     ChaCha20-Poly1305 (RFC 8439), a key for each direction, which closes this once: so the nonce may be 0.
     """
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-    keys = _derived(agreed(seat.seal, other.seal), seat.scope.of("shares", seat.ticket, other.ticket), 2 * KEY)
+    keys = _derived(agreed(seal, other.seal), seat.scope.of("shares", seat.ticket, other.ticket), 2 * KEY)
     first = (seat.ticket < other.ticket) == out
     return ChaCha20Poly1305(keys[:KEY] if first else keys[KEY:])
 

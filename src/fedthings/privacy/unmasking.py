@@ -11,7 +11,7 @@ import numpy as np
 from fedthings.errors import WireError
 from fedthings.messages import Keys
 from fedthings.privacy import masks
-from fedthings.privacy.keys import public_of
+from fedthings.privacy.keys import private, public_of
 from fedthings.privacy.secagg import Scope, own_seed, pair_seed, sign
 from fedthings.privacy.shamir import join
 from fedthings.protocol.events import Ticket
@@ -84,6 +84,7 @@ def _seeds(the: Set, alive: Collection[Ticket], secrets: Mapping[Ticket, bytes])
         if ticket in alive:
             yield own_seed(the.scope, secret, ticket), np.subtract
             continue
+        key = private(secret)
         for other in the.neighbours[ticket]:  # what each of these has added, its key undoes
             if other in alive:
-                yield pair_seed(the.scope, secret, ticket, the.keys[other]), sign(ticket, other)
+                yield pair_seed(the.scope, key, ticket, the.keys[other]), sign(ticket, other)
