@@ -37,7 +37,7 @@ class Conversation:
         """Make keys, and tell each device its neighbours."""
         for ticket in self.tickets:
             if ticket not in gone:
-                self.seats[ticket] = secagg.begin(SCOPE, ticket, self.signing)
+                self.seats[ticket] = secagg.begin(self.spec, SCOPE, ticket, self.signing)
         self.keys: dict[Ticket, Keys] = {ticket: seat.keys for ticket, seat in self.seats.items()}
         self.degree = self.spec.degree(len(self.keys))
         names = [ticket.device.encode() for ticket in self.keys]
@@ -51,7 +51,7 @@ class Conversation:
         """Share the secrets, and hand the shares on."""
         for ticket, seat in self.seats.items():
             if ticket not in gone:
-                self.seats[ticket] = secagg.share(seat, self.neighbours(ticket), self.spec, self.signing)
+                self.seats[ticket] = secagg.share(seat, self.neighbours(ticket), self.signing)
         sent = {
             ticket: dict(zip(self.near[ticket], s.sealed, strict=True)) for ticket, s in self.seats.items() if s.sealed
         }
@@ -78,9 +78,7 @@ class Conversation:
         """Give shares."""
         for ticket in self.reports:
             if ticket not in gone:
-                self.seats[ticket], self.answers[ticket] = secagg.unmask(
-                    self.seats[ticket], self.ask(ticket), self.spec
-                )
+                self.seats[ticket], self.answers[ticket] = secagg.unmask(self.seats[ticket], self.ask(ticket))
 
     def sum(self) -> dict[str, np.ndarray]:
         """The sum of the masked reports, without what masks it."""

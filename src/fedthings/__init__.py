@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from fedthings.privacy.clip import Clip as clip
     from fedthings.privacy.mechanism import Independent as independent
     from fedthings.privacy.mechanism import Tree as tree
+    from fedthings.privacy.secagg import SecAgg as secagg
     from fedthings.privacy.shares import TwoServers as two_servers
     from fedthings.protocol.pace import Edge, Pace
     from fedthings.protocol.selection import Forecast as forecast
@@ -171,6 +172,7 @@ __all__ = [
     "random_mask",
     "relu",
     "rotate",
+    "secagg",
     "sequential",
     "sgd",
     "sigmoid",
@@ -226,6 +228,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "independent": ("privacy.mechanism", "Independent"),
     "eden": ("compress.rotate", "Eden"),
     "rotate": ("compress.rotation", "Rotate"),
+    "secagg": ("privacy.secagg", "SecAgg"),
     "two_servers": ("privacy.shares", "TwoServers"),
     "top_k": ("compress.sparsify", "TopK"),
     "random_mask": ("compress.sparsify", "RandomMask"),

@@ -23,9 +23,10 @@ from fedthings.learn.metrics import usual, values
 from fedthings.messages import Report, Subtotal
 from fedthings.partial import Partial, expect, template
 from fedthings.phase import Phase, follow, received, schema
-from fedthings.privacy import noise
+from fedthings.privacy import noise, secagg
 from fedthings.privacy.central import Source, claimed
 from fedthings.privacy.release import Releases
+from fedthings.privacy.secagg import SecAgg
 from fedthings.private import clipping
 from fedthings.protocol.events import Assign, Command, Discard, Ticket
 from fedthings.spelling import decode, encode
@@ -137,6 +138,14 @@ class Engine:
     def assigned(self, ticket: Ticket, kept: Ticket | None) -> None:
         """Count the bytes of the model that goes down for `ticket`; see `down.model_bytes`."""
         self.partial.tally.bytes_down += down.model_bytes(self, ticket, kept)
+
+    def conversed(self, members: int) -> None:
+        """Count the bytes by which the devices of a version, so many, have agreed on masks (`secagg.said`)."""
+        secure = self.federation.secure
+        if isinstance(secure, SecAgg) and members > 1:
+            up, down = secagg.said(secure.degree(members))
+            self.tally.bytes_up += members * up
+            self.tally.bytes_down += members * down
 
     def obey(self, command: Command) -> None:
         """Count what a command means: a model goes down, a report is left out."""

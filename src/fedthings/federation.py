@@ -20,6 +20,7 @@ from fedthings.learn.effort import HASTE
 from fedthings.learn.task import Task, within
 from fedthings.phase import Down, Phase, StageSpec, rings, stage
 from fedthings.privacy.central import CentralDp
+from fedthings.privacy.secagg import SecAgg
 from fedthings.privacy.shares import TwoServers
 from fedthings.protocol.pace import Edge, Pace, Plan
 from fedthings.spelling import decode, sound
@@ -46,7 +47,7 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
     name: str = "federation"
     devices: int = 0
     edge: Edge | None = None
-    secure: TwoServers | None = None
+    secure: TwoServers | SecAgg | None = None
 
     def __post_init__(self) -> None:
         for name in ("task", "strategy", "pace", *(("edge",) if self.edge else ())):
@@ -144,13 +145,14 @@ def plans(federation: Federation, rounds: int) -> tuple[Plan, ...]:
     if rounds < 1:
         raise SpecError(f"rounds is {rounds}: it must be at least 1")
     pace, count = federation.pace, federation.pace.concurrency
-    if federation.secure is not None:  # fewer could not be summed
+    closed = isinstance(federation.secure, SecAgg)  # with whom reports are masked is settled first
+    if federation.secure is not None and not closed:  # fewer could not be summed
         pace = msgspec.structs.replace(pace, quorum=max(pace.quorum, federation.secure.min_batch))
     whole = Pace(goal=count, concurrency=count, patience=pace.patience, quorum=min(pace.quorum, count))
     kinds = {
-        "normalise": Plan(whole, 1, everyone=True),
-        "train": Plan(pace, rounds),
-        "evaluate": Plan(whole, 1, everyone=True, most=CLOSING, optional=True),
+        "normalise": Plan(whole, 1, everyone=True, closed=closed),
+        "train": Plan(pace, rounds, closed=closed),
+        "evaluate": Plan(whole, 1, everyone=True, most=CLOSING, optional=True, closed=closed),
     }
     return tuple(kinds[phase.kind] for phase in phases(federation))
 

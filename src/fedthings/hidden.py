@@ -14,6 +14,7 @@ from fedthings.compress import rotation
 from fedthings.errors import SpecError
 from fedthings.privacy import sketch
 from fedthings.privacy.clip import Clip
+from fedthings.privacy.secagg import SecAgg
 from fedthings.privacy.shares import TwoServers
 from fedthings.protocol.pace import Pace
 from fedthings.stage import Schema
@@ -21,7 +22,7 @@ from fedthings.strategy import Strategy
 from fedthings.vector import Array
 
 
-def check(spec: TwoServers, pace: Pace, strategy: Strategy) -> None:
+def check(spec: TwoServers | SecAgg, pace: Pace, strategy: Strategy) -> None:
     """Raise SpecError, with the reason, where sets of reports cannot be summed unseen at this pace by this strategy."""
     if pace.goal < spec.min_batch:
         raise SpecError(
@@ -37,10 +38,28 @@ def check(spec: TwoServers, pace: Pace, strategy: Strategy) -> None:
             f"pace.staleness is {pace.staleness} with mixing beside secure: what the reports of each version weigh is "
             "hidden; set it to 0"
         )
+    if isinstance(spec, SecAgg):
+        _together(spec, pace)
+
+
+def _together(spec: SecAgg, pace: Pace) -> None:
+    """Raise SpecError where devices cannot hide their reports together at this pace."""
+    if pace.staleness:
+        raise SpecError(
+            f"pace.staleness is {pace.staleness} beside secagg: the masks of a version cancel among its own reports; "
+            "set it to 0, or use ft.two_servers"
+        )
+    for name, least, why in (
+        ("quorum", 1, "a version with fewer reports than secure.min_batch is made without them"),
+        ("period", 0, "a version ends when its devices have reported"),
+    ):
+        if getattr(pace, name) != least:
+            raise SpecError(f"pace.{name} is {getattr(pace, name):g} beside secagg: {why}; set it to {least}")
+    spec.degree(pace.concurrency)
 
 
 def rings(
-    spec: TwoServers,
+    spec: TwoServers | SecAgg,
     fields: Schema,
     stages: Sequence[Struct],
     strategy: Strategy,

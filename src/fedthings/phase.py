@@ -25,6 +25,7 @@ from fedthings.learn.normalise import standardised, statistician, statistics_sch
 from fedthings.learn.task import Task
 from fedthings.privacy import clip
 from fedthings.privacy.central import CentralDp
+from fedthings.privacy.secagg import SecAgg
 from fedthings.privacy.shares import TwoServers
 from fedthings.protocol.pace import Edge
 from fedthings.stage import Field, Schema, Stage, chain
@@ -76,7 +77,7 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     seed: int
     reports: int = 1 << 20
     edge: Edge | None = None
-    secure: TwoServers | None = None
+    secure: TwoServers | SecAgg | None = None
 
     @property
     def partial(self) -> bool:

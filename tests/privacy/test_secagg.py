@@ -110,11 +110,11 @@ def test_both_shares_of_one_device_are_never_given(world: Conversation) -> None:
     seat, ask = world.seats[ticket], world.ask(ticket)
     assert ask.gone == (0,)
     both = replace(ask, gone=(*ask.gone, ask.alive[0]))
-    assert refused(secagg.unmask, seat, both, world.spec) == "both shares"
-    seat, answer = secagg.unmask(seat, ask, world.spec)
-    assert secagg.unmask(seat, ask, world.spec) == (seat, answer)  # the same request, sent again
+    assert refused(secagg.unmask, seat, both) == "both shares"
+    seat, answer = secagg.unmask(seat, ask)
+    assert secagg.unmask(seat, ask) == (seat, answer)  # the same request, sent again
     other = replace(ask, alive=(0, *ask.alive[1:]), gone=(ask.alive[0],))  # who was in the sum is not any more
-    assert refused(secagg.unmask, seat, other, world.spec) == "second unmasking"
+    assert refused(secagg.unmask, seat, other) == "second unmasking"
 
 
 @pytest.mark.parametrize(
@@ -132,9 +132,9 @@ def test_an_unmasking_that_says_too_much(world: Conversation, change: dict[str, 
     ticket = world.tickets[3]
     ask = replace(world.ask(ticket), **change)
     if reason:
-        assert refused(secagg.unmask, world.seats[ticket], ask, world.spec) == reason
+        assert refused(secagg.unmask, world.seats[ticket], ask) == reason
     else:
-        secagg.unmask(world.seats[ticket], ask, world.spec)
+        secagg.unmask(world.seats[ticket], ask)
 
 
 def test_a_set_of_all_that_is_below_the_minimum() -> None:
@@ -145,7 +145,7 @@ def test_a_set_of_all_that_is_below_the_minimum() -> None:
     world.report(gone=world.tickets[:2])
     ticket = world.tickets[3]
     ask = replace(world.ask(ticket), reports=6)
-    assert refused(secagg.unmask, world.seats[ticket], ask, world.spec) == "batch below the minimum"
+    assert refused(secagg.unmask, world.seats[ticket], ask) == "batch below the minimum"
 
 
 def test_a_device_that_sent_no_shares_is_not_unmasked() -> None:
@@ -156,7 +156,7 @@ def test_a_device_that_sent_no_shares_is_not_unmasked() -> None:
     ticket = world.tickets[3]
     ask = world.ask(ticket)
     assert (ask.alive, ask.gone) == ((1, 2, 3, 4), ())
-    assert refused(secagg.unmask, world.seats[ticket], replace(ask, gone=(0,)), world.spec) == "malformed"
+    assert refused(secagg.unmask, world.seats[ticket], replace(ask, gone=(0,))) == "malformed"
 
 
 def neighbours_of(world: Conversation, **change: Any) -> Neighbours:
@@ -167,7 +167,7 @@ def test_a_set_that_would_hide_too_little_gets_no_shares() -> None:
     world = Conversation(6, SecAgg(min_batch=4))
     world.introduce()
     seat, said = world.seats[world.tickets[0]], neighbours_of(world)
-    give = (world.spec, world.signing)
+    give = (world.signing,)
 
     assert refused(secagg.share, seat, replace(said, members=3), *give) == "batch below the minimum"
     assert refused(secagg.share, seat, replace(said, members=200), *give) == "malformed"  # 38 are due
@@ -181,33 +181,36 @@ def test_keys_that_are_not_the_devices_get_no_shares() -> None:
     world = Conversation(6, SecAgg())
     world.introduce()
     seat, said = world.seats[world.tickets[0]], neighbours_of(world)
-    give = (world.spec, world.signing)
+    give = (world.signing,)
     forged = [
         (replace(said.keys[0], mask=said.keys[1].mask), "wrong signature"),
         (replace(said.keys[0], signature=bytes(64)), "wrong signature"),
         (replace(said.keys[0], ticket=said.keys[0].ticket._replace(attempt=9)), "wrong signature"),
         (replace(said.keys[0], ticket=said.keys[0].ticket._replace(version=9)), "malformed"),
-        (secagg.begin(Scope("other", bytes(32)), said.keys[0].ticket, world.signing).keys, "wrong signature"),
+        (
+            secagg.begin(world.spec, Scope("other", bytes(32)), said.keys[0].ticket, world.signing).keys,
+            "wrong signature",
+        ),
     ]
     for keys, reason in forged:
         assert refused(secagg.share, seat, replace(said, keys=(keys, *said.keys[1:])), *give) == reason
     none = signing.Signing(world.signing.public, world.signing.sign, lambda *_: False)  # not that device's identity
-    assert refused(secagg.share, seat, said, world.spec, none) == "wrong signature"
+    assert refused(secagg.share, seat, said, none) == "wrong signature"
 
 
 def test_secrets_are_shared_once() -> None:
     world = Conversation(6, SecAgg())
     world.introduce()
-    seat = secagg.share(world.seats[world.tickets[0]], neighbours_of(world), world.spec, world.signing)
-    assert secagg.share(seat, neighbours_of(world), world.spec, world.signing) == seat
+    seat = secagg.share(world.seats[world.tickets[0]], neighbours_of(world), world.signing)
+    assert secagg.share(seat, neighbours_of(world), world.signing) == seat
     other = neighbours_of(world, keys=neighbours_of(world).keys[::-1])
-    assert refused(secagg.share, seat, other, world.spec, world.signing) == "second set"
+    assert refused(secagg.share, seat, other, world.signing) == "second set"
 
 
 def test_too_few_holders_and_other_shares_are_refused(world: Conversation) -> None:
     fresh = Conversation(6, SecAgg())
     fresh.introduce()
-    seat = secagg.share(fresh.seats[fresh.tickets[0]], neighbours_of(fresh), fresh.spec, fresh.signing)
+    seat = secagg.share(fresh.seats[fresh.tickets[0]], neighbours_of(fresh), fresh.signing)
     few = Shares(seat.ticket, (bytes(SEALED),) * 2 + (b"",) * 3)
     assert refused(secagg.receive, seat, few) == "set below the threshold"
     assert refused(secagg.receive, seat, Shares(seat.ticket, (bytes(SEALED),) * 4)) == "malformed"
@@ -279,4 +282,4 @@ def test_an_unmasking_before_there_are_shares_is_malformed() -> None:
     world = Conversation(3, SecAgg())
     world.introduce()
     seat = world.seats[world.tickets[0]]
-    assert refused(secagg.unmask, seat, Unmask(seat.ticket, 3, (0, 1), ()), world.spec) == "malformed"
+    assert refused(secagg.unmask, seat, Unmask(seat.ticket, 3, (0, 1), ())) == "malformed"

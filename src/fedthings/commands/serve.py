@@ -196,6 +196,7 @@ def invitation(server: Server) -> str:
     import socket
 
     from fedthings.server.devices import PASSWORDS
+    from fedthings.server.leader import Leader
 
     scheme = "mqtts" if server.address.tls else "mqtt"
     host, own = str(server.address), server.broker.access.host if server.broker else ""
@@ -212,7 +213,7 @@ def invitation(server: Server) -> str:
     else:
         lines.append(f"every device that the broker lets in may join; `{add}` makes it a list of names")
     leader = server.service.leader
-    if leader is not None:
+    if isinstance(leader, Leader):
         at = f"fedthings helper --broker {scheme}://{host} --name {leader.spec.name}{root}"
         lines.append(
             f"sums wait for the helper, `{at}`; for its rules, this coordinator's key: {leader.facts['leader']}"

@@ -23,7 +23,7 @@ from fedthings.privacy import masks
 from fedthings.privacy.graph import Degree, degree
 from fedthings.privacy.keys import KEY, private, public_of
 from fedthings.privacy.shamir import SECRET, SHARE, Draw, split
-from fedthings.privacy.signing import Signing
+from fedthings.privacy.signing import SIGNATURE, Signing
 from fedthings.protocol.events import Ticket
 from fedthings.vector import Payload
 
@@ -63,9 +63,20 @@ class SecAgg(Struct, frozen=True, tag="secagg", forbid_unknown_fields=True):
         if self.bits not in (16, 32):
             raise SpecError(f"secure.bits is {self.bits}: it must be 32 or 16")
 
+    @property
+    def norms(self) -> bool:
+        """Whether reports are measured: nobody else is there who could."""
+        return False
+
     def degree(self, members: int) -> Degree:
         """Return how many neighbours, and shares that give a secret, a set of so many `members` has."""
         return degree(members, self.corrupt, self.dropout, self.neighbours)
+
+
+def said(the: Degree) -> tuple[int, int]:
+    """Return the bytes of keys, signatures and shares that a device sends in one version, and receives."""
+    keys = 2 * KEY + KEY + SIGNATURE
+    return keys + the.neighbours * SEALED + (the.neighbours + 1) * SHARE, the.neighbours * (keys + SEALED)
 
 
 class Scope(Struct, frozen=True):
@@ -86,6 +97,7 @@ class Seat(Struct, frozen=True):
     know its `neighbours`, what is `sealed` for them and what it has `received`. It answers one `unmask`.
     """
 
+    spec: SecAgg
     scope: Scope
     keys: Keys
     seal: bytes
@@ -105,12 +117,12 @@ class Seat(Struct, frozen=True):
         return self.keys.ticket
 
 
-def begin(scope: Scope, ticket: Ticket, signing: Signing, draw: Draw = os.urandom) -> Seat:
+def begin(spec: SecAgg, scope: Scope, ticket: Ticket, signing: Signing, draw: Draw = os.urandom) -> Seat:
     """Take on `ticket`, with keys and a seed that are new."""
     seal, mask, own = draw(KEY), draw(SECRET), draw(SECRET)
     pair = public_of(seal), public_of(mask)
     signature = signing.sign(_claim(scope, ticket, *pair))
-    return Seat(scope, Keys(ticket, *pair, signing.public, signature), seal, mask, own)
+    return Seat(spec, scope, Keys(ticket, *pair, signing.public, signature), seal, mask, own)
 
 
 def check(scope: Scope, keys: Keys, signing: Signing) -> None:
@@ -127,7 +139,7 @@ def _claim(scope: Scope, ticket: Ticket, seal: bytes, mask: bytes) -> bytes:
 # --------------------------------------------------------------------------- shares
 
 
-def share(seat: Seat, said: Neighbours, spec: SecAgg, signing: Signing, draw: Draw = os.urandom) -> Seat:
+def share(seat: Seat, said: Neighbours, signing: Signing, draw: Draw = os.urandom) -> Seat:
     """Return the seat with both secrets split among the neighbours, which happens once: `sealed` is to be sent.
 
     Raises WireError where a set so small, or so put together, would hide too little.
@@ -136,9 +148,9 @@ def share(seat: Seat, said: Neighbours, spec: SecAgg, signing: Signing, draw: Dr
         if said.keys != seat.neighbours or said.members != seat.members:
             raise WireError("second set", "other neighbours than those that have its shares")
         return seat
-    if said.members < spec.min_batch:
-        raise WireError("batch below the minimum", f"a set of {said.members} devices, and not {spec.min_batch}")
-    wanted, threshold = spec.degree(said.members)
+    if said.members < seat.spec.min_batch:
+        raise WireError("batch below the minimum", f"a set of {said.members} devices, and not {seat.spec.min_batch}")
+    wanted, threshold = seat.spec.degree(said.members)
     names = {keys.ticket.device for keys in said.keys}
     if len(said.keys) != wanted or len(names) != wanted or seat.ticket.device in names:
         raise WireError("malformed", f"a set of {said.members} has {wanted} neighbours that differ: {len(names)} came")
@@ -203,7 +215,7 @@ def pair_seed(scope: Scope, mask: X25519PrivateKey, ticket: Ticket, other: Keys)
 # ----------------------------------------------------------------------- unmasking
 
 
-def unmask(seat: Seat, said: Unmask, spec: SecAgg) -> tuple[Seat, Unmasked]:
+def unmask(seat: Seat, said: Unmask) -> tuple[Seat, Unmasked]:
     """Return the answer to the one request for shares that is answered, and the seat that knows of it.
 
     The same request has the same answer. Raises WireError where both kinds of share of one device are asked for, at
@@ -211,7 +223,7 @@ def unmask(seat: Seat, said: Unmask, spec: SecAgg) -> tuple[Seat, Unmasked]:
     """
     if seat.unmask not in (None, said):
         raise WireError("second unmasking", "shares were given for another set of reports already")
-    alive, gone = set(said.alive), set(said.gone)
+    alive, gone, least = set(said.alive), set(said.gone), seat.spec.min_batch
     if alive & gone:
         raise WireError("both shares", f"of {len(alive & gone)} devices both are asked for, which would read reports")
     there = {number for number, sealed in enumerate(seat.received) if sealed}
@@ -219,10 +231,10 @@ def unmask(seat: Seat, said: Unmask, spec: SecAgg) -> tuple[Seat, Unmasked]:
         raise WireError("malformed", "an unmasking names each neighbour that has sent shares, once")
     if len(alive) + 1 < seat.threshold:
         raise WireError("set below the threshold", f"{len(alive) + 1} reports near it, and not {seat.threshold}")
-    if min(said.reports, seat.members) < max(spec.min_batch, len(alive) + 1) or (
-        len(seat.neighbours) + 1 == seat.members and len(alive) + 1 < spec.min_batch
+    if min(said.reports, seat.members) < max(least, len(alive) + 1) or (
+        len(seat.neighbours) + 1 == seat.members and len(alive) + 1 < least
     ):
-        raise WireError("batch below the minimum", f"a set of {said.reports} reports, and not {spec.min_batch}")
+        raise WireError("batch below the minimum", f"a set of {said.reports} reports, and not {least}")
     shares = [b""] * len(seat.received) + [seat.kept]
     seal = private(seat.seal)
     for number in there:

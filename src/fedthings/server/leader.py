@@ -21,6 +21,7 @@ from fedthings.messages import Batch, Bye, Chunk, Envelope, Hello, Offer, Refusa
 from fedthings.partial import alike
 from fedthings.privacy import sketch
 from fedthings.privacy.keys import held, public, public_of, spelled
+from fedthings.privacy.secagg import SecAgg
 from fedthings.privacy.shares import (
     SEALED_SEED,
     Channel,
@@ -69,6 +70,7 @@ class Leader:
         self.answer = b""  # the file that the version being made has its sum from
         self._kept: dict[Ticket, Kept] = {}
         self._batch = b""  # what stands for the set that is asked about
+        self.sender = spec.name  # whose messages are for it
         self._draw = b""  # what we add to the draw of the norms that are asked for; "" while the sum is
         self._tickets: tuple[Ticket, ...] = ()  # of the set, in order
         self._question: Source | None = None
@@ -268,5 +270,7 @@ def settlement(engine: Engine) -> Settlement:
     spec = engine.federation.secure
     if spec is None:
         return Settlement()
+    if isinstance(spec, SecAgg):
+        return Settlement("devices", spec.min_batch, spec.patience, kind="devices")
     norms = [number for number, phase in enumerate(engine.phases) if phase.kind == "train" and spec.norms]
     return Settlement(spec.name, spec.min_batch, spec.patience, norms)

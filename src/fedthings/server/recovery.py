@@ -13,7 +13,7 @@ from fedthings.errors import StoreError, WireError
 from fedthings.history import Tally
 from fedthings.messages import Report, Subtotal
 from fedthings.protocol import events
-from fedthings.protocol.events import Answered, Event, Ticket
+from fedthings.protocol.events import Answered, Conversed, Event, Ticket
 from fedthings.server.store import Saved, Usage
 from fedthings.wire import unpack_body
 
@@ -96,6 +96,8 @@ def _replay(service: Service, saved: Saved) -> None:
     service.engine.restore(saved.state["engine"])
     service.reason, service.failure = saved.state["reason"], saved.state["failure"]
     service.replaying = True
+    if service.members is not None:
+        service.members.restore(service)
     tally, service.engine.partial.tally = service.engine.partial.tally, Tally()
     for ticket, lag in saved.state["filling"]:  # the tally has them already
         service.fold(Ticket(*ticket), lag, service.spool.read(Ticket(*ticket)))
@@ -117,12 +119,14 @@ def _replay(service: Service, saved: Saved) -> None:
         checkpoint(service)
 
 
-def _event(kind: str, fields: list[Any]) -> Event | Answered:
+def _event(kind: str, fields: list[Any]) -> Event | Answered | Conversed:
     """Return the event that the journal holds."""
     made: type[Any] = getattr(events, kind)
     if made in (events.Granted, events.Withdrawn):
         return made(tuple(fields[0]))  # type: ignore[no-any-return]
-    event: Event | Answered = made(*(_tickets(field) if isinstance(field, list) else field for field in fields))
+    event: Event | Answered | Conversed = made(
+        *(_tickets(field) if isinstance(field, list) else field for field in fields)
+    )
     return event
 
 

@@ -36,15 +36,18 @@ from fedthings.messages import (
     Subtotal,
 )
 from fedthings.privacy.central import Source
+from fedthings.privacy.secagg import SecAgg
+from fedthings.privacy.shares import TwoServers
 from fedthings.protocol import events
 from fedthings.protocol.coordinator import Coordinator
-from fedthings.protocol.events import Answered, Command, Event, Settling, Ticket
+from fedthings.protocol.events import Answered, Command, Conversed, Event, Settling, Ticket
 from fedthings.protocol.pace import Wait
 from fedthings.protocol.trace import traced
 from fedthings.server import gateways, operators, reception, recovery
 from fedthings.server.bodies import Bodies
 from fedthings.server.gateways import Inbound
 from fedthings.server.leader import Leader, settlement
+from fedthings.server.members import Members
 from fedthings.server.models import Models
 from fedthings.server.outbox import Outbox
 from fedthings.server.spool import Spool
@@ -118,7 +121,8 @@ class Service:
         secure = federation.secure  # its reports are read again when a set is settled, so they lie in files
         self.spool = Spool(directory / "spool", self.turns, fsync, JOURNALED if secure is None else 0)
         self.inbound = Inbound(directory / "subtotals", self.turns, fsync)
-        self.leader = None if secure is None else Leader(secure, directory, fsync)
+        self.members = Members(secure, directory) if isinstance(secure, SecAgg) else None
+        self.leader = Leader(secure, directory, fsync) if isinstance(secure, TwoServers) else self.members
         self.settlement = settlement(self.engine)
         self.terms = {"rounds": rounds, "stop": dict(stop or {}), "init": _mark(init), "test": _mark(*(test or ()))}
         self.reason = self.failure = ""  # why the federation has ended; why it cannot be done
@@ -205,7 +209,7 @@ class Service:
     def _take(self, sender: str, message: Envelope, federation: str, now: float) -> None:
         if sender.startswith(OPERATOR):
             operators.take(self, sender, message, federation, now)
-        elif self.leader is not None and sender == self.leader.spec.name:
+        elif self.leader is not None and sender == self.leader.sender and isinstance(self.leader, Leader):
             self.leader.take(self, message, federation, now)
         elif sender in self.gateways or isinstance(message, Relay):
             gateways.take(self, sender, message, federation, now)
@@ -222,7 +226,7 @@ class Service:
 
     # --------------------------------------------------------------- events
 
-    def on(self, event: Event | Answered, now: float, body: bytes | None = None) -> None:
+    def on(self, event: Event | Answered | Conversed, now: float, body: bytes | None = None) -> None:
         """Journal `event`, with the `body` of a report that lies in no file, then act on it."""
         self.now = now
         self.store.journal(now, [type(event).__name__, *event], body)
@@ -244,8 +248,12 @@ class Service:
             self.act(events.Arrived(ticket))
         self._merging = False
 
-    def act(self, event: Event | Answered) -> None:
+    def act(self, event: Event | Answered | Conversed) -> None:
         """Do what follows from an event that is journaled."""
+        if isinstance(event, Conversed):
+            if self.members is not None:
+                self.members.on(self, event)
+            return
         if isinstance(event, Answered):
             if isinstance(event, events.Settled) and self.leader is not None:
                 self.leader.answer = event.digest
@@ -270,6 +278,8 @@ class Service:
                 model, delta = self.bodies.model(engine, ticket.version, kept)
                 self._used(ticket.device)[2] += 0 if again else down.model_bytes(engine, ticket, kept)
                 self._next(ticket.device, Assignment(ticket, task, model, max(0.0, deadline - self.now), kept, delta))
+                if self.members is not None:
+                    self.members.obey(self, command)
             case events.Rest(device=device, reason=reason, until=until):
                 self._next(device, Pause(reason, max(0.0, until - self.now)))
             case events.Keep(ticket=ticket, lag=lag):
@@ -279,7 +289,11 @@ class Service:
                 self.reports.pop(ticket, None)
                 self.spool.remove(ticket)
                 self.send(ticket.device, Receipt(ticket, False, reason))
+                if self.members is not None:
+                    self.members.obey(self, command)
             case events.Advance():
+                if self.members is not None:
+                    self.engine.conversed(self.members.size)
                 if self.leader is not None:
                     self.engine.close()
                 self._settle(self.settlement.on(command, self.now))
