@@ -55,8 +55,8 @@ def body(ticket: Ticket, spec: ft.Federation) -> bytes:
 class Crowd:
     """Devices that answer their first assignment to train with a report, when they are let go."""
 
-    def __init__(self, names: list[str], spec: ft.Federation) -> None:
-        self.devices = [Device(name, self.hear) for name in names]
+    def __init__(self, fleet: Processes, keys: dict[str, bytes], spec: ft.Federation) -> None:
+        self.devices = light.crowd(keys, fleet.pinned, self.hear)
         self.kept = 0
         self.assigned, self.folded = asyncio.Event(), asyncio.Event()
         self._jobs: list[tuple[Device, Ticket]] = []
@@ -90,8 +90,9 @@ async def folded(devices: int, profile: str) -> tuple[float, float, float]:
     """Return the seconds until the last receipt, the coordinator's processor seconds, and its peak RSS in MB."""
     spec = federation(devices)
     with tempfile.TemporaryDirectory() as name, Processes(Path(name), "mosquitto", spec, 1) as fleet:
+        keys = fleet.keys()
         coordinator = fleet.serve(profile=profile)
-        crowd = Crowd(fleet.names, spec)
+        crowd = Crowd(fleet, keys, spec)
         await light.link_all(crowd.devices, fleet.broker.url)
         await asyncio.wait_for(crowd.assigned.wait(), 120)
         await asyncio.sleep(1.0)

@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import resource
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
+from fedthings.identity import cose
+from fedthings.identity.links import Links
+from fedthings.identity.seal import DeviceSeal
 from fedthings.messages import Bye, Chunk, Envelope, Offer
 from fedthings.transport import topics
 from fedthings.transport.chunks import Source
 from fedthings.transport.link import Address
-from fedthings.wire import pack, unpack
+from fedthings.transport.transport import Plain, Seal
+from fedthings.wire import unpack
 
 KEEPALIVE = 60  # seconds, as real devices have it
 CONNACK, PUBLISH, PUBACK, SUBACK = 2, 3, 4, 9
@@ -153,11 +157,27 @@ class Connection(asyncio.Protocol):
             self.stands.set_result(None)
 
 
+class Trusting(DeviceSeal):
+    """Signs as a device does, and takes what comes without checking it: that work is a real device's own."""
+
+    def open(self, topic: str, data: bytes) -> tuple[str, Envelope]:
+        """Return what is in `data`."""
+        if not cose.is_signed(data):
+            return unpack(data)
+        signed = cose.parse(data)
+        federation, message = unpack(signed.payload)
+        self._took(signed, federation, message)
+        return federation, message
+
+
 class Device:
     """One device: `hear(device, message)` is called for what the coordinator says, but chunks it asked for."""
 
-    def __init__(self, name: str, hear: Callable[[Device, Envelope], None], root: str = topics.ROOT) -> None:
+    def __init__(
+        self, name: str, hear: Callable[[Device, Envelope], None], root: str = topics.ROOT, seal: Seal | None = None
+    ) -> None:
         self.name = name
+        self.seal: Seal = seal or Plain()
         self.federation = ""
         self.source: Source | None = None  # its report
         self.since = 0.0  # when it was last told something, for its owner
@@ -167,7 +187,9 @@ class Device:
     async def link(self, url: str) -> None:
         """Link to the broker at `url`."""
         reads = [topics.to(self._root, self.name), topics.announce(self._root, "+")]
-        will = topics.sent(self._root, self.name), pack(Bye(), "")
+        self.seal.link()
+        own = topics.sent(self._root, self.name)
+        will = own, self.seal.close(own, Bye(), "", will=True)
 
         def made(connection: Connection) -> None:
             self.connection = connection
@@ -176,7 +198,8 @@ class Device:
 
     def send(self, message: Envelope) -> None:
         """Send `message` to the coordinator."""
-        self.connection.publish(topics.sent(self._root, self.name), pack(message, self.federation))
+        own = topics.sent(self._root, self.name)
+        self.connection.publish(own, self.seal.close(own, message, self.federation))
 
     def fetch(self, offer: Offer, done: Callable[[bytes], None]) -> None:
         """Give the body of `offer`, retained or inside it, to `done`."""
@@ -189,7 +212,7 @@ class Device:
     def _came(self, topic: str, payload: bytes) -> None:
         if not payload:
             return
-        federation, message = unpack(payload)
+        federation, message = self.seal.open(topic, payload)
         if self.federation in ("", federation):
             self.federation = federation
             if isinstance(message, Chunk):
@@ -206,6 +229,13 @@ class Device:
             del self._waiting[chunk.digest]
             self.connection.unsubscribe(topics.blob(self._root, offer.digest, i) for i in range(offer.count))
             done(b"".join(pieces[i] for i in sorted(pieces)))
+
+
+def crowd(
+    keys: Mapping[str, bytes], pinned: Mapping[bytes, bytes], hear: Callable[[Device, Envelope], None]
+) -> list[Device]:
+    """Return devices with these private keys, which sign."""
+    return [Device(name, hear, seal=Trusting(key, Links(), pinned)) for name, key in keys.items()]
 
 
 async def link_all(devices: Iterable[Device], url: Callable[[str], str], at_once: int = 200) -> None:

@@ -43,14 +43,14 @@ FEATURES, HIDDEN, CLASSES, SAMPLES = 16, 8, 4, 16
 class Crowd:
     """Devices that train together whatever has been assigned to them in the meantime."""
 
-    def __init__(self, names: list[str]) -> None:
-        self.devices = [Device(name, self.hear) for name in names]
+    def __init__(self, fleet: Processes, keys: dict[str, bytes]) -> None:
+        self.devices = light.crowd(keys, fleet.pinned, self.hear)
         self.hellos: list[float] = []  # seconds from Hello to the first answer
         self.receipts: list[float] = []  # seconds from Offer to Receipt
         self.kept = 0
         self.ended = asyncio.Event()
         self._random = np.random.default_rng(0)
-        self._shards = {name: self._shard() for name in names}
+        self._shards = {name: self._shard() for name in keys}
         self._phases: dict[bytes, Phase] = {}
         self._due: list[tuple[Device, Ticket, Phase, bytes]] = []
 
@@ -126,8 +126,9 @@ def federation(goal: int, devices: int) -> ft.Federation:
 async def at_work(devices: int, versions: int, profile: str) -> list[list[str]]:
     """Let all devices work on every version; return the lines of the table."""
     with tempfile.TemporaryDirectory() as name, serving(Path(name), devices, devices, versions) as fleet:
+        keys = fleet.keys()
         coordinator = fleet.serve(profile=profile)
-        crowd = Crowd(fleet.names)
+        crowd = Crowd(fleet, keys)
         begun = time.perf_counter()
         await light.link_all(crowd.devices, fleet.broker.url)
         linked = time.perf_counter() - begun
@@ -160,8 +161,9 @@ async def at_work(devices: int, versions: int, profile: str) -> list[list[str]]:
 async def idle(devices: int, seconds: float) -> list[list[str]]:
     """Hold connections that wait for one more device; return the lines of the table."""
     with tempfile.TemporaryDirectory() as name, serving(Path(name), 1, devices + 1, 1) as fleet:
+        keys = fleet.keys(devices)
         coordinator = fleet.serve()
-        crowd = Crowd(fleet.names[:devices])
+        crowd = Crowd(fleet, keys)
         begun = time.perf_counter()
         await light.link_all(crowd.devices, fleet.broker.url)
         linked = time.perf_counter() - begun

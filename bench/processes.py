@@ -15,7 +15,12 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before numpy is there, as in the com
 import numpy as np
 
 import fedthings as ft
+from fedthings.identity import passwords, tokens
+from fedthings.identity.keys import held, key_id, public_of
+from fedthings.server import devices
 from fedthings.server.broker import Broker, Kind
+from fedthings.server.roll import Roll
+from fedthings.server.store import Store
 
 PATIENCE = 300.0
 """Seconds after which a bench gives up."""
@@ -35,6 +40,7 @@ class Processes:
         (directory / "federation.toml").write_text(ft.dumps(federation))
         words = dict.fromkeys(self.names, "")
         self.broker = Broker.start(directory / "broker", passwords=words, prefer=broker)
+        self.tokens = dict(zip(self.names, devices.enrol(self.run, self.names), strict=True))
 
     def serve(self, *more: str, profile: str = "") -> subprocess.Popen[str]:
         """Start the coordinator; `profile` is a file for what cProfile finds in its main thread."""
@@ -45,9 +51,27 @@ class Processes:
 
     def join(self, name: str, data: Path, url: str = "", once: bool = True) -> subprocess.Popen[str]:
         """Start one device, which ends with the federation unless not `once`."""
-        words = ["join", "--broker", url or self.broker.url(name), "--name", name, "--data", str(data)]
+        words = ["join", "--broker", url or self.broker.url(name), "--token", str(self.tokens[name])]
+        words += ["--data", str(data)]
         self.devices[name] = self._start(*words, "--state", str(self.directory / name), *once * ("--once",))
         return self.devices[name]
+
+    def keys(self, count: int = 0) -> dict[str, bytes]:
+        """Enrol keys of devices that this process plays, before the coordinator starts; return the private ones."""
+        found = {name: os.urandom(32) for name in self.names[: count or None]}
+        store = Store(self.run)
+        for name, key in found.items():
+            token = tokens.read(self.tokens[name])
+            enrol = tokens.presented(token, name, public_of(key), passwords.hashed(self.broker.access.passwords[name]))
+            Roll(store).enrol(name, enrol)
+        store.close()
+        return found
+
+    @property
+    def pinned(self) -> dict[bytes, bytes]:
+        """The coordinator's public key, as devices pin it."""
+        public = public_of(held(self.run / devices.KEY_FILE))
+        return {key_id(public): public}
 
     def _start(self, *words: str, python: tuple[str, ...] = ()) -> subprocess.Popen[str]:
         command = [sys.executable, *python, "-m", "fedthings", *words]

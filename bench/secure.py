@@ -1,7 +1,8 @@
 """Secure mode by two servers: what it costs the device, the leader and the helper, on one core.
 
 Times are the processor's, the median of `--repeats`, so that other work on the machine counts little. Clipping,
-turning, rounding, masking and sealing are the calls that an agent makes. Then what rounding costs a model: digits.
+turning, rounding, masking and sealing are the calls that an agent makes. Then what rounding costs a
+model, and two noises.
 
 python bench/secure.py [--parameters 1000000] [--repeats 21]
 """
@@ -19,6 +20,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before numpy is there, as in the com
 import numpy as np
 
 import fedthings as ft
+from fedthings import hidden
 from fedthings.aggregate import ring
 from fedthings.engine import Engine
 from fedthings.federation import phases
@@ -26,7 +28,7 @@ from fedthings.learn.digits import digits
 from fedthings.learn.learner import Fit
 from fedthings.outgoing import Outgoing
 from fedthings.phase import Phase
-from fedthings.privacy import keys, shares, sketch
+from fedthings.privacy import central, keys, shares, sketch
 from fedthings.protocol.events import Ticket
 from fedthings.vector import Key, keyed
 from table import table
@@ -127,7 +129,35 @@ def main() -> None:
     rooms = [[f"{bits} bits", *(f"{ring.room(bits, n + 1):,}" for n in fleets)] for bits in (32, 16)]
     table(["steps to either side of 0, by reports of a version", *(f"{n:,}" for n in fleets)], rooms)
     print()
+    table(["noise of the models, over that of central privacy", *MECHANISMS], noise())
+    print()
     table(["digits, 30 versions", "10 devices", "80 devices"], rounded())
+
+
+MECHANISMS = {"BLT": ft.blt(), "tree": ft.tree(), "independent": ft.independent()}
+CLAIM = {"separation": 9, "cap": 10, "rounds": 100, "source": "keyed"}
+
+
+def noise() -> list[list[str]]:
+    """Return how many times the noise of one coordinator two servers put into the models, at epsilon 8, delta 1e-6."""
+    lines = []
+    for bits, dim, reports in (
+        (32, 1_000_000, 100),
+        (32, 1_000_000, 2000),
+        (16, 1000, 20),
+        (16, 5000, 20),
+        (16, 5000, 100),
+    ):
+        cells = []
+        for mechanism in MECHANISMS.values():
+            privacy, clip = ft.central_dp(8, 1e-6, mechanism), ft.clip(1.0)
+            pace = ft.Pace(goal=reports, separation=9, cap=10)
+            stages, secure = (clip, ft.rotate()), ft.two_servers(keys.spelled(PUBLIC), bits=bits)
+            two = hidden.claimed(secure, privacy, stages, pace, reports=reports, rounds=100, dim=dim, source="keyed")
+            one = central.claimed(privacy, clip, goal=reports, devices=0, dim=dim, **CLAIM)
+            cells.append(f"{np.sqrt(2) * two.multiplier / one.multiplier:.3f}")
+        lines.append([f"{bits} bits, {dim:,} parameters, {reports:,} reports", *cells])
+    return lines
 
 
 def rounded() -> list[list[str]]:

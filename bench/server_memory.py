@@ -19,13 +19,15 @@ import numpy as np
 
 import fedthings as ft
 from fedthings.federation import phases
+from fedthings.identity.links import Links
+from fedthings.identity.seal import DeviceSeal
 from fedthings.messages import Announce, Assignment, Hello, Receipt, Report, Want
 from fedthings.phase import measures, schema
 from fedthings.protocol.events import Ticket
 from fedthings.transport.chunks import Source
 from fedthings.transport.mqtt import MqttTransport
 from fedthings.transport.topics import COORDINATOR
-from fedthings.transport.transport import Delivery
+from fedthings.transport.transport import Delivery, Seal
 from fedthings.wire import pack_body
 from processes import Processes, memory, until
 from table import table
@@ -36,8 +38,8 @@ FEATURES, HIDDEN, CLASSES = 1000, 248, 8
 class Device:
     """One end that answers each assignment with a report of random numbers, and fetches nothing."""
 
-    def __init__(self, name: str, url: str, template: Report, turn: threading.Semaphore) -> None:
-        self.transport = MqttTransport(url, name)
+    def __init__(self, name: str, url: str, seal: Seal, template: Report, turn: threading.Semaphore) -> None:
+        self.transport = MqttTransport(url, name, seal=seal)
         self.kept = 0
         self._template, self._turn = template, turn
         threading.Thread(target=self._run, daemon=True).start()
@@ -88,9 +90,13 @@ def main() -> None:
     turn = threading.Semaphore(options.at_once)
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name, Processes(Path(name), "mosquitto", federation, 1) as fleet:
+        keys = fleet.keys()
         coordinator = fleet.serve()
         turns = [turn.acquire() for _ in range(options.at_once)]  # nobody reports before all are there
-        devices = [Device(name, fleet.broker.url(name), template, turn) for name in fleet.names]
+        devices = [
+            Device(name, fleet.broker.url(name), DeviceSeal(key, Links(), fleet.pinned), template, turn)
+            for name, key in keys.items()
+        ]
         until(lambda: all(device.transport.federation for device in devices), "the announcement")
         time.sleep(2.0)
         before = memory(coordinator.pid)

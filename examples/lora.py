@@ -21,7 +21,7 @@ def net(rank: int = 4):
     return ft.with_torch(lambda: nn.Sequential(Adapted(64, 256, rank), nn.ReLU(), nn.Linear(256, 10)), input=64)
 
 
-task = ft.Task(model=ft.own("lora:net", rank=4), loss="cross_entropy", recipe=ft.Recipe(lr=0.1, batch=16))
+task = ft.Task(model=ft.own("lora:net", rank=4), loss="cross_entropy", recipe=ft.Recipe(lr=0.2, batch=16, epochs=4))
 federation = ft.Federation(task, pace=ft.Pace(goal=10))
 if __name__ == "__main__":
     print("at the end:", ft.simulate(federation, digits(devices=10, seed=0), rounds=20).summary["metrics"])

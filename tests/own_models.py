@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import fedthings as ft
-from fedthings.learn import with_torch
+from fedthings.learn import to_torch
 
 PORTABLE = ft.mlp(6, 5, 3)
 
@@ -62,7 +62,7 @@ def center():
 
 def portable(at_once: bool = False):
     """The portable model as a module, to compare both engines."""
-    return ft.with_torch(lambda: with_torch.module(PORTABLE), input=6, at_once=at_once)
+    return ft.with_torch(lambda: to_torch.module(PORTABLE), input=6, at_once=at_once)
 
 
 def net(width: int = 8):

@@ -16,8 +16,14 @@ from typing import Any
 import psutil
 
 import fedthings as ft
+from fedthings.device.enrolment import enrol
+from fedthings.device.identity import Identity
 from fedthings.federation import dumps
+from fedthings.identity import tokens
+from fedthings.identity.seal import DeviceSeal
+from fedthings.lifeline import Ending
 from fedthings.server import devices
+from fedthings.transport.link import with_login
 
 PYTHON = [sys.executable, "-m", "fedthings"]
 ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -46,7 +52,8 @@ class Processes:
             file.write_text(dumps(spec))
         self.runs = [self.out / spec.name for spec in several] or [self.out]
         self.out.mkdir()
-        self.passwords = devices.add(self.out, fleet.names)
+        self.tokens = dict(zip(fleet.names, devices.enrol(self.out, fleet.names), strict=True))
+        self.words: Mapping[str, str] = {}  # passwords of a broker that is not the coordinator's
         self.served: subprocess.Popen[bytes] | None = None
         self.joined: dict[str, subprocess.Popen[bytes]] = {}
         self.allow = ""  # a model that is Python code, which the devices' owners let in
@@ -99,15 +106,19 @@ class Processes:
     def join(self, name: str, *more: str) -> subprocess.Popen[bytes]:
         """Start the device `name` with `more` options, or start it again with its state."""
         port = self.ports.get(name) or self.port
-        command = [*PYTHON, "join", "--broker", f"mqtt://127.0.0.1:{port}", "--name", name, "--once"]
+        command = [*PYTHON, "join", "--broker", f"mqtt://127.0.0.1:{port}", "--token", str(self.tokens[name]), "--once"]
         command += ["--reconnect", "0.3", *more]
         command += ["--data", str(self.files[name]), "--state", str(self.directory / "state" / name)]
         command += ["--allow", self.allow] if self.allow else []
         log = (self.directory / f"{name}.log").open("ab")
-        environment = {**ENVIRONMENT, "FEDTHINGS_PASSWORD": self.passwords[name]}
+        environment = {**ENVIRONMENT, **({"FEDTHINGS_PASSWORD": self.words[name]} if self.words else {})}
         self.joined[name] = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         log.close()
         return self.joined[name]
+
+    def enrolled(self, name: str, port: int = 0) -> tuple[str, DeviceSeal]:
+        """Enrol `name`, which the test plays itself; return its broker's URL with its login, and its seal."""
+        return enrolled(name, self.tokens[name], self.directory / "state" / name, port or self.port)
 
     def kill(self, who: subprocess.Popen[bytes]) -> None:
         """kill -9."""
@@ -140,3 +151,11 @@ class Processes:
         """Return how many lines of history are on the disk, of the federation that has fewest."""
         files = [run / "history.jsonl" for run in self.runs]
         return min(len(file.read_text().splitlines()) if file.exists() else 0 for file in files)
+
+
+def enrolled(name: str, token: Path, state: Path, port: int) -> tuple[str, DeviceSeal]:
+    """Enrol `name` with the coordinator whose broker has this `port`; return the URL with its login, and its seal."""
+    identity = Identity(state, name, [tokens.read(token)])
+    url = f"mqtt://127.0.0.1:{port}"
+    enrol(identity, identity.standings[0], url, "ft", Ending())
+    return with_login(url, name, identity.standings[0].password), identity.seal()

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 
 import fedthings as ft
+from fate import Killed
 from fedthings.helper.helper import KEY_FILE, Helper
 from fedthings.helper.rules import Rules
+from fedthings.privacy import noise
 from fedthings.privacy.keys import held, public_of, spelled
+from fedthings.transport.topics import COORDINATOR
 from fedthings.vector import keyed
 from virtual import Virtual
 
@@ -61,7 +64,12 @@ class Secure(Virtual):
         """Start the helper, or start it again with its directory."""
         if self.helper is not None:
             self.helper.close()
-        self.helper = Helper(self.home, self.hub.device(NAME), self.helper_rules)
+        keyed = (
+            {}
+            if self.options.get("noise") != "keyed"
+            else {"key": lambda: noise.known(self.federation.seed, b"helper")}
+        )
+        self.helper = Helper(self.home, self.hub.device(NAME), self.helper_rules, **keyed)
         return self.helper
 
     def drain(self) -> None:
@@ -69,6 +77,19 @@ class Secure(Virtual):
         while self.helper is not None and (arrival := self.helper.transport.inbox.get(0)) is not None:
             self.helper.receive(arrival, self.now)
         super().drain()
+
+
+def victim(death: Killed, world: Secure) -> str:
+    """Return who was at work when it was killed."""
+    trace = death.__traceback__
+    names = {id(agent): name for name, agent in world.agents.items()}
+    names |= {id(world.service): COORDINATOR, id(world.helper): NAME}
+    while trace is not None:
+        name = names.get(id(trace.tb_frame.f_locals.get("self")))
+        if name is not None:
+            return name
+        trace = trace.tb_next
+    raise AssertionError("nobody was at work")
 
 
 def chi_square(counts: np.ndarray) -> float:

@@ -111,7 +111,7 @@ def test_the_federation_and_the_rules_in_running_are_accepted(tmp_path: Path) ->
     federation = ft.load(tmp_path / "house.toml")
     (tmp_path / "again.toml").write_text(ft.dumps(federation))
     assert ft.load(tmp_path / "again.toml") == federation
-    own = {"edge", "secure", "privacy"}  # which have their own pages
+    own = {"edge", "secure", "privacy", "query"}  # which have their own pages
     assert set(tomllib.loads(text)) == set(federation.__struct_fields__) - own
     (edge,) = fenced(ROOT / "docs" / "gateways.md", "toml")
     assert decode(tomllib.loads(edge)["edge"], ft.Edge) == ft.Edge(rounds=5)
@@ -147,6 +147,15 @@ def test_the_federation_and_the_rules_in_secure_are_accepted(tmp_path: Path) -> 
         assert set(spec["secure"]) - {"type"} == set(federation.secure.__struct_fields__)
     assert set(tomllib.loads(rules)) == set(HelperRules.__struct_fields__)
     decode(tomllib.loads(rules), HelperRules)
+
+
+def test_the_federations_in_queries_and_statistics_are_accepted() -> None:
+    (text,) = fenced(ROOT / "docs" / "queries.md", "toml")
+    assert decode(tomllib.loads(text), ft.Federation).pace.quorum == 5
+    (code,) = fenced(ROOT / "docs" / "statistics.md", "python")
+    told: dict[str, ft.Federation] = {}
+    exec(code, {}, told)
+    assert told["federation"].strategy == ft.ridge()
 
 
 def test_the_test_files_named_are_there() -> None:

@@ -23,7 +23,7 @@ REFUSED = {
     ),
     "a period": ({"pace": ft.Pace(goal=4, period=60.0)}, "pace.period is 60 beside secagg"),
     "a quorum": ({"pace": ft.Pace(goal=4, quorum=3)}, "pace.quorum is 3 beside secagg"),
-    "stale ones count less": ({"strategy": ft.fedbuff()}, "strategy.staleness is set beside secure"),
+    "stale ones count less": ({"strategy": ft.fedbuff()}, "strategy.staleness is set beside secagg"),
     "nothing is clipped": ({"stages": ()}, "secure needs a bound on every number"),
     "fewer bits": ({"stages": (ft.clip(1.0), ft.int8())}, "stages has Quantize beside secure"),
     "edges": ({"edge": ft.Edge()}, "secure is set beside edge"),
@@ -34,7 +34,7 @@ REFUSED = {
             "task": ft.Task(model=ft.mlp(4, 5, 2), loss="cross_entropy", recipe=ft.Recipe(lr=0.1)),
             "pace": ft.Pace(goal=4, separation=1),
         },
-        "secure is set beside privacy",
+        "privacy is claimed beside secagg: the coordinator takes off all masks",
     ),
     "a goal below the minimum": ({"pace": ft.Pace(goal=2)}, "secure.min_batch is 3, above pace.goal 2"),
     "no number of neighbours": (
@@ -53,7 +53,7 @@ def test_what_cannot_be_hidden_is_refused(case: str) -> None:
 
 
 def test_a_gateway_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="the gateway west cannot sum reports of secure mode"):
+    with pytest.raises(SpecError, match="secagg is set, and the gateway west sends sums"):
         Service(federation(), 1, tmp_path, Hub().coordinator("fed"), gateways=("west",))
 
 

@@ -17,6 +17,7 @@ from fedthings.federation import Federation
 from fedthings.learn.fleet import Fleet
 from fedthings.messages import Assignment, Offer
 from fedthings.phase import Phase
+from fedthings.privacy.signing import Signing
 from fedthings.protocol.events import Ticket
 from fedthings.run import Run
 from fedthings.server.service import Service
@@ -26,7 +27,7 @@ from fedthings.simulation.work import Counted
 from fedthings.simulation.world import Outcome, Steady, Waking, World
 from fedthings.transport.memory import Hub
 from fedthings.transport.topics import COORDINATOR
-from fedthings.transport.transport import Arrival, Delivery
+from fedthings.transport.transport import Arrival, Delivery, Seal
 from fedthings.vector import Payload
 
 NAME = "fed"
@@ -93,9 +94,17 @@ class Virtual:
 
     def serve(self) -> Service:
         """Start the service, or start it again in the same directory."""
-        transport = self.hub.coordinator(NAME)
+        transport = self.hub.coordinator(NAME, self.seal(COORDINATOR))
         self.service = Service(self.federation, self.rounds, self.directory, transport, **self.options)
         return self.service
+
+    def seal(self, address: str) -> Seal | None:
+        """Return what signs for this end; None: nobody signs."""
+        return None
+
+    def signing(self, name: str) -> Signing | None:
+        """Return what signs by the identity of this device; None: it has none."""
+        return None
 
     def wakes(self, waking: Waking) -> None:
         """Let a sleeper link up, unless it was told to sleep on."""
@@ -109,9 +118,10 @@ class Virtual:
 
     def join(self, name: str, every: float = 0.0) -> Agent:
         """Start a device's agent, or start it again with its directory."""
-        transport = self.hub.device(name, NAME)
+        transport = self.hub.device(name, NAME, self.seal(name))
         directory = self.directory / "devices" / name
-        agent = self.kind(name, self.fleet.shard(name), transport, directory, self.rules.get(name), every=every)
+        rules, signing = self.rules.get(name), self.signing(name)
+        agent = self.kind(name, self.fleet.shard(name), transport, directory, rules, every=every, signing=signing)
         agent.takes = lambda ticket: self.outcome(ticket)[1]  # type: ignore[attr-defined]
         self.agents[name] = agent
         return agent

@@ -44,16 +44,27 @@ if TYPE_CHECKING:
     from fedthings.learn.metrics import register as metric
     from fedthings.learn.model import (
         avg_pool,
+        batch_norm,
+        centroids,
         conv1d,
         conv2d,
+        cyclic,
         dense,
         dropout,
+        embedding,
         flatten,
+        forest,
+        gaussians,
+        group_norm,
+        gru,
         impute,
         layer_norm,
+        log1p,
         max_pool,
         mlp,
+        one_hot,
         relu,
+        rescale,
         sequential,
         sigmoid,
         softmax,
@@ -61,8 +72,12 @@ if TYPE_CHECKING:
         tanh,
     )
     from fedthings.learn.own import own
+    from fedthings.learn.series import Window as window
     from fedthings.learn.synthetic import clusters, synthetic
     from fedthings.learn.task import Recipe, Task
+    from fedthings.learn.with_jax import with_jax
+    from fedthings.learn.with_keras import with_keras
+    from fedthings.learn.with_sklearn import with_sklearn
     from fedthings.learn.with_torch import with_torch
     from fedthings.privacy.blt import Blt as blt
     from fedthings.privacy.central import CentralDp as central_dp
@@ -76,6 +91,7 @@ if TYPE_CHECKING:
     from fedthings.protocol.selection import Forecast as forecast
     from fedthings.protocol.selection import Uniform as uniform
     from fedthings.run import Run, compare
+    from fedthings.simulation.ask import query
     from fedthings.simulation.availability import Always as always
     from fedthings.simulation.availability import Diurnal as diurnal
     from fedthings.simulation.availability import DutyCycle as duty_cycle
@@ -89,15 +105,30 @@ if TYPE_CHECKING:
     from fedthings.simulation.things import Group, Things
     from fedthings.strategy import (
         Strategy,
+        boosting,
+        ditto,
         fedadagrad,
         fedadam,
         fedasync,
         fedavg,
         fedavgm,
         fedbuff,
+        feddyn,
+        fednova,
         fedprox,
+        fedsgd,
         fedyogi,
+        finetune,
+        ifca,
+        k_means,
+        logistic,
         mixing,
+        naive_bayes,
+        nearest_mean,
+        pca,
+        qffl,
+        ridge,
+        scaffold,
     )
 
 __all__ = [
@@ -124,54 +155,81 @@ __all__ = [
     "adaptive_clip",
     "always",
     "avg_pool",
+    "batch_norm",
     "blt",
+    "boosting",
     "central_dp",
+    "centroids",
     "clip",
     "clusters",
     "compare",
     "constant",
     "conv1d",
     "conv2d",
+    "cyclic",
     "decay",
     "delta",
     "dense",
+    "ditto",
     "diurnal",
     "dropout",
     "dumps",
     "duty_cycle",
     "eden",
+    "embedding",
     "fedadagrad",
     "fedadam",
     "fedasync",
     "fedavg",
     "fedavgm",
     "fedbuff",
+    "feddyn",
+    "fednova",
     "fedprox",
+    "fedsgd",
     "fedyogi",
+    "finetune",
     "flatten",
     "forecast",
+    "forest",
+    "gaussians",
+    "group_norm",
+    "gru",
     "hinge",
+    "ifca",
     "impute",
     "independent",
     "int4",
     "int8",
+    "k_means",
     "layer_norm",
     "lift",
     "load",
+    "log1p",
     "log_normal",
+    "logistic",
     "low_rank",
     "max_pool",
     "metric",
     "mixing",
     "mlp",
     "momentum",
+    "naive_bayes",
+    "nearest_mean",
+    "one_hot",
     "own",
     "pareto",
     "partition",
+    "pca",
     "polynomial",
+    "qffl",
+    "query",
     "random_mask",
     "relu",
+    "rescale",
+    "ridge",
     "rotate",
+    "scaffold",
     "secagg",
     "sequential",
     "sgd",
@@ -188,6 +246,10 @@ __all__ = [
     "tree",
     "two_servers",
     "uniform",
+    "window",
+    "with_jax",
+    "with_keras",
+    "with_sklearn",
     "with_torch",
     "yogi",
 ]
@@ -200,20 +262,29 @@ _MODULES = {
     "learn.lift": "lift",
     "learn.model": (
         "mlp sequential dense conv1d conv2d max_pool avg_pool flatten relu tanh sigmoid softmax "
-        "layer_norm dropout standardise impute"
+        "layer_norm dropout standardise impute batch_norm group_norm embedding gru log1p cyclic one_hot rescale "
+        "centroids gaussians forest"
     ),
     "learn.own": "own",
     "learn.synthetic": "synthetic clusters",
     "learn.task": "Task Recipe",
+    "learn.with_jax": "with_jax",
+    "learn.with_keras": "with_keras",
+    "learn.with_sklearn": "with_sklearn",
     "learn.with_torch": "with_torch",
     "protocol.pace": "Edge Pace",
     "run": "Run compare",
+    "simulation.ask": "query",
     "simulation.devices": "Device",
     "simulation.links": "Link",
     "simulation.simulator": "simulate",
     "simulation.sweep": "sweep",
     "simulation.things": "Things Group",
-    "strategy": "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad fedbuff fedasync mixing",
+    "strategy": (
+        "Strategy fedavg fedprox fedavgm fedadam fedyogi fedadagrad fedbuff fedasync mixing "
+        "fedsgd fednova scaffold feddyn qffl ditto finetune ifca "
+        "ridge logistic pca naive_bayes nearest_mean k_means boosting"
+    ),
 }
 _STEPS = "sgd momentum adam yogi adagrad constant polynomial hinge decay"
 # Where each public name lives: a module and the name in it, or None for the module itself.
@@ -235,6 +306,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "sign": ("compress.sign", "Sign"),
     "low_rank": ("compress.low_rank", "LowRank"),
     "metric": ("learn.metrics", "register"),
+    "window": ("learn.series", "Window"),
     "uniform": ("protocol.selection", "Uniform"),
     "forecast": ("protocol.selection", "Forecast"),
     "always": ("simulation.availability", "Always"),

@@ -20,7 +20,9 @@ from fedthings.errors import FedthingsError, StoreError, nearest
 COMMANDS = {
     "Train": ("demo", "simulate", "serve", "join", "gateway", "helper"),
     "Before": ("check", "audit"),
-    "A running federation": ("status", "pause", "resume", "cancel", "devices"),
+    "Who may join": ("enrol", "devices", "tls"),
+    "A running federation": ("status", "pause", "resume", "cancel"),
+    "Ask": ("query",),
     "Results": ("runs", "models", "export", "predict", "privacy"),
 }
 """The commands in the order of `--help`; each is `fedthings.commands.NAME:command`, or as in `HOMES`."""

@@ -24,7 +24,7 @@ from fedthings.learn.task import Recipe, Task
 from fedthings.lifeline import Ending
 from fedthings.protocol.pace import Pace
 from fedthings.run import Run, prepare
-from fedthings.server import devices
+from fedthings.server import certificates, devices
 from fedthings.server.serve import Server
 from fedthings.server.serving import Terms
 from fedthings.strategy import fedavg, fedavgm
@@ -174,17 +174,21 @@ def demo(
     view: View,
     ending: Ending,
     broker: str = "",
+    tls: bool = False,
 ) -> Run | None:
     """Train `federation` for `rounds` versions, each participant of `fleet` in a process with its own file.
 
-    `broker` is "mosquitto" or "amqtt", or "" for what there is. Returns None where `ending` came first: the
+    `broker` is "mosquitto" or "amqtt", or "" for what there is; with `tls` all goes over TLS.
+    Returns None where `ending` came first: the
     same call with the same directory goes on.
     Raises FedthingsError.
     """
     names = list(fleet.names[: federation.devices])
     prepare(directory, federation)  # before anything of another run there is overwritten
     files = fleet.write(directory / "data")
-    keys = _keys(directory, names)
+    if tls:
+        certificates.make(directory)
+    tokens = _tokens(directory, names)
     with (
         Server(
             [Terms(federation, rounds, on_version=view.version)], directory, broker=broker, on_news=view.news
@@ -192,13 +196,23 @@ def demo(
         Processes(server.wake) as processes,
     ):
         ending.attach(server.wake)
-        url = f"mqtt://{server.address}"
+        url = f"{'mqtts' if server.address.tls else 'mqtt'}://{server.address}"
         if not server.service.done:
             for name in names:
                 state = directory / "devices" / name
                 state.mkdir(parents=True, exist_ok=True, mode=0o700)
-                arguments = ["--broker", url, "--root", server.root, "--name", name, "--data", str(files[name])]
-                arguments += ["--password-file", str(keys[name]), "--state", str(state), "--once"]
+                arguments = [
+                    "--name",
+                    name,
+                    "--broker",
+                    url,
+                    "--root",
+                    server.root,
+                    "--token",
+                    str(tokens[name]),
+                    "--once",
+                ]
+                arguments += ["--data", str(files[name]), "--state", str(state)]
                 processes.start(name, arguments, state / "log")
 
         def step() -> None:
@@ -212,14 +226,16 @@ def demo(
         return runs[0]
 
 
-def _keys(directory: Path, names: list[str]) -> dict[str, Path]:
-    """Return where the password of each device lies; those that have one keep it."""
+def _tokens(directory: Path, names: list[str]) -> dict[str, Path]:
+    """Return where the token of each device lies; those that have one keep it."""
     known = {device["name"] for device in devices.listed(directory)} if directory.is_dir() else set()
-    lost = [name for name in names if name in known and not devices.password_file(directory, name).is_file()]
-    devices.remove(directory, lost) if lost else None
-    new = [name for name in names if name not in known or name in lost]
-    devices.hand_out(directory, devices.add(directory, new)) if new else None
-    return {name: devices.password_file(directory, name) for name in names}
+    lost = [name for name in names if name in known and not devices.token_file(directory, name).is_file()]
+    if lost:
+        devices.enrol(directory, lost, again=True)
+    new = [name for name in names if name not in known]
+    if new:
+        devices.enrol(directory, new)
+    return {name: devices.token_file(directory, name) for name in names}
 
 
 def _look(processes: Processes, server: Server, view: View) -> None:

@@ -27,12 +27,17 @@ def body(engine: Engine, version: int) -> Model:
 
 def arrays(engine: Engine, version: int) -> Payload:
     """Return the arrays of that body."""
-    return {} if engine.spec.kind == "normalise" else _arrays(engine, made_as(engine, version))
+    if engine.spec.kind == "normalise":
+        return {}
+    if engine.spec.kind == "query":
+        return sent(engine.spec, engine.told, version)
+    return _arrays(engine, made_as(engine, version))
 
 
 def _arrays(engine: Engine, made: int) -> Payload:
     """Return the arrays in which the trained version `made` goes down."""
-    return sent(engine.spec, engine.rows[made], made, engine.releases.bound if engine.releases else 0.0)
+    bound = engine.releases.bound if engine.releases else 0.0
+    return sent(engine.spec, engine.rows[made], made, bound, engine.beside.get(made))
 
 
 def base(engine: Engine, version: int, kept: Ticket | None) -> Ticket | None:

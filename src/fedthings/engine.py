@@ -9,27 +9,32 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from math import sqrt
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
-from fedthings import down, history
-from fedthings.aggregate import fold, ring, step
+from fedthings import down, hidden, history
+from fedthings.aggregate import fold, ring
 from fedthings.compress import delta
 from fedthings.errors import SpecError, StoreError, nearest
-from fedthings.federation import Federation, phases
+from fedthings.federation import SPARE, Federation, phases
 from fedthings.history import Line, Tally
+from fedthings.learn import staying
 from fedthings.learn.data import Shard
 from fedthings.learn.local import evaluator
 from fedthings.learn.metrics import usual, values
 from fedthings.messages import Report, Subtotal
 from fedthings.partial import Partial, expect, template
-from fedthings.phase import Phase, follow, received, schema
+from fedthings.phase import Phase, first, follow, received, schema, statistic
 from fedthings.privacy import noise, secagg
 from fedthings.privacy.central import Source, claimed
 from fedthings.privacy.release import Releases
 from fedthings.privacy.secagg import SecAgg
+from fedthings.privacy.shares import TwoServers
 from fedthings.private import clipping
 from fedthings.protocol.events import Assign, Command, Discard, Ticket
 from fedthings.spelling import decode, encode
+from fedthings.statistics import query
+from fedthings.statistics.statistic import Known
 from fedthings.subtotal import merge, most_bytes, verify
 from fedthings.vector import Array, Key, Payload, Vector
 from fedthings.wire import number_size, size, ticket_size
@@ -68,7 +73,8 @@ class Engine:
         noise: Source = "keyed",
     ) -> None:
         self.federation = federation
-        self.phases = list(phases(federation))
+        # 8 for 8.0 is 8.0 at once, not only when it is restored: a task body is the same after a restart.
+        self.phases = [decode(encode(spec), Phase) for spec in phases(federation)]
         self.phase = self.version = 0
         self.rows = rows if rows is not None else {}
         self.test = test
@@ -81,11 +87,17 @@ class Engine:
                 f"the warm start has {init.size} parameters, the model {model.layout.dim}: use its own file"
             )
         if 0 not in self.rows:
-            self.rows[0] = model.init(federation.seed) if init is None else init.astype(np.float32)
+            self.rows[0] = self._untrained() if init is None else init.astype(np.float32)
         self.trained = 0  # the newest trained version; `version` counts within the phase
         self._closed: tuple[fold.Sums, Tally] | None = None  # the set that is fixed, while the helper is asked
-        self.state = step.init(federation.strategy.step, self.rows[0])
+        self.state = federation.strategy.begun(self.rows[0], lambda i: model.init(federation.seed + i))
+        self.beside: dict[int, dict[str, Array]] = {0: self._goes_down()}  # by version, what goes down with its model
+        self.known: Known = {}  # what a statistic keeps from round to round
+        self.told = first(self.spec) if self.spec.kind == "query" else self.rows[0]  # the row of a query
+        self.answer: dict[str, Any] | None = None  # to it
         self.releases = _releases(federation, self.spec, rounds, noise)
+        if self.releases is not None and federation.secure is not None:  # devices and helper must know the noise
+            self.phases[0] = msgspec.structs.replace(self.spec, claim=self.releases.claim)
         self._begin(Tally())
 
     # ------------------------------------------------------------- answers
@@ -163,13 +175,15 @@ class Engine:
         """Fix the set of the next version: what is kept from now on is for the one after."""
         self._closed = self.partial.take()
 
-    def leave_out(self, arrays: Payload, lag: int, reason: str) -> None:
-        """Take one report of secure mode `(...)` out of the set that is fixed."""
+    def leave_out(self, arrays: Payload, lag: int, reason: str, reports: int = 1) -> None:
+        """Take one report of secure mode `(...)` out of the set that is fixed, or the sum that it is in of so many."""
         assert self._closed is not None
         sums, tally = self._closed
-        ring.leave_out(sums, arrays, lag)
-        tally.updates -= 1
+        ring.leave_out(sums, arrays, lag, reports)
+        tally.updates -= reports
         tally.dropped[reason] += 1
+        if reports > 1:
+            tally.dropped["summed beside one left out"] += reports - 1
 
     def advance(self, now: float, share: Payload | None = None, lost: str = "") -> Made:
         """Make the next version of the running phase at `now` seconds, from the set that is fixed or all that was kept.
@@ -178,10 +192,14 @@ class Engine:
         """
         spec, (sums, tally) = self.spec, self._closed or self.partial.take()
         self._closed, fresh, self.partial.tally = None, self.partial.tally, tally
+        releases, noise = self.releases, None
+        if releases is not None and self.partial.ring is not None:  # our noise is in before anything is added to it
+            count = 0 if lost or sums.count < self.partial.least else sums.count
+            releases.hide(sums.limbs[ring.X][0], now, count, alone=share is None)
+        elif releases is not None:
+            noise = lambda total: releases.noised(total, now, tally.updates)  # noqa: E731
         if share is not None:
-            ring.add(sums, share)
-        releases = self.releases
-        noise = None if releases is None else lambda total: releases.noised(total, now, tally.updates)
+            ring.add(sums, share, self.partial.lags(sums.counts))
         total, weights = self.partial.settled(sums, tally, self.version, lost, noise)
         made = self._advanced(spec, total, weights, now)
         if self.partial.tally is not tally:  # a line is complete with it
@@ -196,17 +214,26 @@ class Engine:
             return self._normalised(total)
         if spec.kind == "evaluate":
             return Made(self._complete(closing=True))
-        row = self.rows[self.trained]
-        if total:
+        if spec.kind == "query":
+            return self._asked(spec, total, now)
+        row, stop = self.rows[self.trained], ""
+        if total and self.statistic is not None:
+            row, self.known, stop = self.statistic.step(row, self.known, total)
+        elif total:
             bases = {lag: self.rows[self.trained - lag] for lag in weights}
-            mean = step.Mean(total["x"], weights, bases)
-            row = step.apply(spec.strategy.step, row, mean, self.state, self.version)
-        return self._made(row, now)
+            if spec.task.local:  # layers that stay do not move here
+                change = np.zeros(len(row))
+                change[staying.travels(spec.task)] = total["x"]
+                total = {**total, "x": change}
+            row = spec.strategy.stepped(row, total, weights, bases, self.state, self.version)
+        return self._made(row, now, stop)
 
     def enter(self, phase: int) -> None:
         """Go to `phase` if it is not the running one."""
         if phase != self.phase:
-            self.phase, self.version = phase, 0
+            self.phase, self.version, self.known = phase, 0, {}
+            if self.spec.kind == "query":
+                self.told = first(self.spec)
             self._begin(self.tally)
 
     def finish(self) -> list[Line]:
@@ -219,7 +246,7 @@ class Engine:
 
     def _begin(self, tally: Tally) -> None:
         spec = self.spec
-        self.partial = Partial(spec, tally)
+        self.partial, self.statistic = Partial(spec, tally), statistic(spec)
         self.packed: dict[down.Pair, bytes] = {}  # bodies that were packed last
         self.sizes: dict[down.Pair, int] = {}  # of bodies, in bytes
         self.body_bytes = size(down.body(self, self.version)) - number_size(down.made_as(self, self.version))
@@ -234,9 +261,34 @@ class Engine:
         self.tally.updates = 0  # what the phase cost and lost stands in the first version's line
         return Made([])
 
-    def _made(self, row: Vector, now: float) -> Made:
+    def _untrained(self) -> Vector:
+        """Return the model to begin with: the statistic's, where there is one."""
+        row = self.federation.task.model.init(self.federation.seed)
+        found = next((how for spec in self.phases if spec.kind == "train" and (how := statistic(spec))), None)
+        return row if found is None else found.start(row)
+
+    def _asked(self, spec: Phase, total: Payload, now: float) -> Made:
+        """Take the sums of a round of a query: the last answers it, or says what the next phase must know."""
+        assert self.statistic is not None
+        lines, stop = [], ""
+        if total:
+            self.told, self.known, stop = self.statistic.step(self.told, self.known, total)
+        if not stop and self.version >= self.statistic.rounds + SPARE:
+            raise SpecError(f"the query has no answer after {self.version} rounds: the sums of too many were lost")
+        if spec.query:
+            lines = [history.line(self.version, now, self.tally, None)]
+            self.partial.tally = Tally()
+            if stop:
+                self.answer = query.answer(spec.query, self.known, self.federation.pace.quorum)
+        elif stop:
+            for index in range(self.phase + 1, len(self.phases)):
+                self.phases[index] = follow(spec, self.known, self.phases[index])
+            self.tally.updates = 0
+        return Made(lines, stop)
+
+    def _made(self, row: Vector, now: float, done: str) -> Made:
         version = self.trained = self.version
-        self.rows[version] = row
+        self.rows[version], self.beside[version] = row, self._goes_down()
         test = self._tested(row)
         lines = self._complete()
         self.pending = history.line(version, now, self.tally, test)
@@ -247,11 +299,17 @@ class Engine:
         oldest = version - max(1, self.federation.pace.staleness) - 1 - back
         for old in [v for v in self.rows if 0 <= v < oldest]:
             del self.rows[old]
+        self.beside = {made: rows for made, rows in self.beside.items() if made >= oldest}
         self.sizes = {key: count for key, count in self.sizes.items() if key[0] >= oldest}
         stop = any(history.reached(self.stop, complete, test) for complete in lines)
         if stop or (test is not None and history.reached(self.stop, self.pending, test)):
             return Made(lines, "target")
-        return Made(lines, "privacy budget" if self.releases is not None and self.releases.spent else "")
+        return Made(lines, "privacy budget" if self.releases is not None and self.releases.spent else done)
+
+    def _goes_down(self) -> dict[str, Array]:
+        """Return what goes down with the newest model, as it is now."""
+        names = self.federation.strategy.method.sends(self.federation.task.model.layout.dim)
+        return {name: self.state[name].copy() for name in names}
 
     def _complete(self, closing: bool = False) -> list[Line]:
         if self.pending is None:
@@ -289,6 +347,10 @@ class Engine:
             "trained": self.trained,
             "phases": [encode(spec) for spec in self.phases],
             "state": self.state,
+            "known": dict(self.known),
+            "told": self.told if self.spec.kind == "query" else None,
+            "answer": self.answer,
+            "beside": [[version, rows] for version, rows in self.beside.items()],
             "best": self.best,
             "pending": self.pending,
             "tally": self.tally.snapshot(),
@@ -300,6 +362,10 @@ class Engine:
         self.phase, self.version, self.trained = state["phase"], state["version"], state["trained"]
         self.phases = [decode(spec, Phase) for spec in state["phases"]]
         self.state = {name: np.array(row) for name, row in state["state"].items()}
+        self.known, self.answer = {name: np.array(row) for name, row in state["known"].items()}, state["answer"]
+        if state["told"] is not None:
+            self.told = np.array(state["told"])
+        self.beside = {made: {name: np.array(row) for name, row in rows.items()} for made, rows in state["beside"]}
         self.best, self.pending = state["best"], state["pending"]
         if self.releases is not None:
             self.releases.restore(state["releases"])
@@ -316,9 +382,20 @@ def _releases(federation: Federation, spec: Phase, rounds: int, source: Source) 
     clip = clipping(federation.stages)
     if federation.privacy is None or clip is None:
         return None
-    x, pace = fold.announced(schema(spec), spec.reports)[0], federation.pace
-    claim = claimed(
+    x, pace, privacy, secure = (
+        fold.announced(schema(spec), spec.reports)[0],
+        federation.pace,
         federation.privacy,
+        spec.secure,
+    )
+    key = noise.fresh() if source == "secure" else noise.known(federation.seed)
+    if isinstance(secure, TwoServers):
+        shared = hidden.claimed(
+            secure, privacy, spec.stages, pace, reports=spec.reports, rounds=rounds, dim=x.dim, source=source
+        )
+        return Releases(shared, key, b"" if source == "secure" else noise.known(federation.seed, b"helper"))
+    claim = claimed(
+        privacy,
         clip,
         goal=pace.goal,
         separation=pace.separation,
@@ -326,11 +403,10 @@ def _releases(federation: Federation, spec: Phase, rounds: int, source: Source) 
         devices=federation.devices,
         rounds=rounds,
         dim=x.dim,
-        rounding=sqrt(x.dim) * 2.0 ** -(x.scale + 1),
-        deviation=noise.SIGMA,
         source=source,
+        lengthened=sqrt(x.dim) * 2.0 ** -(x.scale + 1),
     )
-    return Releases(claim, noise.fresh() if source == "secure" else noise.known(federation.seed))
+    return Releases(claim, key)
 
 
 def _targets(stop: Mapping[str, float], federation: Federation, tested: bool) -> dict[str, float]:

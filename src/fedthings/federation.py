@@ -12,19 +12,28 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from fedthings import hidden, private
+from fedthings import compatible, hidden, private
 from fedthings.aggregate import step
 from fedthings.errors import FedthingsError, SpecError
 from fedthings.learn import own
 from fedthings.learn.effort import HASTE
+from fedthings.learn.model import mlp
 from fedthings.learn.task import Task, within
-from fedthings.phase import Down, Phase, StageSpec, rings, stage
+from fedthings.phase import Down, Phase, StageSpec, rings, stage, statistic
 from fedthings.privacy.central import CentralDp
 from fedthings.privacy.secagg import SecAgg
 from fedthings.privacy.shares import TwoServers
 from fedthings.protocol.pace import Edge, Pace, Plan
 from fedthings.spelling import decode, sound
+from fedthings.statistics import query, specs
 from fedthings.strategy import Strategy
+
+NOTHING = Task(model=mlp(1, 1), loss="mse")
+"""The task of a query, which trains no model."""
+
+
+QUORUM = 2
+"""Devices that a query must be answered by at least: what one says alone is its own data."""
 
 
 class Federation(Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,10 +43,10 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
     `devices`: how many must be there before the first version (0: as many as work at once). `privacy` is what is
     claimed of the models: with it, devices report no metrics, and no closing evaluation is made. `secure` hides each
     report from the coordinator. With `edge` the participants are edges, which `pace`, `stages`, `down` and `devices`
-    then speak of.
+    then speak of. With a `query` nothing is trained: it is answered, and the task is left out.
     """
 
-    task: Task
+    task: Task = NOTHING
     strategy: Strategy = Strategy()
     pace: Pace = Pace()
     stages: tuple[StageSpec, ...] = ()
@@ -48,10 +57,17 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
     devices: int = 0
     edge: Edge | None = None
     secure: TwoServers | SecAgg | None = None
+    query: str = ""
 
     def __post_init__(self) -> None:
+        if self.query:
+            query.parse(self.query)
+        elif self.task == NOTHING:
+            raise SpecError("`task` is missing: add it, or a query")
+        specs.check(self)
         for name in ("task", "strategy", "pace", *(("edge",) if self.edge else ())):
             sound(name, getattr(self, name))
+        compatible.check(self)
         if self.edge is not None and not isinstance(self.strategy.staleness, step.Constant):
             raise SpecError(
                 "strategy.staleness is set beside edge: a sum has room for a share or a weight, and an edge weighs as "
@@ -73,12 +89,7 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
             stage(next(phase for phase in phases(self) if phase.kind == "train"))  # do they go together?
         if self.secure is not None:
             sound("secure", self.secure)
-            hidden.check(self.secure, self.pace, self.strategy)
-            if self.privacy is not None:
-                raise SpecError(
-                    "secure is set beside privacy: each server would have to add noise to its share, which is not "
-                    "built; leave one of them out"
-                )
+            hidden.check(self.secure, self.pace, self.strategy, self.privacy, self.stages)
             if self.edge is not None:
                 raise SpecError(
                     "secure is set beside edge: an edge reads the reports of its devices, which secure mode is to "
@@ -98,6 +109,26 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
         check_name(self.name)
 
 
+def question(
+    text: str,
+    quorum: int = QUORUM,
+    devices: int = 0,
+    patience: float = 60.0,
+    seed: int = 0,
+    secure: TwoServers | SecAgg | None = None,
+) -> Federation:
+    """Return the federation that answers `text` of at least `quorum` devices, begun when `devices` are there.
+
+    Each has `patience` seconds a round. Raises SpecError.
+    """
+    least = max(quorum, secure.min_batch if secure is not None else 1)
+    if isinstance(secure, SecAgg):  # fewer are not summed, and whose masks are in the sum is settled before
+        pace, secure = Pace(goal=least, patience=patience), msgspec.structs.replace(secure, min_batch=least)
+    else:
+        pace = Pace(goal=least, patience=patience, quorum=least)
+    return Federation(query=text, pace=pace, devices=devices, seed=seed, secure=secure, name="query")
+
+
 def check_name(name: str) -> None:
     """Raise SpecError unless a federation can have this name, and a directory of it among files of ours."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name):
@@ -109,35 +140,47 @@ def check_name(name: str) -> None:
 def phases(federation: Federation) -> tuple[Phase, ...]:
     """Return the phases in order: normalise where the task asks for it, train, the closing evaluation where it may be.
 
+    A query is one phase; a statistic may ask one of its own before it begins.
+
     Raises SpecError where a model that is Python code cannot be had here.
     """
     if isinstance(federation.task.model, own.Own):
         own.verify(federation.task)
 
-    def phase(kind: Literal["normalise", "train", "evaluate"]) -> Phase:
+    spec = federation.strategy.statistic
+
+    def phase(kind: Literal["normalise", "query", "train", "evaluate"]) -> Phase:
         stages = federation.stages if kind == "train" else ()
         # While a federation is paused, all that are at work may report toward one version.
-        most = max(federation.pace.goal, federation.pace.concurrency) if kind == "train" else 1 << 20
+        some = kind == "train" and spec is None
+        most = max(federation.pace.goal, federation.pace.concurrency) if some else 1 << 20
         return Phase(
             kind=kind,
             task=federation.task,
             strategy=federation.strategy,
             stages=stages,
             privacy=federation.privacy,
-            down=federation.down,
+            down=federation.down if kind != "query" else None,
             seed=federation.seed,
             reports=most,
             edge=federation.edge,
             secure=federation.secure,
+            query=federation.query,
         )
 
+    if federation.query:
+        return (phase("query"),)
+
     first = (phase("normalise"),) if federation.task.normalise == "fleet" else ()
+    before = (phase("query"),) if spec is not None and specs.asks(spec) else ()
     last = (phase("evaluate"),) if federation.privacy is None else ()  # what devices measure is not covered
-    return (*first, phase("train"), *last)
+    return (*first, *before, phase("train"), *last)
 
 
 CLOSING = 1000
 """Devices that the closing evaluation asks at the most."""
+SPARE = 3
+"""Rounds more than a statistic needs: one whose sums are lost is made again."""
 
 
 def plans(federation: Federation, rounds: int) -> tuple[Plan, ...]:
@@ -149,12 +192,20 @@ def plans(federation: Federation, rounds: int) -> tuple[Plan, ...]:
     if federation.secure is not None and not closed:  # fewer could not be summed
         pace = msgspec.structs.replace(pace, quorum=max(pace.quorum, federation.secure.min_batch))
     whole = Pace(goal=count, concurrency=count, patience=pace.patience, quorum=min(pace.quorum, count))
-    kinds = {
-        "normalise": Plan(whole, 1, everyone=True, closed=closed),
-        "train": Plan(pace, rounds, closed=closed),
-        "evaluate": Plan(whole, 1, everyone=True, most=CLOSING, optional=True, closed=closed),
-    }
-    return tuple(kinds[phase.kind] for phase in phases(federation))
+
+    def plan(phase: Phase) -> Plan:
+        if (found := statistic(phase)) is not None:  # everyone is asked: it is of all or of who knows whom
+            if phase.kind == "train" and rounds < found.needed:
+                raise SpecError(f"rounds is {rounds}, and strategy.statistic needs {found.needed}: give so many")
+            versions, most = found.rounds + SPARE, rounds if phase.kind == "train" and found.needed == 1 else 1 << 31
+            return Plan(whole, min(versions, most), everyone=True, closed=closed)
+        if phase.kind == "train":
+            return Plan(pace, rounds, closed=closed)
+        if phase.kind == "normalise":
+            return Plan(whole, 1, everyone=True, closed=closed)
+        return Plan(whole, 1, everyone=True, most=CLOSING, optional=True, closed=closed)
+
+    return tuple(map(plan, phases(federation)))
 
 
 # ------------------------------------------------------------------------ files
@@ -200,4 +251,8 @@ def dumps(federation: Federation) -> str:
     import tomli_w
 
     data = msgspec.to_builtins(federation)  # bytes as base64, which `load` reads back
-    return tomli_w.dumps({name: value for name, value in data.items() if value is not None})
+    told = {name: value for name, value in data.items() if value not in (None, "")}
+    if federation.query:
+        del told["task"]
+    told["strategy"] = {name: value for name, value in told["strategy"].items() if value is not None}
+    return tomli_w.dumps(told)

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fedthings.learn.metrics import METRICS, ONE
+from fedthings.learn.metrics import METRICS, ONE, PERSONAL, judging
 from fedthings.vector import Array
 
 Line: TypeAlias = dict[str, Any]
@@ -37,9 +37,9 @@ class Tally:
         for name, stats in metrics.items():
             total = stats.sum(0)
             self.sums[name] = self.sums[name] + total if name in self.sums else total
-            if name in METRICS:
+            if (metric := judging(name)) is not None:
                 measured = stats[stats[:, 0] > 0]
-                self.values.setdefault(name, []).extend(np.atleast_1d(METRICS[name].value(measured)).tolist())
+                self.values.setdefault(name, []).extend(np.atleast_1d(metric.value(measured)).tolist())
 
     def merge(self, other: Tally) -> None:
         """Add what another has tallied."""
@@ -82,7 +82,25 @@ class Tally:
     @property
     def worst_decile(self) -> dict[str, float]:
         """The mean of each metric over the worst tenth of the devices."""
-        return {name: _worst(values, METRICS[name].better) for name, values in self.values.items() if values}
+        return {name: _worst(values, METRICS[name].better) for name, values in self._each("").items()}
+
+    @property
+    def personal(self) -> dict[str, dict[str, float]]:
+        """Of each device's own model the mean over devices and over their worst tenth, and of the one received the
+        mean over devices, by metric; empty where no device has its own."""
+        own, received = self._each(PERSONAL), self._each("")
+        if not own:
+            return {}
+        return {
+            "mean": {name: _mean(values) for name, values in own.items()},
+            "worst_decile": {name: _worst(values, METRICS[name].better) for name, values in own.items()},
+            "received": {name: _mean(values) for name, values in received.items()},
+        }
+
+    def _each(self, kind: str) -> dict[str, list[float]]:
+        """Return by metric what each device measured, of the model received or, `PERSONAL`, of its own."""
+        names = {name: name.removeprefix(kind) for name in self.values if name.startswith(kind)}
+        return {metric: self.values[name] for name, metric in names.items() if metric in METRICS and self.values[name]}
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state as plain data and arrays."""
@@ -111,6 +129,11 @@ def _worst(values: Iterable[float], better: str) -> float:
     return sum(worst) / len(worst)
 
 
+def _mean(values: Iterable[float]) -> float:
+    order = sorted(values)  # free of the order in which they came
+    return sum(order) / len(order)
+
+
 def line(version: int, now: float, tally: Tally, test: Mapping[str, float] | None) -> Line:
     """Return what is known of `version` when it is made; `measured` completes it."""
     return {
@@ -131,6 +154,8 @@ def line(version: int, now: float, tally: Tally, test: Mapping[str, float] | Non
 def measured(pending: Line, tally: Tally, closing: bool = False) -> Line:
     """Return `pending` with what the devices measured on its version; `closing`, with what that cost too."""
     complete = {**pending, "metrics": tally.metrics, "worst_decile": tally.worst_decile}
+    if tally.personal:
+        complete["personal"] = tally.personal
     if closing:
         complete["dropped"] = dict(sorted((Counter(pending["dropped"]) + tally.dropped).items()))
         complete["bytes_up"] += tally.bytes_up

@@ -210,6 +210,31 @@ class Unmasked(Message, frozen=True):
     shares: tuple[bytes, ...]
 
 
+# ---------------------------------------------------------------------- enrolment
+
+
+class Enrol(Message, frozen=True):
+    """Whoever has the token of this id shows the public `key` that `name` will sign with; `proof` is the token's.
+
+    `password` is the hash of what the broker is to ask `name` for.
+    """
+
+    token: str
+    name: str
+    key: bytes
+    password: str
+    proof: bytes
+
+
+class Enrolled(Message, frozen=True):
+    """The answer to Enrol: `standing` is "enrolled" with this key, "waiting" for approval, or "refused"; and why."""
+
+    name: str
+    key: bytes
+    standing: str
+    reason: str = ""
+
+
 # ------------------------------------------------------ gateway and coordinator
 
 
@@ -321,7 +346,9 @@ class Batch(Message, frozen=True):
 
     `arrays`: "shares", of each ticket the SHA-256 of the leader's share, and "seeds", its sealed seed, uint8, one
     behind the other. `task` is the SHA-256 of the task body. A report has `dim` numbers of `bits`, and `exact` of 64.
-    With `norms` the federation checks norms; with a `draw` these are asked for, and not the sum.
+    With `norms` the federation checks norms; with a `draw` these are asked for, and not the sum. `sums`: the first so
+    many tickets are summed, then the next so many, and so on; (): all together. Under a privacy claim `claim` is
+    privacy.central.Claim, in JSON, and the sum is for `version`.
     """
 
     digest: bytes
@@ -334,10 +361,14 @@ class Batch(Message, frozen=True):
     min_batch: int
     norms: bool = False
     draw: bytes = b""
+    sums: tuple[int, ...] = ()
+    version: int = 0
+    claim: bytes = b""
 
 
 class Share(Message, frozen=True):
-    """The body that holds the helper's share of the set `digest`: the sum of its masks.
+    """The body that holds the helper's share of the set `digest`: the sum of its masks; "x" of each sum, one behind
+    the other, with its noise where there is a claim.
 
     Of norms: "sketches", the projections of each mask in the order of the batch's tickets, and "draw".
     """
@@ -364,6 +395,8 @@ Envelope: TypeAlias = (
     | Shares
     | Unmask
     | Unmasked
+    | Enrol
+    | Enrolled
     | Relay
     | Verdict
     | Ask

@@ -11,7 +11,7 @@ from fedthings.aggregate import fold, ring
 from fedthings.aggregate.step import Constant, share
 from fedthings.errors import WireError
 from fedthings.history import Tally
-from fedthings.learn.metrics import MANY, METRICS, MOST, impossible
+from fedthings.learn.metrics import MANY, MOST, impossible, judging
 from fedthings.messages import Report
 from fedthings.phase import Phase, bound, measures, rings, schema, stage
 from fedthings.privacy import clip
@@ -52,7 +52,7 @@ class Partial:
         """
         reasons = np.full(len(weights), "", dtype=object)
         if self.ring is not None:  # nothing can be seen of one report
-            ring.keep(self.sums, arrays, lags)
+            ring.keep(self.sums, arrays, lags, apart=self.stale is not None)
             self.tally.updates += len(reasons)
             return reasons
         rows, lag = self._bounded(self.stage.decode(arrays)), np.asarray(lags)
@@ -75,6 +75,12 @@ class Partial:
         self.tally.keep(metrics)
         return reasons
 
+    def gather(self, arrays: Payload, reports: int, lag: int) -> None:
+        """Add a sum of so many reports of secure mode `(...)`, or of the leader's shares of them, that lag by `lag`."""
+        rows = {name: arrays[name][None] for name in self.sums.limbs}
+        ring.keep(self.sums, rows, [lag], apart=self.stale is not None, each=reports)
+        self.tally.updates += reports
+
     def _bounded(self, rows: Payload) -> Payload:
         """Return decoded `rows` within what is claimed of them, whatever compression or a device has made of them."""
         if not self.private:
@@ -94,6 +100,13 @@ class Partial:
         if self.stale is None or not lag:
             return limb
         return limb // self.whole * self._shares(np.array([lag]))  # each was added so many times: nothing is lost
+
+    def lags(self, counts: Mapping[int, int]) -> ring.Lags:
+        """Return which lags of reports in a ring are summed together: all, or those that count for about the same.
+
+        Each sum is opened by itself, so each is of enough reports, of which there are `counts` of each lag.
+        """
+        return (tuple(sorted(counts)),) if self.stale is None else ring.classes(counts, self.least)
 
     def take(self) -> tuple[fold.Sums, Tally]:
         """Return what was kept, and begin anew."""
@@ -127,7 +140,8 @@ class Partial:
             return {}, 0, {}
         if count < self.least:
             lost = lost or "batch below the minimum"
-        found = None if lost else ring.opened(the, {name: row for name, (row,) in sums.limbs.items()}, count)
+        lags = self.lags(sums.counts)
+        found = None if lost else ring.opened(the, sums, lags, self._mean_shares(sums.counts, lags), self.whole)
         if found and any(not _measurable(name, total, found.used) for name, total in found.metrics.items()):
             found = found._replace(metrics={}) if the.longest else None  # what can be wrong is not the update
         tally.updates = found.used if found else 0
@@ -139,9 +153,21 @@ class Partial:
             tally.sums[name] = tally.sums.get(name, 0) + total
         return found.rows, found.used, {min(sums.counts): found.weight}
 
+    def _mean_shares(self, counts: Mapping[int, int], lags: ring.Lags) -> list[int]:
+        """Return what each report of the sum of each of `lags` counts for: the mean of their shares."""
+        if self.stale is None:
+            return [1]
+        found = []
+        for some in lags:
+            n, shares = sum(counts[lag] for lag in some), self._shares(np.array(some))
+            assert shares is not None
+            total = sum(counts[lag] * int(one) for lag, one in zip(some, shares, strict=True))
+            found.append((2 * total + n) // (2 * n))
+        return found
+
     def merge(self, sums: fold.Sums, tally: Tally) -> None:
         """Add what another has taken."""
-        fold.merge(self.sums, sums)
+        (fold if self.ring is None else ring).merge(self.sums, sums)
         self.tally.merge(tally)
 
 
@@ -149,7 +175,7 @@ def _measurable(name: str, total: Array, n: int) -> bool:
     """Return whether `n` devices can have measured `total` of the metric `name`."""
     bound = n * MOST
     return bool(
-        (np.abs(total.astype(np.float64)) <= bound).all() and (name not in METRICS or 0 <= total[0] <= n * MANY)
+        (np.abs(total.astype(np.float64)) <= bound).all() and (judging(name) is None or 0 <= total[0] <= n * MANY)
     )
 
 

@@ -16,19 +16,24 @@ from fedthings.aggregate import fold, step
 from fedthings.aggregate.ring import Ring
 from fedthings.compress import delta, low_rank, quantize, rotate, rotation, sign, sparsify
 from fedthings.errors import DataError, WireError
-from fedthings.learn import own, own_learner
+from fedthings.learn import own, own_learner, staying
 from fedthings.learn.data import Shard, check
+from fedthings.learn.engines import choose
 from fedthings.learn.learner import Fit, Learner, alone
-from fedthings.learn.local import evaluator, trainer
+from fedthings.learn.local import evaluator, of_their_own, trainer
 from fedthings.learn.metrics import MANY, nothing
 from fedthings.learn.normalise import standardised, statistician, statistics_schema
+from fedthings.learn.series import windowed
 from fedthings.learn.task import Task
+from fedthings.methods.method import Local
 from fedthings.privacy import clip
-from fedthings.privacy.central import CentralDp
+from fedthings.privacy.central import CentralDp, Claim
 from fedthings.privacy.secagg import SecAgg
 from fedthings.privacy.shares import TwoServers
 from fedthings.protocol.pace import Edge
-from fedthings.stage import Field, Schema, Stage, chain
+from fedthings.stage import Field, Schema, Stage, State, chain
+from fedthings.statistics import query, specs
+from fedthings.statistics.statistic import Statistic, measurer
 from fedthings.strategy import Strategy
 from fedthings.vector import Array, Key, Payload, Vector
 
@@ -63,12 +68,14 @@ STAGES: dict[type, Callable[[Any, Schema], Stage]] = {
 class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a device must know to work in one phase; it travels as the task body.
 
-    A phase is a run of versions with one payload schema. "normalise" and "evaluate" have one version.
+    A phase is a run of versions with one payload schema. "normalise" and "evaluate" have one version; "query" asks what
+    `query` says, or what the strategy's statistic must know before it begins.
     `reports`: the most that one version can have; it sets the scale of exact sums, which gateways make too. Devices
-    are told the claim, and report nothing that it does not cover.
+    are told the claim, and report nothing that it does not cover. `claim`: where two servers add the noise, what it
+    is.
     """
 
-    kind: Literal["normalise", "train", "evaluate"]
+    kind: Literal["normalise", "query", "train", "evaluate"]
     task: Task
     strategy: Strategy
     stages: tuple[StageSpec, ...]
@@ -78,6 +85,8 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reports: int = 1 << 20
     edge: Edge | None = None
     secure: TwoServers | SecAgg | None = None
+    query: str = ""
+    claim: Claim | None = None
 
     @property
     def partial(self) -> bool:
@@ -87,6 +96,9 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def follow(phase: Phase, statistics: Payload, after: Phase) -> Phase:
     """Return `after` with what `phase` learned: the fleet's scaling becomes the model's first layer."""
+    if phase.kind == "query" and after.strategy.statistic is not None:
+        found = specs.informed(after.strategy.statistic, statistics)
+        after = msgspec.structs.replace(after, strategy=msgspec.structs.replace(after.strategy, statistic=found))
     if phase.kind != "normalise":
         return msgspec.structs.replace(after, task=phase.task)
     task = msgspec.structs.replace(after.task, model=standardised(after.task.model, statistics))
@@ -106,14 +118,30 @@ def below(phase: Phase) -> Phase:
     )
 
 
+def statistic(phase: Phase) -> Statistic | None:
+    """Return what devices sum in `phase`; None where they do something else."""
+    spec = phase.strategy.statistic
+    if phase.kind == "query":
+        return query.build(phase.query) if phase.query else specs.before(spec, phase.task)
+    return specs.build(spec, phase.task, phase.seed) if phase.kind == "train" and spec is not None else None
+
+
 def schema(phase: Phase) -> Schema:
     """Return the arrays that a report of `phase` holds, and how they fold."""
+    if (found := statistic(phase)) is not None:
+        return found.fields
     if phase.kind == "normalise":
         return statistics_schema(phase.task.model)
     if phase.kind == "evaluate":
         return ()
-    x = Field("x", phase.task.model.layout.dim, heaviest=fold.HEAVY if phase.edge else fold.WEIGHT)
-    return (x, clip.BELOW) if private.adaptive(phase.stages) else (x,)
+    x = Field("x", staying.layout(phase.task).dim, heaviest=fold.HEAVY if phase.edge else fold.WEIGHT)
+    below = (clip.BELOW,) if private.adaptive(phase.stages) else ()
+    return (x, *below, *phase.strategy.method.fields(x.dim))
+
+
+def width(phase: Phase) -> int:
+    """Return how many numbers a report of `phase` has before its stages, or a model more than that."""
+    return max(phase.task.model.layout.dim, sum(f.dim for f in schema(phase)))
 
 
 def bound(phase: Phase) -> float:
@@ -126,18 +154,40 @@ def bound(phase: Phase) -> float:
 
 def learner(phase: Phase, engine: str = "auto", threads: int = 1) -> Learner:
     """Return what a device does in `phase`, with `engine` for its local steps on `threads`."""
+    return windowed(phase.task, _learner(phase, engine, threads))
+
+
+def _learner(phase: Phase, engine: str, threads: int) -> Learner:
     if phase.kind == "normalise":
         return statistician(phase.task)
-    mu, weight, silent = phase.strategy.mu, phase.strategy.weight, phase.privacy is not None
-    if isinstance(phase.task.model, own.Own):
+    task, mu, weight, silent = phase.task, phase.strategy.mu, phase.strategy.weight, phase.privacy is not None
+    if (found := statistic(phase)) is not None:
+        return measurer(found, evaluator(task, engine, threads) if phase.kind == "train" else None)
+    if isinstance(task.model, own.Own):
         if phase.kind == "evaluate":
-            return own_learner.evaluator(phase.task)
-        trains = own_learner.trainer(phase.task, mu=mu, weight=weight, silent=silent)
-    elif phase.kind == "evaluate":
-        return evaluator(phase.task, engine, threads)
+            return own_learner.evaluator(task)
+        trains = own_learner.trainer(task, mu=mu, weight=weight, silent=silent)
+        return _told_the_bound(trains) if private.adaptive(phase.stages) else trains
+    method = phase.strategy.method
+    if method.corrects or task.local_epochs:
+        engine = choose(task, engine, corrects=True)
+    local = Local(task, mu, engine, threads)
+    personal = method.personal(local) if phase.kind in method.measures and not silent else None
+    if phase.kind == "evaluate":
+        does = evaluator(task, engine, threads, personal)
     else:
-        trains = trainer(phase.task, mu=mu, weight=weight, engine=engine, threads=threads, silent=silent)
-    return _told_the_bound(trains) if private.adaptive(phase.stages) else trains
+        does = trainer(
+            task,
+            weight=weight,
+            engine=engine,
+            threads=threads,
+            silent=silent,
+            work=staying.alternating(task, mu) if task.local_epochs else method.work(local),
+            personal=personal,
+        )
+    if task.local:
+        does = staying.staying(does, task, phase.seed)
+    return _told_the_bound(does) if phase.kind == "train" and private.adaptive(phase.stages) else does
 
 
 def _told_the_bound(trains: Learner) -> Learner:
@@ -154,12 +204,15 @@ def _told_the_bound(trains: Learner) -> Learner:
 
 def measures(phase: Phase) -> dict[str, Array]:
     """Return the metrics of a report of `phase`, each `(m,)`, with nothing measured."""
-    if phase.kind == "normalise" or phase.privacy is not None:
+    if phase.kind in ("normalise", "query") or phase.privacy is not None:
         return {}
     if isinstance(phase.task.model, own.Own):
         own.verify(phase.task)  # what it measures is known then
     found = {name: stats[0] for name, stats in nothing(phase.task, 1).items()}
-    return found | ({"train": np.zeros(2, np.int64)} if phase.kind == "train" else {})
+    if phase.task.local or phase.kind in phase.strategy.method.measures:
+        found |= of_their_own(found)
+    trains = phase.kind == "train" and phase.strategy.statistic is None
+    return found | ({"train": np.zeros(2, np.int64)} if trains else {})
 
 
 def fits(spec: Federation | Phase, shard: Shard, name: str) -> None:
@@ -167,11 +220,18 @@ def fits(spec: Federation | Phase, shard: Shard, name: str) -> None:
 
     Raises SpecError where a model that is Python code cannot be had here, or secure mode cannot hide its reports.
     """
+    if spec.query:
+        query.fits(spec.query, shard, name)
+        return
     if isinstance(spec.task.model, own.Own):
         own.verify(spec.task)
+    spec.task.window.check(shard, name)
+    shard = spec.task.window.shard(shard)
     check(shard, spec.task, name)
     if isinstance(spec, Phase):
         rings(spec)  # a task that comes from the network may ask for what cannot be hidden
+        if spec.secure is not None and spec.privacy is not None:
+            hidden.believed(spec.claim, spec.privacy, spec.stages, sum(f.dim for f in schema(spec)))
     if spec.strategy.weight == "samples" and len(shard.X) > fold.WEIGHT:
         raise DataError(
             f"{name} has {len(shard.X)} training samples, and a report weighs at most {fold.WEIGHT}: "
@@ -188,7 +248,7 @@ def stage(phase: Phase) -> Stage:
 
 def _build(spec: StageSpec, task: Task, given: Schema) -> Stage:
     if isinstance(spec, low_rank.LowRank):
-        return low_rank.build(spec, given, task.model.layout)
+        return low_rank.build(spec, given, staying.layout(task))
     return STAGES[type(spec)](spec, given)
 
 
@@ -199,37 +259,63 @@ def rings(phase: Phase) -> Ring | None:
     """
     if phase.secure is None:
         return None
-    return hidden.rings(phase.secure, schema(phase), phase.stages, phase.strategy, phase.reports, measures(phase))
+    metrics, fields = measures(phase), schema(phase)
+    return hidden.rings(phase.secure, fields, phase.stages, phase.strategy, phase.reports, metrics, phase.claim)
 
 
-def sent(phase: Phase, row: Vector, version: int, bound: float = 0.0) -> Payload:
+def sends(phase: Phase) -> dict[str, int]:
+    """Return the rows of the server's state that go down with the model in `phase`, and their dimensions."""
+    method = phase.strategy.method
+    return method.sends(phase.task.model.layout.dim) if phase.kind == "train" or method.chooses else {}
+
+
+def sent(phase: Phase, row: Vector, version: int, bound: float = 0.0, beside: Payload | None = None) -> Payload:
     """Return the arrays in which the model `row` `(dim,)` goes down as `version`: float32, or as `down` says.
 
-    With it goes the `bound` of adaptive clipping, where that is a stage.
+    With it go the `bound` of adaptive clipping, where that is a stage, and of `beside` what the method `sends`.
     """
     told = {clip.BELOW.name: np.array([bound], np.float32)} if private.adaptive(phase.stages) else {}
+    for name, dim in sends(phase).items():
+        told[name] = np.zeros(dim, np.float32) if beside is None else beside[name].astype(np.float32, copy=False)
+    if phase.task.local:
+        row = row[staying.travels(phase.task)]
     if phase.down is None:
         return {"x": row, **told}
     encoded, _ = _down(phase, phase.down).encode({"x": row[None]}, [None], [Key(phase.seed, "", version, 0)])
     return {**{name: rows[0] for name, rows in encoded.items()}, **told}
 
 
+def first(phase: Phase) -> Vector:
+    """Return the row that `phase` begins with where nothing was trained: its length is that of all."""
+    found = statistic(phase)
+    dim = phase.task.model.layout.dim if phase.kind != "query" else 0
+    row = np.zeros(dim, np.float32)
+    return row if found is None else found.start(row)
+
+
 def received(phase: Phase, arrays: Payload) -> Payload:
     """Return the model that devices train from, as `arrays` tell it. Raises WireError where they are not its arrays."""
     if phase.kind == "normalise":
         return {}
-    due = sent(phase, np.zeros(phase.task.model.layout.dim, np.float32), 0)
+    due = sent(phase, first(phase), 0)
     for name, row in due.items():
         if name not in arrays or (arrays[name].shape, arrays[name].dtype) != (row.shape, row.dtype):
             raise WireError("wrong arrays", f"the model's {name} is not {row.dtype} {row.shape}")
     if phase.down is None:
         return arrays
     decoded = _down(phase, phase.down).decode({name: arrays[name][None] for name in due})
-    return {name: decoded[name][0] for name in ("x", *(name for name in due if name == clip.BELOW.name))}
+    return {name: decoded[name][0] for name in ("x", *(n for n in due if n == clip.BELOW.name or n in sends(phase)))}
+
+
+def kept(phase: Phase, model: Payload, state: State) -> Vector:
+    """Return the row `(dim,)` that a device keeps for predictions: of the `model` received, and what it has itself."""
+    if phase.task.local:
+        return staying.whole(phase.task, model["x"], state, phase.seed)
+    return phase.strategy.method.kept(model, state)
 
 
 def _down(phase: Phase, spec: Down) -> Stage:
-    given = (Field("x", phase.task.model.layout.dim),)
+    given = (Field("x", staying.layout(phase.task).dim),)
     return delta.build(spec, given) if isinstance(spec, delta.Delta) else quantize.build(spec, given)
 
 

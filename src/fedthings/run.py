@@ -20,6 +20,7 @@ from fedthings.history import Line, total
 from fedthings.learn import save
 from fedthings.learn.model import Sequential, outputs
 from fedthings.learn.own import Own
+from fedthings.learn.series import as_samples
 from fedthings.privacy import ledger
 from fedthings.spelling import decode
 from fedthings.vector import Array, Vector
@@ -51,10 +52,13 @@ class Run:
     ledger: str = ""
 
     def predict(self, X: Array) -> Array:
-        """Return the outputs `(n, ...)` of the last model for samples `X` `(n, *shape)`. Raises SpecError."""
+        """Return the outputs `(n, ...)` of the last model for samples `X` `(n, *shape)`. Raises SpecError.
+
+        A model of windows takes the rows of a series too, and gives an output for each row that ends a window.
+        """
         if isinstance(self.model, Own):
             return self.model.predict(self.row, X)
-        return outputs(self.model, self.row, X)
+        return outputs(self.model, self.row, as_samples(np.asarray(X), self.model.input))
 
     def save(self, directory: str | Path) -> None:
         """Write the run directory. Raises StoreError where it holds another federation's run."""
@@ -116,9 +120,10 @@ def result(engine: Engine, history: Sequence[Line], facts: Mapping[str, Any]) ->
         **last,
         **privacy,
         "total": total(history),
-        "rounds": engine.trained,
+        "rounds": len(history) if engine.federation.query else engine.trained,
         "seed": engine.federation.seed,
         "best": engine.best,
+        **({"answer": engine.answer} if engine.federation.query else {}),
         "engine": environment(),
         **facts,
     }
@@ -227,7 +232,8 @@ def finish(directory: Path, run: Run) -> None:
     if run.ledger:
         replace(directory / ledger.FILE, run.ledger)
     notes = {"version": str(run.summary["rounds"])}
-    save.save(directory / MODEL, run.model, run.row, notes)
+    if not run.federation.query:
+        save.save(directory / MODEL, run.model, run.row, notes)
     if run.best is not None and run.summary["best"]:
         save.save(directory / BEST_MODEL, run.model, run.best, {"version": str(run.summary["best"]["version"])})
     replace(directory / SUMMARY, json.dumps(run.summary, indent=2) + "\n")
@@ -244,6 +250,9 @@ def read(directory: str | Path) -> Run:
         summary = json.loads((directory / SUMMARY).read_text())
     except (OSError, ValueError) as error:
         raise StoreError(f"{directory} is not the directory of a finished run: {error}") from None
+    if federation.query:
+        model: Any = federation.task.model
+        return Run(federation, history, summary, model, np.zeros(model.layout.dim, np.float32))
     model, row, _ = save.load(directory / MODEL)
     best = save.load(directory / BEST_MODEL)[1] if (directory / BEST_MODEL).exists() else None
     book = (directory / ledger.FILE).read_text() if federation.privacy is not None else ""

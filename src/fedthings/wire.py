@@ -50,7 +50,8 @@ _WORDS = {
     "what": ("task", "model", "report", "subtotal", "batch", "share"),
     "state": ("running", "paused", "finished"),
 }
-_LENGTHS = {"digest": (32,), "base": (0, 32), "seal": (32,), "mask": (32,), "identity": (32,), "signature": (64,)}
+_LENGTHS = dict.fromkeys(("digest", "key", "seal", "mask", "identity"), (32,)) | {"base": (0, 32)}
+_LENGTHS |= {"proof": (64,), "signature": (64,)}
 # RFC 8746 section 2.1. The first of a type is what is written; big-endian ones are read only.
 _TAGS = {"|u1": 64, "<u2": 69, "<u4": 70, "<u8": 71, "|i1": 72, "<i2": 77, "<i4": 78, "<i8": 79}
 _TAGS |= {"<f2": 84, "<f4": 85, "<f8": 86}

@@ -17,6 +17,10 @@ def made(bits: int, reports: int, heaviest: int = 1, reach: float = 1.0, dim: in
     return ring.Ring(bits, dim, most, reach * heaviest / most, heaviest, (), (("accuracy", 2), ("train", 2)))
 
 
+def opened(the: ring.Ring, totals: dict[str, np.ndarray], n: int) -> ring.Opened | None:
+    return ring.opened(the, fold.Sums({name: [row] for name, row in totals.items()}, counts={0: n}))
+
+
 def metrics(n: int) -> dict[str, np.ndarray]:
     counts = np.arange(1, n + 1)
     return {"accuracy": np.stack([counts, counts // 2], -1), "train": np.stack([counts, counts * 2**20], -1)}
@@ -52,8 +56,8 @@ def test_sums_are_exact_when_3_of_10_drop_out(bits: int, n: int) -> None:
     leader, helper = ring.init(the), ring.init(the)
     ring.keep(leader, {name: some[stayed] for name, some in left.items()}, [0] * len(stayed))
     ring.keep(helper, {name: some[stayed] for name, some in right.items()}, [0] * len(stayed))
-    ring.add(leader, {name: total for name, (total,) in helper.limbs.items()})
-    found = ring.opened(the, {name: total for name, (total,) in leader.limbs.items()}, len(stayed))
+    ring.add(leader, {name: total for name, (total,) in helper.limbs.items()}, ((0,),))
+    found = opened(the, {name: total for name, (total,) in leader.limbs.items()}, len(stayed))
     assert found is not None and found.used == found.weight == len(stayed)
     exact = steps[stayed].sum(0)
     assert (np.rint(found.rows["x"] * len(stayed) / the.unit).astype(np.int64) == exact.astype(np.int64)).all()
@@ -93,7 +97,7 @@ def test_the_weighted_mean_comes_back_with_weights_up_to_the_heaviest() -> None:
     the, weights = made(32, 10, heaviest=20), np.array([1, 5, 20, 900])
     rows = keyed("weighted").normal(0, 0.2, (4, DIM)).astype(np.float32)
     arrays, _ = ring.encode(the, {"x": rows}, weights, metrics(4), keys(4))
-    found = ring.opened(the, {name: some.sum(0, some.dtype) for name, some in arrays.items()}, 4)
+    found = opened(the, {name: some.sum(0, some.dtype) for name, some in arrays.items()}, 4)
     assert found is not None and found.weight == 46
     counted = np.minimum(weights, 20)
     want = (rows.astype(np.float64) * counted[:, None]).sum(0) / 46
@@ -107,7 +111,7 @@ def test_what_is_not_finite_says_nothing(value: float) -> None:
     arrays, reasons = ring.encode(the, {"x": rows}, np.array([1, 1, 0]), metrics(3), keys(3))
     assert reasons.tolist() == ["", "not finite", "weight out of range"]
     assert not arrays["x"][1:].any() and not arrays["exact"][1:].any()
-    found = ring.opened(the, {name: some.sum(0, some.dtype) for name, some in arrays.items()}, 3)
+    found = opened(the, {name: some.sum(0, some.dtype) for name, some in arrays.items()}, 3)
     assert found is not None and found.used == 1 and found.metrics["train"][0] == 1
 
 
@@ -117,7 +121,7 @@ def test_statistics_stay_exact_to_the_last_bit() -> None:
     rng = keyed("wide")
     rows = {"sum": rng.normal(0, 1e9, (50, 3)), "square": rng.normal(0, 1e-9, (50, 3))}
     arrays, _ = ring.encode(the, rows, np.ones(50, np.int64), {}, keys(50))
-    found = ring.opened(the, {"exact": arrays["exact"].sum(0, np.uint64)}, 50)
+    found = opened(the, {"exact": arrays["exact"].sum(0, np.uint64)}, 50)
     plain = fold.init(fields)
     fold.keep(plain, fields, rows, np.ones(50, np.int64), [0] * 50)
     assert found is not None
@@ -130,9 +134,9 @@ def test_a_sum_that_cannot_be_is_none(place: int, value: int) -> None:
     the = made(32, 10, heaviest=4)
     arrays, _ = ring.encode(the, {"x": np.zeros((3, DIM), np.float32)}, np.ones(3, np.int64), metrics(3), keys(3))
     totals = {name: some.sum(0, some.dtype) for name, some in arrays.items()}
-    assert ring.opened(the, totals, 3) is not None
+    assert opened(the, totals, 3) is not None
     totals["exact"].view(np.int64)[place] = value
-    assert ring.opened(the, totals, 3) is None
+    assert opened(the, totals, 3) is None
 
 
 def test_one_report_is_taken_out_again() -> None:
@@ -145,3 +149,38 @@ def test_one_report_is_taken_out_again() -> None:
     ring.leave_out(both, {name: some[1] for name, some in arrays.items()}, 1)
     assert both.counts == without.counts == {0: 2}
     assert all(np.array_equal(both.limbs[name][0], without.limbs[name][0]) for name in both.limbs)
+
+
+@pytest.mark.parametrize(
+    "counts, want",
+    [
+        ({0: 5}, ((0,),)),
+        ({0: 3, 2: 4}, ((0,), (2,))),
+        ({0: 2, 1: 5}, ((0, 1),)),
+        ({0: 5, 1: 2}, ((0, 1),)),
+        ({0: 3, 1: 1, 2: 1, 5: 1, 6: 2}, ((0,), (1, 2, 5, 6))),
+        ({1: 1, 4: 1}, ((1, 4),)),
+    ],
+)
+def test_no_sum_of_some_lags_is_of_too_few_reports(counts: dict[int, int], want: tuple) -> None:
+    found = ring.classes(counts, 3)
+    assert found == want
+    assert sorted(lag for some in found for lag in some) == sorted(counts)
+    if sum(counts.values()) >= 3:
+        assert all(sum(counts[lag] for lag in some) >= 3 for some in found)
+
+
+def test_lags_are_summed_apart_merged_and_opened_with_their_shares() -> None:
+    the = made(32, 8)._replace(metrics=())
+    steps = keyed("lags").integers(-1000, 1000, (7, DIM))
+    arrays = {"x": steps.astype(np.int32).view(np.uint32), "exact": np.ones((7, 2), np.uint64)}
+    lags = [0, 0, 0, 2, 2, 3, 3]
+    one, two = ring.init(the), ring.init(the)
+    ring.keep(one, {name: some[:5] for name, some in arrays.items()}, lags[:5], apart=True)
+    ring.keep(two, {name: some[5:] for name, some in arrays.items()}, lags[5:], apart=True)
+    ring.merge(one, two)
+    assert one.counts == {0: 3, 2: 2, 3: 2} and len(one.limbs["x"]) == 4 and len(one.limbs["exact"]) == 1
+    found = ring.opened(the, one, ring.classes(one.counts, 3), (4, 1), whole=4)
+    assert found is not None and found.used == 7
+    want = (4 * steps[:3].sum(0) + steps[3:].sum(0)) / 4 / 7 * the.unit
+    assert np.allclose(found.rows["x"], want, rtol=1e-15)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import fedthings as ft
+from fedthings.server import devices
 from fedthings.server.broker import Broker
 from fedthings.transport.mqtt import MqttTransport
 from processes import Processes
@@ -60,8 +61,9 @@ def silent() -> Iterator[int]:
 def test_that_is_not_there(
     url: str, code: int, said: str, fed: Path, shard: Path, tmp_path: Path, command: Command
 ) -> None:
+    (token,) = devices.enrol(tmp_path / "other", ["kitchen"])
     for words in (
-        ("join", "--broker", url, "--name", "kitchen", "--data", shard, "--state", tmp_path / "state"),
+        ("join", "--broker", url, "--token", token, "--data", shard, "--state", tmp_path / "state"),
         ("serve", fed, "--broker", url, "--out", tmp_path / "run"),
     ):
         ended = command(*words)
@@ -73,9 +75,9 @@ def test_that_is_not_there(
 @pytest.mark.parametrize(
     ("name", "password", "said"),
     [
-        ("kitchen", "wrong", "it refuses the user `kitchen` or the password: ask for a password file"),
+        ("kitchen", "wrong", "it refuses the user `kitchen` or the password: ask for a token"),
         ("garage", "secret", "it refuses the user `garage` or the password"),
-        ("kitchen", "", "it refuses a client without user and password"),
+        ("kitchen", "", "it refuses the user `token-"),
     ],
 )
 def test_that_refuses_the_password(
@@ -83,7 +85,8 @@ def test_that_refuses_the_password(
 ) -> None:
     key = tmp_path / "key"
     key.write_text(password)
-    words = ("join", "--broker", f"mqtt://127.0.0.1:{broker.port}", "--name", name, "--data", shard)
+    (token,) = devices.enrol(tmp_path / "run", [name])
+    words = ("join", "--broker", f"mqtt://127.0.0.1:{broker.port}", "--token", token, "--data", shard)
     ended = command(*words, "--password-file", key, "--state", tmp_path / "state")
     assert ended.code == 4
     assert said in ended.err
@@ -114,7 +117,8 @@ def test_that_vanishes_in_mid_run(tmp_path: Path) -> None:
     """A broker that is not ours is stopped for a while: the run goes on, and ends in the simulator's model."""
     spec, data = federation(3), fleet(3)
     with Processes(spec, data, ROUNDS, tmp_path, "") as world:
-        broker = Broker.start(world.out, passwords=world.passwords)
+        world.words = {name: f"word of {name}" for name in world.names}
+        broker = Broker.start(world.out, passwords=world.words)
         try:
             world.broker = broker.url()
             world.start()

@@ -64,7 +64,8 @@ def test_a_compressed_report_that_lies_about_its_size(stages: tuple, tmp_path: P
     with Processes(spec, fleet, rounds, tmp_path, "mosquitto") as world:
         served = world.serve()
         before = max(psutil.Process(served.pid).memory_info().rss, 1)
-        link = MqttTransport(f"mqtt://{liar}:{world.passwords[liar]}@127.0.0.1:{world.port}", liar)
+        url, seal = world.enrolled(liar)
+        link = MqttTransport(url, liar, seal=seal)
         for name in fleet.names[:-1]:
             world.join(name)
         told: dict[int, str] = {}

@@ -117,7 +117,7 @@ def test_who_is_not_on_the_list_is_not_heard(tmp_path: Path) -> None:
     result = world.run()
     assert np.array_equal(result.row, ft.simulate(federation(HONEST), fleet(HONEST), ROUNDS).row)
     assert world.service.refusals["unknown device"] >= 3
-    assert next(m for m in villain.answers if isinstance(m, Refusal)).detail.endswith("`fedthings devices add`")
+    assert next(m for m in villain.answers if isinstance(m, Refusal)).detail.endswith("`fedthings enrol villain`")
 
 
 def test_an_operator_who_asks_for_what_is_not(tmp_path: Path) -> None:

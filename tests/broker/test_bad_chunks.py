@@ -11,7 +11,6 @@ import pytest
 
 import fedthings as ft
 from fedthings.device import bodies, upload
-from fedthings.device.join import with_password
 from fedthings.device.membership import Membership
 from fedthings.learn.digits import digits
 from fedthings.messages import Chunk, Envelope
@@ -85,8 +84,8 @@ def test_the_model_is_the_simulators(fault: str, kind: Kind, tmp_path: Path, mon
         name = fleet.names[0]
         for other in fleet.names[1:]:
             world.join(other)
-        url = with_password(f"mqtt://127.0.0.1:{world.port}", name, world.passwords[name])
-        transport = Bad(url, name)
+        url, seal = world.enrolled(name)
+        transport = Bad(url, name, seal=seal)
         transport.up, down = Fault(fault, 2), Fault(fault, 2)
         try:
             attend(Membership(name, fleet.shard(name), transport, tmp_path / "state"), down)

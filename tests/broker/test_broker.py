@@ -17,8 +17,8 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from fedthings.errors import SpecError, StoreError, TransportError
+from fedthings.identity.passwords import hashed, matches
 from fedthings.messages import Hello, Pause
-from fedthings.server.access import hashed, matches
 from fedthings.server.broker import Broker, Kind
 from fedthings.transport.link import Address, Link
 from fedthings.transport.mqtt import MqttTransport

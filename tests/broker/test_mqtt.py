@@ -198,7 +198,7 @@ def test_a_wrong_password_is_told_with_the_remedy(broker: Broker) -> None:
         good.replace("//a:", "//nobody:"),
         f"mqtt://127.0.0.1:{broker.port}",
     ):
-        with pytest.raises(TransportError, match=r"refuses .* ask for a password file") as told:
+        with pytest.raises(TransportError, match=r"refuses .* ask for a token") as told:
             MqttTransport(url, "a")
         assert str(Address.parse(good).password) not in str(told.value)
 

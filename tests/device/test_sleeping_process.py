@@ -24,11 +24,11 @@ pytestmark = pytest.mark.skipif(
 
 def asleep(world: Processes, name: str, *options: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Let `name` take part as one that sleeps; return the run's summary and what the device did."""
-    command = [*PYTHON, "join", "--broker", f"mqtt://127.0.0.1:{world.port}", "--name", name, "--once", *options]
+    command = [*PYTHON, "join", "--broker", f"mqtt://127.0.0.1:{world.port}", "--once", *options]
+    command += ["--token", str(world.tokens[name])]
     command += ["--json", "--data", str(world.files[name]), "--state", str(world.directory / "state" / name)]
-    environment = {**ENVIRONMENT, "FEDTHINGS_PASSWORD": world.passwords[name]}
     begun = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
     try:
         summary = world.wait(180)
         out, _ = process.communicate(timeout=30)

@@ -7,16 +7,17 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 import fedthings as ft
 from fedthings.commands.control import page
-from fedthings.device.join import with_password
 from fedthings.federation import dumps
+from fedthings.identity.seal import DeviceSeal
 from fedthings.learn.digits import digits
-from fedthings.messages import Hello, Refusal, Relay
+from fedthings.messages import Announce, Hello, Refusal, Relay
 from fedthings.run import read
 from fedthings.server import devices, place
 from fedthings.server.ask import ask
@@ -25,7 +26,7 @@ from fedthings.transport.mqtt import MqttTransport
 from fedthings.transport.topics import COORDINATOR
 from fedthings.transport.transport import Delivery
 from fedthings.wire import pack
-from processes import ENVIRONMENT, PYTHON, Processes
+from processes import ENVIRONMENT, PYTHON, Processes, enrolled
 
 if not mosquitto() and not os.environ.get("CI"):
     pytest.skip("MOSQUITTO IS NOT INSTALLED: apt-get install mosquitto", allow_module_level=True)
@@ -40,12 +41,16 @@ class Gated(Processes):
         super().__init__(federation, fleet, rounds, directory, "mosquitto", *options, *gates)
         self.under: dict[str, str] = under
         self.gates: dict[str, subprocess.Popen[bytes]] = {}
-        self.passwords |= devices.add(self.out, top)
+        self.tokens |= dict(zip(top, devices.enrol(self.out, top), strict=True))
         leaves = [name for name in under if name not in under.values()]
         self.homes = {name: leaves[i % len(leaves)] for i, name in enumerate(fleet.names)}
         self.homes |= {name: edge for edge, names in fleet.edges.items() for name in names}
         mine = {name: fleet.edges.get(name, fleet.names) for name in under}  # an edge waits for those on its list
-        self.words = {name: devices.add(self.place(name), [*mine[name], *self.below(name)]) for name in under}
+        self.given = {name: self.let_in(name, [*mine[name], *self.below(name)]) for name in under}
+
+    def let_in(self, gate: str, names: Sequence[str]) -> dict[str, Path]:
+        """Return the tokens of those under a gateway."""
+        return dict(zip(names, devices.enrol(self.place(gate), names), strict=True))
 
     def place(self, name: str) -> Path:
         return self.directory / "gateways" / name
@@ -64,13 +69,13 @@ class Gated(Processes):
         """Start a gateway, or start it again, and wait until it can be joined."""
         above = self.under[name]
         port = self.port_of(above) if above else self.port
-        command = [*PYTHON, "gateway", "--broker", f"mqtt://127.0.0.1:{port}", "--name", name, "--reconnect", "0.3"]
+        token = self.given[above][name] if above else self.tokens[name]
+        command = [*PYTHON, "gateway", "--broker", f"mqtt://127.0.0.1:{port}", "--reconnect", "0.3"]
+        command += ["--token", str(token)]
         command += ["--out", str(self.place(name)), "--below", "mosquitto", "--once", "--json"]
         command += [word for below in self.below(name) for word in ("--gateway", below)]
-        password = self.words[above][name] if above else self.passwords[name]
-        environment = {**ENVIRONMENT, "FEDTHINGS_PASSWORD": password}
         with (self.directory / f"{name}.log").open("ab") as log, (self.directory / f"{name}.out").open("wb") as out:
-            self.gates[name] = subprocess.Popen(command, stdout=out, stderr=log, env=environment)
+            self.gates[name] = subprocess.Popen(command, stdout=out, stderr=log, env=ENVIRONMENT)
         end = time.monotonic() + 30
         while not (self.place(name) / "serve.json").exists():
             assert self.gates[name].poll() is None and time.monotonic() < end, self.log(name)
@@ -83,7 +88,7 @@ class Gated(Processes):
     def join(self, name: str, *more: str):
         home = self.homes[name]
         self.ports = {**self.ports, name: self.port_of(home)}
-        self.passwords[name] = self.words[home][name]
+        self.tokens[name] = self.given[home][name]
         return super().join(name, *more)
 
     def log(self, name: str) -> str:
@@ -182,12 +187,12 @@ def test_devices_fall_back_on_the_coordinator_and_come_back(tmp_path):
     """Their gateway is killed with the reports that it holds: by themselves they go on at the coordinator's broker."""
     spec, fleet, rounds = federation(4), digits(4, 1), 500
     with Gated(spec, fleet, rounds, tmp_path, {"west": ""}) as world:
-        direct = dict(world.passwords)
+        direct = dict(world.tokens)
         world.serve()
         world.gate("west")
         for name in world.names:
-            url = f"mqtt://{name}:{direct[name]}@127.0.0.1:{world.port}"
-            world.join(name, "--broker", url, "--next-after", "0.5", "--go-back", "0.5")
+            more = ["--broker", f"mqtt://127.0.0.1:{world.port}", "--token", str(direct[name])]
+            world.join(name, *more, "--next-after", "0.5", "--go-back", "0.5")
         world.until(5)
         world.kill(world.gates["west"])
         at = world.versions()
@@ -238,11 +243,15 @@ def test_what_is_above_is_away_for_some_seconds(tmp_path):
         assert_same(world, ft.simulate(spec, fleet, rounds), tmp_path / "simulated")
 
 
-def refused(url: str, name: str, federation: str, message) -> Refusal:
+def refused(at: tuple[str, DeviceSeal], name: str, federation: str, message) -> Refusal:
     """Say `message` to whoever is the coordinator at a broker, and return what it answers."""
-    end = MqttTransport(url, name, federation)
+    url, seal = at
+    end = MqttTransport(url, name, seal=seal)
     try:
-        end.send(COORDINATOR, message)
+        while not isinstance(getattr(arrival := end.inbox.get(10), "message", None), Announce):
+            assert arrival is not None, "nothing is announced"
+        seal._leads[federation] = seal._leads[arrival.federation]  # whatever it was that it has heard of
+        end.send(COORDINATOR, message, federation)
         stop = time.monotonic() + 10
         while (left := stop - time.monotonic()) > 0:
             arrival = end.inbox.get(left)
@@ -257,18 +266,17 @@ def test_devices_of_another_federation_are_refused_at_a_gateway_and_behind_one(t
     """A device that comes to the wrong gateway; a gateway that speaks for the wrong devices; all else goes on."""
     spec, fleet, rounds = federation(4), digits(4, 1), 8
     with Gated(spec, fleet, rounds, tmp_path, {"west": "", "rogue": ""}) as world:
-        words = devices.add(world.place("west"), ["guest"])
+        words = world.let_in("west", ["guest"])
         world.homes = dict.fromkeys(fleet.names, "west")
-        world.words["west"] |= words
         world.serve()
         world.gate("west")
-        at = with_password(f"mqtt://127.0.0.1:{world.port_of('west')}", "guest", words["guest"])
+        at = enrolled("guest", words["guest"], tmp_path / "guest", world.port_of("west"))
         ours = (facts := ask("status", world.place("west")))["federation"]
         assert facts["gateway"]
         answer = refused(at, "guest", "other-1", Hello("x"))
         assert answer.reason == "another federation" and "other-1" in answer.detail, answer
-        assert set(ask("status", world.place("west"))["refused"]) == {"another federation"}  # its Bye is too
-        above = with_password(f"mqtt://127.0.0.1:{world.port}", "rogue", world.passwords["rogue"])
+        assert ask("status", world.place("west"))["refused"] == {"another federation": 1}
+        above = world.enrolled("rogue")
         federation_ = place.read(world.out).federation
         for device, theirs, reason in (
             ("device-0", "other-1", "another federation"),
@@ -302,6 +310,12 @@ def test_several_gateways_at_one_broker_under_roots_of_their_own(tmp_path):
         time.sleep(0.5)
         (tmp_path / "fed.toml").write_text(dumps(spec))
         out = tmp_path / "run"
+        gates_ = {f"ft-{name}": tmp_path / name for name in ("west", "east")}
+        at = {name: f"ft-{('west', 'east')[i % 2]}" for i, name in enumerate(fleet.names)}
+        devices.enrol(out, fleet.names)
+        tokens = dict(zip(("west", "east"), devices.enrol(out, ("west", "east")), strict=True))
+        for name, home in at.items():
+            (tokens[name],) = devices.enrol(gates_[home], [name])
         serve = run(
             *PYTHON,
             "serve",
@@ -323,8 +337,8 @@ def test_several_gateways_at_one_broker_under_roots_of_their_own(tmp_path):
                 "gateway",
                 "--broker",
                 url,
-                "--name",
-                name,
+                "--token",
+                tokens[name],
                 "--below",
                 url,
                 "--below-root",
@@ -342,17 +356,17 @@ def test_several_gateways_at_one_broker_under_roots_of_their_own(tmp_path):
                 "join",
                 "--broker",
                 url,
-                "--name",
-                name,
+                "--token",
+                tokens[name],
                 "--data",
                 files[name],
                 "--once",
                 "--state",
                 tmp_path / "state" / name,
                 "--root",
-                f"ft-{('west', 'east')[i % 2]}",
+                at[name],
             )
-            for i, name in enumerate(fleet.names)
+            for name in fleet.names
         ]
         assert [process.wait(60) for process in (serve, *gates, *joined)] == [0] * 7
         run_ = ft.simulate(spec, fleet, rounds)
@@ -363,3 +377,38 @@ def test_several_gateways_at_one_broker_under_roots_of_their_own(tmp_path):
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
             process.wait()
+
+
+def test_in_secure_mode_shares_are_summed_on_their_way_to_the_same_model(tmp_path):
+    """A coordinator, a helper and gateways, each a process; helper and a gateway are killed once."""
+    key = subprocess.run([*PYTHON, "helper", "--out", str(tmp_path / "helper")], capture_output=True, env=ENVIRONMENT)
+    secure = ft.two_servers(key.stdout.decode().strip(), min_batch=6)
+    spec, fleet, rounds = federation(6, stages=(ft.clip(2.0),), secure=secure), digits(6, 1), 40
+    helpers: list[subprocess.Popen[bytes]] = []
+
+    def help_out() -> None:
+        command = [*PYTHON, "helper", "--broker", f"mqtt://127.0.0.1:{world.port}", "--out", str(tmp_path / "helper")]
+        command += ["--token", str(world.tokens["helper"]), "--reconnect", "0.3"]
+        with (tmp_path / "helper.log").open("ab") as log:
+            helpers.append(subprocess.Popen(command, stderr=log, env=ENVIRONMENT))
+
+    with Gated(spec, fleet, rounds, tmp_path / "world", {"west": "", "east": ""}) as world:
+        (world.tokens["helper"],) = devices.enrol(world.out, ["helper"])
+        try:
+            world.start()
+            help_out()
+            world.until(4)
+            world.kill(helpers[-1])
+            help_out()
+            world.until(12)
+            world.kill(world.gates["west"])
+            world.gate("west")
+            world.wait()
+            passed = world.passed()
+        finally:
+            for process in helpers:
+                process.kill()
+                process.wait()
+        assert_same(world, ft.simulate(spec, fleet, rounds), tmp_path / "simulated")
+        assert passed["east"]["merged"] == 3 * (rounds + 2) and passed["east"]["sums"] < passed["east"]["merged"]
+        assert not list((world.out / "subtotals").iterdir()) and not list((world.out / "shares").iterdir())

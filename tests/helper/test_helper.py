@@ -55,7 +55,9 @@ class World:
             found.append((ticket, shares.split(nothing, public or self.helper.public, self.scope, ticket)))
         return found
 
-    def batch(self, reports: list[tuple[Ticket, dict[str, Any]]], scope: Scope | None = None) -> Batch:
+    def batch(
+        self, reports: list[tuple[Ticket, dict[str, Any]]], scope: Scope | None = None, sums: tuple[int, ...] = ()
+    ) -> Batch:
         """Return what a leader asks for these reports."""
         scope = scope or self.scope
         tickets = tuple(ticket for ticket, _ in reports)
@@ -65,8 +67,10 @@ class World:
             "shares": np.frombuffer(b"".join(hashes), np.uint8),
             "seeds": np.frombuffer(b"".join(seeds), np.uint8),
         }
-        digest = shares.commitment(scope, tickets, hashes, seeds)
-        return Batch(digest, scope.task, tickets, arrays, scope.bits, scope.dim, scope.exact, scope.min_batch)
+        digest = shares.commitment(scope, tickets, hashes, seeds, sums=sums)
+        return Batch(
+            digest, scope.task, tickets, arrays, scope.bits, scope.dim, scope.exact, scope.min_batch, sums=sums
+        )
 
     def ask(self, batch: Batch, key: bytes = LEADER, about: str = "batch") -> Any:
         """Send `batch` and return the first answer: a Share, or what is said instead of one."""
@@ -174,6 +178,29 @@ def test_a_batch_below_the_minimum_is_refused_by_the_federations_or_the_owners(t
     strict = World(tmp_path / "b", Rules(min_batch=6))
     assert strict.ask(strict.batch(strict.reports(5))).reason == "batch below the minimum"
     assert isinstance(strict.ask(strict.batch(strict.reports(6))), Share)
+
+
+def test_each_of_several_sums_is_of_enough_reports(world: World) -> None:
+    reports = world.reports(7)
+    for sums in ((2, 5), (5, 2), (6, 1)):
+        assert world.ask(world.batch(reports, sums=sums)).reason == "batch below the minimum"
+    for sums in ((3, 3), (4, 4), (7, 0, 0)):
+        answer = world.ask(world.batch(reports, sums=sums))
+        assert getattr(answer, "reason", "") in ("malformed", "batch below the minimum")
+    share = world.ask(world.batch(reports, sums=(3, 4)))
+    first, second = share.arrays["x"].reshape(2, DIM)
+    for row, some in ((first, reports[:3]), (second, reports[3:])):
+        assert not (np.sum([sent["x"] for _, sent in some], axis=0, dtype=np.uint32) + row).any()
+    total = np.sum([sent["exact"] for _, sent in reports], axis=0, dtype=np.uint64)
+    assert not (total + share.arrays["exact"]).any()
+
+
+def test_a_set_in_other_sums_is_another_set(world: World) -> None:
+    reports = world.reports(6)
+    batch = world.batch(reports, sums=(3, 3))
+    assert world.ask(replace(batch, sums=())).reason == "different sets"
+    assert isinstance(world.ask(batch), Share)
+    assert {receipt.reason for receipt in world.ask(world.batch(reports)).out} == {"used already"}
 
 
 def test_a_leader_that_asks_for_less_than_the_devices_agreed_to_has_no_seed(tmp_path: Path) -> None:

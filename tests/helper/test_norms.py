@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 import fedthings as ft
+from fedthings.cli import main
 from fedthings.device import report
 from fedthings.errors import SpecError
 from fedthings.server.leader import Leader
@@ -133,3 +136,20 @@ def test_where_it_would_say_too_much_it_is_refused(tmp_path, case):
     with pytest.raises(SpecError) as error:
         ft.Federation(**{**settings, **fields})
     assert said in str(error.value)
+
+
+def test_the_ledger_names_what_the_servers_see(tmp_path, capsys):
+    spec = federation(key_in(tmp_path / "helper"), 4)
+    plain = {name: getattr(spec, name) for name in spec.__struct_fields__} | {
+        "secure": ft.two_servers(spec.secure.helper)
+    }
+    for name, one, seen in (("norms", spec, True), ("sums", ft.Federation(**plain), False)):
+        ft.simulate(one, fleet(), 1, out=tmp_path / name)
+        assert main(["privacy", str(tmp_path / name)]) == 0
+        said = capsys.readouterr().out
+        assert ("norms         both servers see the length of each report and 1,024 random projections" in said) == seen
+        assert "epsilon       none is claimed" in said
+        assert "sums          the coordinator sees those of at least 3 reports" in said
+        assert main(["privacy", str(tmp_path / name), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert found["epsilon"] is None and any("1,024" in sentence for sentence in found["seen"]) == seen

@@ -15,9 +15,7 @@ from fedthings.federation import phases, plans
 from fedthings.learn.data import Shard
 from fedthings.phase import Phase, fits, rings
 from fedthings.privacy import keys
-from fedthings.server.service import Service
 from fedthings.spelling import decode, encode
-from fedthings.transport.memory import Hub
 
 KEY = keys.spelled(keys.public_of(bytes(range(32))))
 
@@ -35,10 +33,6 @@ REFUSED = {
     "EDEN": ({"stages": (ft.clip(1.0), ft.eden())}, "stages has Eden beside secure"),
     "sparse": ({"stages": (ft.clip(1.0), ft.top_k(0.1))}, "stages has TopK beside secure"),
     "a goal below the minimum": ({"pace": ft.Pace(goal=2)}, "secure.min_batch is 3, above pace.goal 2"),
-    "stale ones count less": (
-        {"strategy": ft.fedbuff(), "pace": ft.Pace(goal=4, concurrency=8, staleness=2)},
-        "strategy.staleness is set beside secure: in a sum where most reports count k times",
-    ),
     "mixing by lag": (
         {"strategy": ft.mixing(0.5), "pace": ft.Pace(goal=4, concurrency=8, staleness=2)},
         "pace.staleness is 2 with mixing beside secure",
@@ -56,11 +50,6 @@ def test_what_cannot_be_hidden_is_refused(case: str) -> None:
     with pytest.raises(SpecError) as error:
         federation(**fields)
     assert said in str(error.value)
-
-
-def test_a_gateway_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="the gateway west cannot sum reports of secure mode"):
-        Service(federation(), 1, tmp_path, Hub().coordinator("fed"), gateways=("west",))
 
 
 @pytest.mark.parametrize("stages", [(), (ft.clip(1.0), ft.int8())])

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fedthings as ft
 from fate import THINGS, Fate, Killed
 from fedthings.helper.store import FILE
 from fedthings.helper.store import Store as HelperStore
@@ -16,7 +17,7 @@ from fedthings.server.status import status
 from fedthings.simulation.simulator import simulate
 from fedthings.transport.topics import COORDINATOR
 from fedthings.vector import keyed
-from secure import NAME, Secure, federation, fleet, key_in
+from secure import NAME, Secure, federation, fleet, key_in, victim
 
 ROUNDS = 3
 
@@ -47,19 +48,6 @@ def disturbed(directory: Path, fate: Fate) -> tuple[Secure, str]:
                 world.join(killed)
             world.drain()
     return world, killed
-
-
-def victim(death: Killed, world: Secure) -> str:
-    """Return who was at work when it was killed."""
-    trace = death.__traceback__
-    names = {id(agent): name for name, agent in world.agents.items()}
-    names |= {id(world.service): COORDINATOR, id(world.helper): NAME}
-    while trace is not None:
-        name = names.get(id(trace.tb_frame.f_locals.get("self")))
-        if name is not None:
-            return name
-        trace = trace.tb_next
-    raise AssertionError("nobody was at work")
 
 
 def used(directory: Path) -> tuple[int, int]:
@@ -93,6 +81,21 @@ def test_killed_at_any_point_the_model_is_the_one_that_would_have_been(tmp_path,
             assert not list((directory / "run" / "spool").iterdir())
             assert not list((directory / "run" / "shares").iterdir())
     assert {COORDINATOR, NAME} < victims and len(victims) > 3
+
+
+def test_whole_numbers_for_others_are_the_same_after_a_restart(tmp_path):
+    """What is written 1 is read as 1.0: the task, to which seeds are bound, must not become another by that."""
+    fields = {"stages": (ft.clip(1),), "pace": ft.Pace(goal=4, patience=1000)}
+    whole = federation(key_in(tmp_path / "helper"), secure={"min_batch": 4}, **fields)
+    world, killed = Secure(whole, fleet(), ROUNDS, tmp_path), False
+    while not world.service.done:
+        assert world.step()
+        if world.service.engine.trained == 1 and len(world.service.folded) == 2 and not killed:
+            killed = True
+            world.serve()
+            world.drain()
+    assert killed
+    assert [line["dropped"] for line in world.result().history] == [{}] * ROUNDS
 
 
 @pytest.mark.parametrize("who", [COORDINATOR, NAME])

@@ -15,7 +15,7 @@ from fedthings.learn.digits import digits
 from fedthings.learn.save import load
 from fedthings.run import read
 from fedthings.server.broker import mosquitto
-from fedthings.server.devices import add
+from fedthings.server.devices import enrol
 from processes import ENVIRONMENT, PYTHON, Processes
 
 
@@ -25,7 +25,7 @@ class Secure(Processes):
     def __init__(self, spec: ft.Federation, fleet: ft.Fleet, rounds: int, directory: Path) -> None:
         super().__init__(spec, fleet, rounds, directory, "mosquitto")
         self.home = directory / "helper"
-        self.passwords |= add(self.out, ["helper"])
+        (self.token,) = enrol(self.out, ["helper"])
         self.helper: subprocess.Popen[bytes] | None = None
 
     def __exit__(self, *error: object) -> None:
@@ -36,10 +36,9 @@ class Secure(Processes):
     def help(self) -> subprocess.Popen[bytes]:
         """Start the helper, or start it again."""
         command = [*PYTHON, "helper", "--broker", f"mqtt://127.0.0.1:{self.port}", "--out", str(self.home)]
-        command += ["--reconnect", "0.3", "--json"]
-        environment = {**ENVIRONMENT, "FEDTHINGS_PASSWORD": self.passwords["helper"]}
+        command += ["--reconnect", "0.3", "--json", "--token", str(self.token)]
         with (self.directory / "helper.log").open("ab") as log, (self.directory / "helper.out").open("wb") as out:
-            self.helper = subprocess.Popen(command, stdout=out, stderr=log, env=environment)
+            self.helper = subprocess.Popen(command, stdout=out, stderr=log, env=ENVIRONMENT)
         return self.helper
 
     def until(self, holds, what: str, seconds: float = 60.0) -> None:
@@ -101,6 +100,36 @@ def test_ten_devices_and_two_servers_each_killed_once(tmp_path: Path) -> None:
     stored = b"".join(path.read_bytes() for path in world.home.rglob("*") if path.is_file())
     for X in (fleet.shard(name).X for name in fleet.names[:3]):
         assert X[0].astype(np.float32).tobytes() not in stored
+
+
+@pytest.mark.skipif(not mosquitto(), reason="mosquitto is not installed")
+def test_under_a_privacy_claim_both_servers_killed_the_noise_is_that_of_the_ledger(tmp_path: Path) -> None:
+    """Secret noise of two processes: the model is as far from the plain one as the ledger says, with one line each."""
+    task = ft.Task(model=ft.mlp(64, 50, 10), loss="cross_entropy", recipe=ft.Recipe(lr=0.3, batch=16))
+    fields = {"pace": ft.Pace(goal=5, patience=600.0), "stages": (ft.clip(2.0),), "devices": 5}
+    claim = ft.central_dp(900, 1e-2, ft.independent())
+    secure, rounds, fleet = ft.two_servers(key_of(tmp_path / "helper"), min_batch=5), 12, digits(5, 1)
+    spec = ft.Federation(task, ft.fedavg(weight="equal"), privacy=claim, secure=secure, **fields)
+    with Secure(spec, fleet, rounds, tmp_path) as world:
+        world.start()
+        world.help()
+        world.until(lambda: world.versions() >= 3, "three versions")
+        world.kill(world.helper)
+        world.help()
+        world.until(lambda: world.versions() >= 6, "six versions")
+        world.kill(world.served)
+        world.serve()
+        summary = world.wait()
+        run = read(world.out)
+    plain = ft.simulate(ft.Federation(task, ft.fedavg(weight="equal"), **fields), fleet, rounds)
+    privacy = summary["privacy"]
+    assert (privacy["noise"], privacy["servers"], privacy["releases"]) == ("secure", 2, rounds)
+    assert [line["updates"] for line in run.history] == [5] * rounds
+    apart = float(np.sqrt(np.square(run.row - plain.row).mean()))
+    assert apart > 0.5 * np.sqrt(2 * rounds) * privacy["multiplier"] * 2.0 / 5  # each version's noise, and no less
+    assert apart < 10 * np.sqrt(2 * rounds) * privacy["multiplier"] * 2.0 / 5
+    for file in tmp_path.rglob("*.log"):
+        assert b"Traceback" not in file.read_bytes()
 
 
 def ask_status(out: Path) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedthings.learn import compiled as engine
 from fedthings.learn import model as ft
 from fedthings.learn.data import Shard
 from fedthings.learn.descent import descent, schedule
-from fedthings.learn.layers import snake
 from fedthings.learn.losses import LOSSES, scoring, target
 from fedthings.learn.task import Recipe, Task
 from fedthings.vector import Array, Key
@@ -48,13 +48,7 @@ def keys(n: int) -> list[Key]:
 def written(task: Task) -> Any:
     """Return the program of a task."""
     model = scoring(task.model, LOSSES[task.loss])
-    layers = []
-    for layer in model.layers:
-        name = snake(type(layer).__name__)
-        fields = [getattr(layer, field) for field in layer.__struct_fields__]
-        if name in ("max_pool", "avg_pool"):
-            fields[1] = layer.step
-        layers.append((name, *fields))
+    layers = [engine.written(layer) for layer in model.layers]
     return kernels.Program(tuple(model.input), layers, task.loss)
 
 

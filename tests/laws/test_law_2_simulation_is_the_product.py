@@ -32,7 +32,8 @@ def fleet(devices: int = 9) -> ft.Fleet:
 def federation(pace: ft.Pace, **more) -> ft.Federation:
     settings = {"strategy": ft.fedavg(), "devices": 9, **more}
     recipe = ft.Recipe(lr=0.1, batch=8, epochs=2, **settings.pop("recipe", {}))
-    task = ft.Task(model=ft.mlp(6, 8, 3), loss="cross_entropy", normalise="fleet", recipe=recipe)
+    local = {"local": settings.pop("local", ()), "local_epochs": settings.pop("alone", 0)}
+    task = ft.Task(model=ft.mlp(6, 8, 3), loss="cross_entropy", normalise="fleet", recipe=recipe, **local)
     return ft.Federation(task, pace=pace, seed=11, **settings)
 
 
@@ -86,6 +87,46 @@ CASES = {
     "down by differences, asynchronous": (
         ft.Pace(goal=3, concurrency=6, patience=20.0, staleness=4),
         {"strategy": ft.fedadam(), "down": ft.delta(8, 16, back=2)},
+        SLOW,
+    ),
+    "scaffold, compressed both ways": (
+        ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2),
+        {"strategy": ft.scaffold(9, step=ft.momentum(0.5)), "stages": (ft.eden(4),), "down": ft.int8(16)},
+        SLOW,
+    ),
+    "scaffold by differences": (
+        ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2),
+        {"strategy": ft.scaffold(9), "down": ft.delta(8, 16)},
+        SLOW,
+    ),
+    "feddyn": (ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2), {"strategy": ft.feddyn(9, 0.1)}, SLOW),
+    "nova, partial work, buffered": (
+        ft.Pace(goal=3, concurrency=6, patience=5.0, staleness=4),
+        {"strategy": ft.fednova(mu=0.1)},
+        SLOW,
+    ),
+    "q-ffl": (ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2), {"strategy": ft.qffl(2.0)}, SLOW),
+    "fedsgd": (ft.Pace(goal=3, concurrency=6, patience=20.0, staleness=4), {"strategy": ft.fedsgd(0.3)}, SLOW),
+    "ditto": (
+        ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2),
+        {"strategy": ft.ditto(0.5), "stages": (ft.top_k(0.3),)},
+        SLOW,
+    ),
+    "ifca, buffered": (ft.Pace(goal=3, concurrency=6, patience=20.0, staleness=4), {"strategy": ft.ifca(3)}, SLOW),
+    "tuned": (ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2), {"strategy": ft.finetune(2)}, SLOW),
+    "local head, compressed both ways": (
+        ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2),
+        {"strategy": ft.fedadam(), "local": ("head",), "stages": (ft.eden(4),), "down": ft.int8(16)},
+        SLOW,
+    ),
+    "local head, by turns": (
+        ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2),
+        {"strategy": ft.fedprox(0.1), "local": ("head",), "alone": 2},
+        SLOW,
+    ),
+    "local body, asynchronous": (
+        ft.Pace(goal=3, concurrency=6, patience=20.0, staleness=4),
+        {"local": ("dense.0",), "stages": (ft.low_rank(1),), "down": ft.delta(8, 16)},
         SLOW,
     ),
     "own share kept, clipped": (

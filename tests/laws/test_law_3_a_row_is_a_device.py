@@ -15,15 +15,22 @@ from fedthings.learn.local import evaluator, trainer
 from fedthings.learn.model import (
     Sequential,
     avg_pool,
+    batch_norm,
     conv1d,
     conv2d,
+    cyclic,
     dense,
     dropout,
+    embedding,
     flatten,
+    group_norm,
+    gru,
     impute,
     layer_norm,
+    log1p,
     max_pool,
     mlp,
+    one_hot,
     relu,
     sequential,
     sigmoid,
@@ -59,6 +66,14 @@ MODELS: dict[str, Sequential] = {
     "conv2d": sequential(
         (8, 7, 2), conv2d(3, 3, 1, "same", "relu"), max_pool(2), conv2d(4, 2), avg_pool(2), flatten(), dense(3)
     ),
+    "group_norm": sequential((7, 6), conv1d(6, 2), group_norm(3), relu(), group_norm(1), flatten(), dense(3)),
+    "batch_norm": sequential((7, 6), conv1d(6, 2), batch_norm(), relu(), flatten(), dense(5), batch_norm(), dense(3)),
+    "causal": sequential((9, 2), conv1d(3, 3, 1, "causal", "relu", 2), conv1d(2, 2, 2, "causal"), flatten(), dense(3)),
+    "gru": sequential((6, 3), gru(9), dense(3)),
+    "gru_sequence": sequential((6, 3), gru(5, True), gru(4), dense(3)),
+    "embedding": sequential(7, embedding(4, 3), gru(3), dense(3)),
+    "embedding_column": sequential(5, embedding(4, 3, 2), embedding(3, 2, 0), dense(4), dense(3)),
+    "transforms": sequential((4, 5), log1p((0, 3)), cyclic(1, 24), one_hot(1, 3), impute(), flatten(), dense(3)),
 }  # fmt: skip
 
 

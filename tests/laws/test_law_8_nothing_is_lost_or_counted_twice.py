@@ -76,6 +76,12 @@ CASES = {
             "recipe": {},
         },
     ),
+    "control variates": Case(
+        ft.Pace(goal=3, concurrency=5, patience=5.0, quorum=2), settings={"strategy": ft.scaffold(6), "recipe": {}}
+    ),
+    "several models": Case(
+        ft.Pace(goal=3, concurrency=5, patience=20.0, staleness=4), settings={"strategy": ft.ifca(2), "recipe": {}}
+    ),
     "down by differences": Case(ft.Pace(goal=4, patience=1e6), Steady(), {"down": ft.delta(6, 16)}, devices=4),
     "a part of the work": Case(
         ft.Pace(goal=3, concurrency=5, patience=3.0, quorum=2), settings={"strategy": ft.fedprox(0.1)}

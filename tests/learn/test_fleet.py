@@ -153,7 +153,7 @@ def test_npz_and_csv_give_the_same_fleet(tmp_path: Path) -> None:
     csv = Fleet.from_csv(lines(tmp_path / "a.csv", "left,unit,right,split,kind", *rows), target="kind", device="unit")
     assert npz.names == csv.names
     for name in npz.names:
-        for one, other in zip(npz.shard(name), csv.shard(name), strict=True):
+        for one, other in zip(npz.shard(name)[:4], csv.shard(name)[:4], strict=True):
             np.testing.assert_array_equal(one, other)
             assert one.dtype == other.dtype
 

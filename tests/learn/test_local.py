@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedthings.learn import with_torch
+from fedthings.learn import to_torch
 from fedthings.learn.data import Shard
 from fedthings.learn.descent import runs
 from fedthings.learn.local import evaluator, trainer
@@ -106,7 +106,7 @@ def test_training_is_that_of_pytorch_on_the_same_batches() -> None:
     row = model.init(1)
     fit, _ = trainer(Task(model=model, loss="cross_entropy", recipe=recipe)).one({"x": row}, None, shard, KEY, 1.0)
 
-    theirs = with_torch.module(sequential((4, 3), *model.layers[:3]), row)
+    theirs = to_torch.module(sequential((4, 3), *model.layers[:3]), row)
     optimizer = torch.optim.SGD(theirs.parameters(), 0.05, momentum=0.9, weight_decay=0.01)
     total = 0.0
     for epoch in range(2):
@@ -118,7 +118,7 @@ def test_training_is_that_of_pytorch_on_the_same_batches() -> None:
             cost.backward()
             optimizer.step()
             total += cost.item() * len(batch)
-    np.testing.assert_allclose(row + fit.report["x"], with_torch.row(theirs), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(row + fit.report["x"], to_torch.row(theirs), rtol=1e-4, atol=1e-5)
     assert fit.report["x"].dtype == np.float32
     assert fit.metrics["train"][0] == 46
     assert fit.metrics["train"][1] / ONE == pytest.approx(total, rel=1e-4)

@@ -19,6 +19,7 @@ THEIRS = {
     "mae": functional.l1_loss,
     "huber": functional.huber_loss,
     "reconstruction": functional.mse_loss,
+    "nearest": lambda outputs, y: -outputs.amax(-1).mean(),
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import runpy
 import signal
 import sys
 import tomllib
@@ -369,25 +368,6 @@ def test_join_allows_what_the_rules_and_the_command_name(
 # ------------------------------------------------------------- documentation
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.mark.parametrize("name", ["own_pytorch", "own_training"])
-def test_the_page_shows_the_examples_and_they_learn(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("sklearn")
-    path = ROOT / "examples" / f"{name}.py"
-    code = path.read_text()
-    assert f"```python\n{code}```" in (ROOT / "docs" / "own_models.md").read_text()
-    assert len(code[code.index("\nimport" if "\nimport" in code else "\nfrom") :].strip().splitlines()) <= 25
-    monkeypatch.syspath_prepend(path.parent)
-    monkeypatch.chdir(tmp_path)
-    try:
-        runpy.run_path(str(path), run_name="__main__")
-    finally:
-        sys.modules.pop(name, None)
-    accuracy = re.search(r"'accuracy': ([\d.]+)", capsys.readouterr().out)
-    assert accuracy and float(accuracy[1]) > 0.95
 
 
 def test_the_model_in_the_pages_toml_is_one() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 import fedthings as ft
 import own_models
 from fedthings.errors import SpecError
-from fedthings.learn import local, own, own_learner, save, torch_descent, with_torch
+from fedthings.learn import local, own, own_learner, save, to_torch, torch_descent
 from fedthings.learn.data import Shard
 from fedthings.learn.learner import Fit, Learner
 from fedthings.learn.lift import Lifted
@@ -112,7 +112,7 @@ def test_each_device_may_begin_with_a_model_of_its_own(rows: str, at_once: bool)
 def test_every_loss_is_ours(loss: str, at_once: bool, named: Named) -> None:
     model = ft.mlp(6, 4, 6 if loss == "reconstruction" else 1)
     some = [s._replace(y=(s.y > 1).astype("f4"), test_y=(s.test_y > 1).astype("f4")) for s in shards()]
-    lifted = ft.with_torch(lambda: with_torch.module(model), input=6, at_once=at_once)
+    lifted = ft.with_torch(lambda: to_torch.module(model), input=6, at_once=at_once)
     theirs = Task(model=named(lifted), loss=loss, recipe=Recipe(lr=0.1, batch=4, epochs=2))
     ours = Task(model=model, loss=loss, recipe=theirs.recipe)
     row = model.init(3)
@@ -255,6 +255,22 @@ def test_frozen_layers_stay_as_they_are_made_and_count() -> None:
     np.testing.assert_allclose(made.model.predict(row, shard.X), want, atol=1e-5)
 
 
+def test_a_normalisation_that_is_frozen_neither_moves_nor_travels(named: Named) -> None:
+    def build() -> nn.Module:
+        base = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8)).requires_grad_(False)
+        return nn.Sequential(base, nn.ReLU(), nn.Linear(8, 3))
+
+    model = named(ft.with_torch(build, input=6))
+    assert [part.name for part in model.layout.parts] == ["2.weight", "2.bias"]
+    made, row = Task(model=model, loss="cross_entropy", recipe=Recipe(lr=0.1, batch=4)), model.init(0)
+    before = model.predict(row, shards([5])[0].X)
+    fit, _ = go(own_learner.trainer(made), row, shards([9, 1]))
+    np.testing.assert_array_equal(model.predict(row, shards([5])[0].X), before)
+    assert fit.report["x"].any(-1).all()  # a batch of one is trained on: no variance is sought in it
+    fitted = model.fitted(row + fit.report["x"][0])
+    assert not fitted.training and (fitted[0][1].running_mean == 0).all()
+
+
 def test_of_adapted_layers_only_the_thin_matrices_are_learnt() -> None:
     """LoRA (Hu et al. 2022, eq. 3): W x + B A x, with B zero at first; the row has A and B and nothing else."""
     made = task("adapted", lr=0.5, settings={"rank": 2, "width": 64})
@@ -323,7 +339,7 @@ def test_a_loss_and_an_optimiser_of_ones_own(named: Named) -> None:
         return 3 * nn.functional.cross_entropy(out, y, reduction="none")
 
     def build():
-        return with_torch.module(PORTABLE)
+        return to_torch.module(PORTABLE)
 
     recipe = Recipe(lr=0.05, batch=4)
     model = named(ft.with_torch(build, input=6, loss=loss, optimizer=optimizer))

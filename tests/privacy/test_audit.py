@@ -135,7 +135,7 @@ def test_weak_noise_shows_and_strong_noise_hides() -> None:
 def test_noise_that_is_less_than_claimed_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     from fedthings.privacy import noise
 
-    monkeypatch.setattr(noise, "draw", lambda key, n: np.zeros(n, np.int64))
+    monkeypatch.setattr(noise, "draw", lambda key, n, *factors: np.zeros(n, np.int64))
     found = audit(federation(ft.central_dp(1, 1e-5)), fleet(), 10)
     assert found.claimed == pytest.approx(1) and found.shown.epsilon > 2.5
 
@@ -154,7 +154,7 @@ def test_the_command(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) ->
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["canaries"] == 100 and found["holds"] and 0 <= found["epsilon"] <= found["claimed"] <= 2
 
-    monkeypatch.setattr("fedthings.privacy.noise.draw", lambda key, n: np.zeros(n, np.int64))
+    monkeypatch.setattr("fedthings.privacy.noise.draw", lambda key, n, *factors: np.zeros(n, np.int64))
     assert main(words) == 1
     assert "THE CLAIM DOES NOT HOLD" in capsys.readouterr().out
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fedthings as ft
-from fedthings.privacy import accountant, noise
+from fedthings.privacy import accountant
 from fedthings.privacy.central import CentralDp, Claim, claimed
 
 pytest.importorskip("dp_accounting")
@@ -26,9 +26,8 @@ def claim(spec: CentralDp, clip=None, *, rounds: int = 60, dim: int = 1000, sepa
         devices=500,
         rounds=rounds,
         dim=dim,
-        rounding=1e-9,
-        deviation=noise.SIGMA,
         source="keyed",
+        lengthened=1e-9,
     )
 
 

@@ -287,8 +287,8 @@ def test_killed_while_it_releases_a_restart_releases_the_same(mechanism, stages,
     drawn: dict[bytes, bytes] = {}
     draw = noise.draw
 
-    def noted(key, count):
-        z = draw(key, count)
+    def noted(key, count, factors):
+        z = draw(key, count, factors)
         assert drawn.setdefault(key, z.tobytes()) == z.tobytes()
         return z
 

@@ -63,14 +63,17 @@ def test_what_comes_meanwhile_is_of_the_next_set() -> None:
 def test_a_report_is_excluded_and_the_rest_is_asked_for_within_the_same_time() -> None:
     settlement = fixed()
     settlement.on(Advance(0, 1), 2.0)
-    assert settlement.on(Excluded(ticket("b"), "used already"), 9.0) == [Exclude(ticket("b"), 0, "used already"), Ask()]
+    assert settlement.on(Excluded((ticket("b"),), "used already"), 9.0) == [
+        Exclude((ticket("b"),), 0, "used already"),
+        Ask(),
+    ]
     assert settlement.alarm == 62.0
-    assert settlement.on(Excluded(ticket("b"), "used already"), 9.0) == []
-    assert settlement.on(Excluded(ticket("c"), "malformed seed"), 9.0) == [
-        Exclude(ticket("c"), 0, "malformed seed"),
+    assert settlement.on(Excluded((ticket("b"),), "used already"), 9.0) == []
+    assert settlement.on(Excluded((ticket("c"),), "malformed seed"), 9.0) == [
+        Exclude((ticket("c"),), 0, "malformed seed"),
         Settle("batch below the minimum"),
     ]
-    assert settlement.on(Excluded(ticket("d"), "malformed seed"), 9.0) == []
+    assert settlement.on(Excluded((ticket("d"),), "malformed seed"), 9.0) == []
 
 
 def test_too_few_are_never_asked_about() -> None:
@@ -95,3 +98,12 @@ def test_a_federation_that_ends_asks_no_more() -> None:
     settlement.on(Advance(0, 1), 2.0)
     assert settlement.on(Finish("cancelled"), 3.0) == []
     assert settlement.alarm == inf and settlement.on(Settled(b""), 4.0) == []
+
+
+def test_reports_that_came_summed_are_excluded_together() -> None:
+    settlement = fixed("abcdefg")
+    settlement.on(Advance(0, 1), 2.0)
+    together = ticket("c"), ticket("a"), ticket("b")
+    assert settlement.on(Excluded(together, "malformed seed"), 9.0) == [Exclude(together, 0, "malformed seed"), Ask()]
+    assert set(settlement.fixed) == {ticket(name) for name in "defg"}
+    assert settlement.on(Excluded((ticket("a"),), "malformed seed"), 9.0) == []

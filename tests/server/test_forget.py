@@ -34,7 +34,7 @@ def federation(**more) -> ft.Federation:
 
 def served(spec: ft.Federation, out: Path, rounds: int = 4) -> Virtual:
     """Return a fleet that is let in, and not yet run."""
-    devices.hand_out(out, devices.add(out, [f"device-{i}" for i in range(3)]))
+    devices.enrol(out, [f"device-{i}" for i in range(3)])
     return Virtual(spec, digits(3, 0), rounds, out)
 
 
@@ -63,7 +63,7 @@ def test_what_is_stored_is_removed_and_what_stays_is_said(tmp_path, capsys):
     assert "its name, and when it reported, stay in the coordinator's state" in told
 
     assert [device["name"] for device in devices.listed(tmp_path)] == ["device-0", "device-2"]
-    assert {path.name for path in (tmp_path / "passwords").iterdir()} == {"device-0", "device-2"}
+    assert {path.name for path in (tmp_path / "tokens").iterdir()} == {"device-0.token", "device-2.token"}
     assert "device-1" not in (tmp_path / "broker.json").read_text() + (tmp_path / "broker.access").read_text()
     assert [path.name for path in (tmp_path / "spool").iterdir()] == ["1-9-device-11-0.cbor"]
     store = Store(tmp_path)
@@ -148,7 +148,7 @@ def test_it_is_the_same_after_a_death_at_any_moment(tmp_path):
 
 def test_reports_that_a_gateway_has_summed_count_and_defer_too(tmp_path):
     spec = federation(pace=ft.Pace(goal=3, patience=900.0))
-    devices.add(tmp_path, [f"device-{i}" for i in range(3)])
+    devices.enrol(tmp_path, [f"device-{i}" for i in range(3)])
     tree = Tree(spec, digits(3, 0), 3, tmp_path, {"g": ""}, homes={"device-0": ""}, world=Slow())
     while tree.service.engine.trained < 2 or {t.device for t in tree.service.parts} != {"device-1", "device-2"}:
         if not tree.step():
@@ -161,7 +161,7 @@ def test_reports_that_a_gateway_has_summed_count_and_defer_too(tmp_path):
 
 
 def test_of_several_federations_it_is_forgotten_in_all(tmp_path):
-    devices.hand_out(tmp_path, devices.add(tmp_path, [f"device-{i}" for i in range(3)]))
+    devices.enrol(tmp_path, [f"device-{i}" for i in range(3)])
     for name in ("heat", "light"):
         world = Virtual(federation(name=name), digits(3, 0), 2, tmp_path / name)
         world.service.store.know({device["name"]: device["password"] for device in devices.listed(tmp_path)})
@@ -196,7 +196,7 @@ def test_bad_input(tmp_path):
     ft.simulate(federation(), digits(3, 0), 1, out=tmp_path / "simulated")
     with pytest.raises(StoreError, match="holds no state of a federation"):
         forget(tmp_path / "simulated", "device-0")
-    devices.add(tmp_path / "run", ["hall"])
+    devices.enrol(tmp_path / "run", ["hall"])
     with pytest.raises(StoreError, match=r"nothing is stored of a device 'kitchen' in .*, whose list has hall"):
         forget(tmp_path / "run", "kitchen")
     with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from hashlib import sha256
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import fedthings as ft
 from fedthings.messages import Keys, Shares, Unmask, Unmasked
 from fedthings.privacy import secagg, signing
 from fedthings.privacy.secagg import Scope, SecAgg
+from fedthings.privacy.signing import Signing
 from fedthings.protocol.events import Ticket
 from fedthings.server.status import status
 from fedthings.simulation.simulator import simulate
@@ -214,6 +216,35 @@ def test_keys_without_the_devices_signature_are_refused(tmp_path: Path) -> None:
     ticket = service.coordinator.tasks[villain.name][0]
     villain.says(secagg.begin(SecAgg(), Scope("fed", bytes(32)), ticket, signing.own()).keys)  # of another task
     assert villain.refusals["wrong signature"] == 1
+
+
+class Enrolled(Virtual):
+    """Each device signs with the key that it has enrolled with, but for `liar`, who signs with another."""
+
+    def __init__(self, *given: Any, liar: str = "") -> None:
+        self.liar, names = liar, fleet().names
+        self.private = {name: sha256(name.encode()).digest() for name in names}
+        self.public = {name: signing.by(key).public for name, key in self.private.items()}
+        super().__init__(*given, verify=signing.of(self.public.get))
+
+    def signing(self, name: str) -> Signing:
+        return signing.own() if name == self.liar else signing.by(self.private[name])
+
+
+def test_keys_are_signed_by_the_identities_that_are_enrolled(tmp_path: Path) -> None:
+    world = Enrolled(federation(), fleet(), ROUNDS, tmp_path)
+    run = world.run()
+    assert {ticket.device: keys.identity for ticket, keys in world.service.members.keys.items()} == world.public
+    assert np.array_equal(run.row, simulate(federation(), fleet(), ROUNDS).row)
+
+
+def test_a_key_that_is_not_enrolled_is_not_passed_on(tmp_path: Path) -> None:
+    liar = fleet().names[2]
+    world = Enrolled(federation(), fleet(), 2, tmp_path, liar=liar)
+    run = world.run()
+    assert world.service.refusals["wrong signature"] >= 3  # in each phase
+    assert [line["updates"] for line in run.history] == [3, 3]
+    assert all(keys.ticket.device != liar for agent in world.agents.values() for keys in agent.member._seat.neighbours)
 
 
 def test_a_ticket_of_another_device_is_refused(tmp_path: Path) -> None:

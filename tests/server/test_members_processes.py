@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 import fedthings as ft
+from fedthings.identity.keys import held, public_of
 from fedthings.learn.digits import digits
+from fedthings.privacy.secagg import Seat
 from fedthings.run import read
 from fedthings.server.broker import mosquitto
 from processes import Processes
@@ -41,6 +44,12 @@ def test_one_killed_in_mid_report_is_left_out_and_one_comes_back(tmp_path: Path)
         run = read(world.out)
         seats = [world.directory / "state" / name for name in world.names]
         modes = {path.stat().st_mode & 0o777 for seat in seats for path in seat.rglob("secagg.seat")}
+        said = {
+            home: msgspec.msgpack.decode(path.read_bytes(), type=Seat).keys.identity
+            for home in seats
+            for path in home.rglob("secagg.seat")
+        }
+        assert said == {home: public_of(held(home / "identity.key")) for home in seats}
     assert modes == {0o600}
     assert [line["version"] for line in run.history] == [1, 2, 3, 4]
     counts = [line["updates"] for line in run.history]

@@ -16,6 +16,7 @@ import pytest
 
 import fedthings as ft
 from fedthings.federation import dumps
+from fedthings.identity import tokens
 from fedthings.server import devices, place
 
 FT = [sys.executable, "-m", "fedthings"]
@@ -64,10 +65,10 @@ def words(files: Path, *more: str, rounds: int = 3) -> list[str]:
 
 def join(files: Path, start: Start, name: str) -> subprocess.Popen[str]:
     port = json.loads((files / "run" / "broker.json").read_text())["port"]
-    line = ["join", "--broker", f"mqtt://127.0.0.1:{port}", "--name", name, "--data", str(files / f"{name}.npz")]
+    line = ["join", "--broker", f"mqtt://127.0.0.1:{port}", "--data", str(files / f"{name}.npz")]
     line += [
-        "--password-file",
-        str(files / "run" / "passwords" / name),
+        "--token",
+        str(files / "run" / "tokens" / f"{name}.token"),
         "--state",
         str(files / f"state-{name}"),
         "--once",
@@ -99,14 +100,14 @@ def test_from_an_empty_list_to_the_model(files, start):
     """Nobody may join; two are let in while it runs; the operator pauses and resumes; all is there at the end."""
     run = str(files / "run")
     served = serve(files, start, "--json")
-    assert f"nobody may join yet: `fedthings devices --out {run} add NAME`" in (files / "serve").read_text()
+    assert f"nobody may join yet: `fedthings enrol NAME --out {run}`" in (files / "serve").read_text()
     assert asked(files, "status")["waiting"][0]["for"] == "devices: 0 of 2 are there"
 
-    done("devices", "--out", run, "add", "a", "b")
-    key = files / "run" / "passwords" / "a"
-    assert key.stat().st_mode & 0o777 == 0o600
+    done("enrol", "a", "b", "--out", run)
+    token = tokens.read(files / "run" / "tokens" / "a.token")
     for file in ("broker.json", "broker.passwords", "state.sqlite", "state.sqlite-wal", "serve.json"):
-        assert key.read_text().strip().encode() not in (files / "run" / file).read_bytes(), file
+        data = (files / "run" / file).read_bytes()
+        assert token.secret.encode() not in data and token.key not in data and token.password.encode() not in data
     assert (files / "run" / "serve.json").stat().st_mode & 0o777 == 0o600
 
     one = join(files, start, "a")
@@ -134,7 +135,7 @@ def test_from_an_empty_list_to_the_model(files, start):
 
 
 def test_stopped_by_ctrl_c_it_goes_on_and_can_be_cancelled(files, start):
-    devices.hand_out(files / "run", devices.add(files / "run", ["a", "b"]))
+    devices.enrol(files / "run", ["a", "b"])
     served = serve(files, start, rounds=100000)
     one, two = join(files, start, "a"), join(files, start, "b")
     history = files / "run" / "history.jsonl"
@@ -162,13 +163,13 @@ def test_stopped_by_ctrl_c_it_goes_on_and_can_be_cancelled(files, start):
 
 
 def test_a_device_that_is_removed_is_out(files, start):
-    devices.hand_out(files / "run", devices.add(files / "run", ["a", "b"]))
+    devices.enrol(files / "run", ["a", "b"])
     served = serve(files, start)
     join(files, start, "a")
     until("is linked", files / "a")
     assert "a cannot be forgotten while" in done("devices", "--out", str(files / "run"), "forget", "a", code=5)
     done("devices", "--out", str(files / "run"), "remove", "a")
-    assert not (files / "run" / "passwords" / "a").exists()
+    assert not (files / "run" / "tokens" / "a.token").exists()
     end = time.monotonic() + 5
     while (status := asked(files, "status"))["present"] and time.monotonic() < end:
         time.sleep(0.05)
@@ -197,7 +198,7 @@ def test_a_directory_that_is_in_use_or_anothers_and_a_port_that_is_taken(files, 
 
 
 def test_the_trace_and_the_place_are_kept(files, start):
-    devices.hand_out(files / "run", devices.add(files / "run", ["a", "b"]))
+    devices.enrol(files / "run", ["a", "b"])
     served = serve(files, start, "--trace", "--fsync", "--stop", "accuracy=0.01")
     join(files, start, "a"), join(files, start, "b")
     assert served.wait(30) == 0, (files / "serve").read_text()
@@ -220,7 +221,7 @@ def both(files) -> list[str]:
 
 def test_several_federations_are_served_and_asked_together(files, both, start):
     run = str(files / "run")
-    devices.hand_out(files / "run", devices.add(files / "run", ["a", "b"]))
+    devices.enrol(files / "run", ["a", "b"])
     served = start(*both, "--json", log="serve")
     until("devices join with", files / "serve")
     asked_ = json.loads(done("status", run, "--json"))
@@ -236,7 +237,7 @@ def test_several_federations_are_served_and_asked_together(files, both, start):
         "resume", "--broker", url, "--federation", "dark", code=2
     )
     assert "light: running" in done("resume", "--broker", url, "--federation", "light")
-    assert "shares its devices with other federations" in done("devices", "--out", f"{run}/heat", "add", "c", code=5)
+    assert "shares its devices with other federations" in done("enrol", "c", "--out", f"{run}/heat", code=5)
 
     joined = [join(files, start, "a"), join(files, start, "b")]
     assert served.wait(60) == 0, (files / "serve").read_text()

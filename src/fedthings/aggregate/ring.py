@@ -6,8 +6,9 @@ metrics) modulo 2**64. Sums wrap, and are right as long as the result fits, whic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from math import sqrt
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,8 @@ class Ring(NamedTuple):
     "x" has `dim` numbers (0: there is none) of at most `most` steps of size `unit`, each times the report's weight,
     which counts up to `heaviest`. "exact" has the limbs of the arrays `wide`, then whether the report counts, its
     weight, and the sums of each metric of `metrics` (name, length). No honest "x" is longer than `longest` steps (L2);
-    where that is checked (0: it is not) each report of a sum counts once, whatever it says.
+    where that is checked (0: it is not) each report of a sum counts once, whatever it says. Under a privacy claim a
+    device rounds anew until "x" is no longer than `cut`, sums are divided by the number `over`, "exact" says nothing.
     """
 
     bits: int
@@ -40,6 +42,8 @@ class Ring(NamedTuple):
     wide: Schema
     metrics: tuple[tuple[str, int], ...]
     longest: float = 0.0
+    cut: float = 0.0
+    over: int = 0
 
     @property
     def exact(self) -> int:
@@ -88,6 +92,8 @@ def encode(
             reasons[i] = reasons[i] or "not finite"
         if reasons[i]:
             exact[i] = 0
+            if ring.over:  # what only a value decides may not show: such a report counts as one of zeros
+                exact[i, at : at + 2] = 1
             continue
         weight = min(int(weights[i]), ring.heaviest)
         exact[i, at : at + 2] = 1, weight
@@ -105,45 +111,119 @@ def _finite(row: Array) -> bool:
 
 
 def _round(ring: Ring, row: Array, weight: int, key: Key, to: Array) -> None:
-    """Write `row` times `weight` into `to` as steps, rounded at random so that the mean stays right."""
-    random, draws = key.rng("ring"), np.empty(fold.BLOCK, np.float32)
+    """Write `row` times `weight` into `to` as steps, rounded at random so that the mean stays right.
+
+    Where that makes it longer than `ring.cut` it is rounded anew, in the end towards 0, which makes nothing longer.
+    """
+    random = key.rng("ring")
+    for anew in range(TRIES):
+        length = _rounded(ring, row, weight, None if anew == TRIES - 1 else random, to)
+        if not ring.cut or length <= ring.cut:
+            return
+    to[:] = 0
+
+
+TRIES = 8
+"""How often a device rounds at the most; it has to round anew with a chance of about 2e-9."""
+
+
+def _rounded(ring: Ring, row: Array, weight: int, random: np.random.Generator | None, to: Array) -> float:
+    """Round once, at random or towards 0, and return the norm in steps, where that matters."""
+    draws, square = np.empty(fold.BLOCK, np.float32), 0.0
     steps = np.float32(weight / ring.unit)
     signed = to.view(f"i{ring.bits // 8}")
     for start in range(0, ring.dim, fold.BLOCK):
         y = row[start : start + fold.BLOCK] * steps
-        y += random.random(dtype=np.float32, out=draws[: len(y)])
-        np.floor(y, out=y)
-        signed[start : start + len(y)] = np.clip(y, -ring.most, ring.most, out=y)
+        if random is None:
+            np.trunc(y, out=y)
+        else:
+            y += random.random(dtype=np.float32, out=draws[: len(y)])
+            np.floor(y, out=y)
+        np.clip(y, -ring.most, ring.most, out=y)
+        signed[start : start + len(y)] = y
+        if ring.cut:
+            square += float(np.square(y, dtype=np.float64).sum())  # of whole numbers, so exact as far as it matters
+    return sqrt(square)
 
 
 # ---------------------------------------------------------------------------- sums
 
 
+Lags: TypeAlias = "tuple[tuple[int, ...], ...]"
+"""Of each sum of "x" that is opened by itself, how many versions its reports lag."""
+
+
 def init(ring: Ring) -> fold.Sums:
-    """Return sums of nothing."""
+    """Return sums of nothing; where "x" is summed for each lag `apart`, the list of it grows with them."""
     return fold.Sums({name: [row[0]] for name, row in ring.zeros(1).items()})
 
 
-def keep(sums: fold.Sums, arrays: Payload, lags: Sequence[int]) -> None:
-    """Add n reports `(n, ...)`, or the leader's shares of them, whose versions lag by `lags`; each counts once."""
-    for name, (total,) in sums.limbs.items():
-        for row in arrays[name]:
+def keep(sums: fold.Sums, arrays: Payload, lags: Sequence[int], apart: bool = False, each: int = 1) -> None:
+    """Add n reports `(n, ...)`, or the leader's shares of them, whose versions lag by `lags`.
+
+    Each counts once, or where it is a sum of others for `each` of so many.
+    """
+    for name, rows in sums.limbs.items():
+        for row, lag in zip(arrays[name], lags, strict=True):
+            total = _grown(rows, lag if apart and name == X else 0)
             total += row
     for lag in lags:
-        sums.counts[lag] = sums.counts.get(lag, 0) + 1
+        sums.counts[lag] = sums.counts.get(lag, 0) + each
 
 
-def add(sums: fold.Sums, share: Payload) -> None:
-    """Add the helper's `share` of the same reports, after which nothing in `sums` is hidden."""
-    for name, (total,) in sums.limbs.items():
-        total += share[name]
+def _grown(rows: list[Array], at: int) -> Array:
+    while len(rows) <= at:
+        rows.append(np.zeros_like(rows[0]))
+    return rows[at]
 
 
-def leave_out(sums: fold.Sums, arrays: Payload, lag: int) -> None:
-    """Take one report `(...)` out again, as if it had never been kept."""
-    for name, (total,) in sums.limbs.items():
+def _row(rows: list[Array], lag: int) -> Array:
+    """Return where reports that lag by `lag` are summed: each lag apart, or all together."""
+    return rows[lag if len(rows) > 1 else 0]
+
+
+def merge(sums: fold.Sums, other: fold.Sums) -> None:
+    """Add the sums of another shard; the result is that of one shard, bit for bit."""
+    for name, rows in other.limbs.items():
+        for lag, row in enumerate(rows):
+            total = _grown(sums.limbs[name], lag)
+            total += row
+    for lag, count in other.counts.items():
+        sums.counts[lag] = sums.counts.get(lag, 0) + count
+
+
+def classes(counts: Mapping[int, int], least: int) -> Lags:
+    """Return which lags are summed together, the freshest first, so that each sum is of `least` reports or more.
+
+    `counts` is how many reports there are of each lag. Those of too few join the next older, the oldest the one before.
+    """
+    found: list[tuple[int, ...]] = []
+    lags: tuple[int, ...] = ()
+    for lag in sorted(counts):
+        lags = (*lags, lag)
+        if sum(counts[one] for one in lags) >= least:
+            found.append(lags)
+            lags = ()
+    if lags:
+        found[-1:] = [(*found[-1], *lags) if found else lags]
+    return tuple(found)
+
+
+def add(sums: fold.Sums, share: Payload, lags: Lags) -> None:
+    """Add the helper's `share` of the same reports, summed for each of `lags`; nothing in `sums` is hidden then."""
+    sums.limbs[EXACT][0] += share[EXACT]
+    if X in share:
+        for row, some in zip(share[X].reshape(len(lags), -1), lags, strict=True):
+            total = _row(sums.limbs[X], some[0])
+            total += row
+
+
+def leave_out(sums: fold.Sums, arrays: Payload, lag: int, each: int = 1) -> None:
+    """Take one report `(...)`, or the sum of `each` of so many, out again, as if it had never been kept."""
+    for name, rows in sums.limbs.items():
+        total = _row(rows, lag)
         total -= arrays[name]
-    sums.counts[lag] -= 1
+    sums.counts[lag] -= each
     if not sums.counts[lag]:
         del sums.counts[lag]
 
@@ -158,12 +238,14 @@ class Opened(NamedTuple):
     metrics: dict[str, Array]
 
 
-def opened(ring: Ring, totals: Payload, count: int) -> Opened | None:
-    """Return what the sums `totals` of `count` reports, nothing hidden any more, come to.
+def opened(
+    ring: Ring, sums: fold.Sums, lags: Lags = ((0,),), shares: Sequence[int] = (1,), whole: int = 1
+) -> Opened | None:
+    """Return what `sums`, nothing hidden any more, come to, where the sum of each of `lags` counts `shares` of `whole`.
 
     None where no such reports can come to that: one of the devices has lied, and nobody knows which.
     """
-    exact = np.asarray(totals[EXACT]).view(np.int64)
+    count, exact = sums.count, np.asarray(sums.limbs[EXACT][0]).view(np.int64)
     rows: dict[str, NDArray[np.float64]] = {}
     at = 0
     for f in ring.wide:
@@ -177,11 +259,24 @@ def opened(ring: Ring, totals: Payload, count: int) -> Opened | None:
     for name, length in ring.metrics:
         metrics[name] = exact[at : at + length].copy()
         at += length
-    if ring.longest:
+    if ring.longest or ring.over:
         used = weight = count
     if not 0 <= used <= count or not used <= weight <= used * ring.heaviest:
         return None
     if ring.dim and used:
-        steps = np.asarray(totals[X]).view(f"i{ring.bits // 8}")
-        rows[X] = steps * (ring.unit / weight)
+        rows[X] = _steps(ring, sums.limbs[X], lags, shares) * (ring.unit / ((ring.over or weight) * whole))
     return Opened(rows, used, weight, metrics)
+
+
+def _steps(ring: Ring, rows: Sequence[Array], lags: Lags, shares: Sequence[int]) -> Array:
+    """Return the sums of `lags`, each as often as `shares` says, in steps that do not wrap any more."""
+    signed = f"i{ring.bits // 8}"
+    if len(rows) == 1:  # a sum of one class: no copy
+        return rows[0].view(signed) if shares[0] == 1 else rows[0].view(signed) * np.int64(shares[0])
+    total = np.zeros(ring.dim, np.int64)
+    for some, share in zip(lags, shares, strict=True):
+        row = rows[some[0]].copy()
+        for lag in some[1:]:
+            row += rows[lag]
+        total += row.view(signed) * np.int64(share)
+    return total

@@ -203,12 +203,12 @@ def _adaptive(spec: Adagrad | Adam | Yogi, row: Row, delta: Row, state: State) -
 
 def _mixed(spec: Mixing, row: Row, mean: Mean, version: int) -> Row:
     """Mix by lag: with weights w, theta~ = (sum w_lag base_lag + sum of deltas) / sum w."""
+    weights = sorted(mean.weights.items())  # sums of floats, free of the order in which reports came
     total = sum(mean.weights.values())
     keep = spec.alpha if version % 2 else spec.beta
-    shares = {lag: share(spec.schedule, version, lag) for lag in mean.weights}
-    factor = (1 - keep) * sum(w * shares[lag] for lag, w in mean.weights.items()) / total
+    factor = (1 - keep) * sum(weight * share(spec.schedule, version, lag) for lag, weight in weights) / total
     models = mean.delta  # the mean of the participants' models, less the current model
-    for lag, weight in mean.weights.items():
+    for lag, weight in weights:
         if lag:
             models = models + (weight / total) * (mean.bases[lag].astype(mean.delta.dtype) - row)
     return _moved(row, models, factor)

@@ -119,7 +119,7 @@ def _facts(federation: Federation, fleet: Fleet) -> dict[str, Any]:
 
     return {
         "federation": federation.name,
-        "parameters": federation.task.model.layout.dim,
+        "parameters": 0 if federation.query else federation.task.model.layout.dim,
         "devices": len(fleet),
         "train": int(fleet.sizes.sum()),
         "test": int(fleet.test_sizes.sum()),
@@ -147,13 +147,13 @@ def _show(facts: dict[str, Any], problems: list[str], notes: list[str]) -> None:
     least, middle, most = facts["per_device"]
     shape = " x ".join(str(length) for length in facts["shape"])
     sends = ", ".join(f"{quantity(size)} to {phase}" for phase, size in facts["report_bytes"].items())
+    of_one = facts["report_bytes"].get("train") or facts["report_bytes"]["query"]
     lines = {
-        "model": f"{facts['parameters']:,} parameters",
+        "model": f"{facts['parameters']:,} parameters" if facts["parameters"] else "none: a query trains nothing",
         "fleet": f"{facts['devices']:,} devices with {facts['train']:,} training and {facts['test']:,} test samples",
         "each device": f"{least:,} to {most:,} training samples (median {middle:,}) of {shape} features",
         "each report": sends,
-        "each version": f"{quantity(facts['report_bytes']['train'] * facts['reports_a_version'])} "
-        f"in {facts['reports_a_version']} reports",
+        "each version": f"{quantity(of_one * facts['reports_a_version'])} in {facts['reports_a_version']} reports",
     }
     if facts["classes"]:
         lines["classes"] = ", ".join(facts["classes"])

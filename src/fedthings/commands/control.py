@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from fedthings.commands import as_json, example, show_json, text
+from fedthings.commands.link import ca, password, trusted, with_password
 from fedthings.units import quantity
 
 run = click.argument("run", required=False, type=click.Path())
-broker = click.option("--broker", metavar="URL", help="Instead of the run directory: mqtt://coordinator:PASSWORD@HOST.")
+broker = click.option("--broker", metavar="URL", help="Instead of the run directory: mqtt://HOST.")
 root = click.option("--root", metavar="NAME", help="The first level of the topics.  [default: ft]")
 federation = click.option("--federation", metavar="NAME", help="Where several are served together: this one.")
 
@@ -19,11 +20,21 @@ federation = click.option("--federation", metavar="NAME", help="Where several ar
 @click.command()
 @run
 @broker
+@password
+@ca
 @root
 @federation
 @as_json
-@example("fedthings status runs/wisdm", "fedthings status --broker mqtt://coordinator:secret@hub.local")
-def status(run: str | None, broker: str | None, root: str | None, federation: str | None, as_json: bool) -> None:
+@example("fedthings status runs/wisdm", "fedthings status --broker mqtt://hub.local --password-file coordinator.key")
+def status(
+    run: str | None,
+    broker: str | None,
+    password_file: str | None,
+    ca: str | None,
+    root: str | None,
+    federation: str | None,
+    as_json: bool,
+) -> None:
     """Tell what a federation does and what it waits for, or each of several.
 
     RUN is a run directory, or else the one in runs/ that was served last. Where no coordinator
@@ -34,7 +45,8 @@ def status(run: str | None, broker: str | None, root: str | None, federation: st
 
     where = directory(run, broker)
     try:
-        facts = ask("status", where, broker or "", root or "", federation or "")
+        url = with_password(broker or "", password_file)
+        facts = ask("status", where, url, root or "", federation or "", trusted(ca))
     except TransportError as error:
         if where is None:
             raise
@@ -46,10 +58,19 @@ def status(run: str | None, broker: str | None, root: str | None, federation: st
 def order(verb: str, done: str, help: str) -> click.Command:
     """Return the command that sends `verb` to a coordinator; `done` is what it says then."""
 
-    def command(run: str | None, broker: str | None, root: str | None, federation: str | None, as_json: bool) -> None:
+    def command(
+        run: str | None,
+        broker: str | None,
+        password_file: str | None,
+        ca: str | None,
+        root: str | None,
+        federation: str | None,
+        as_json: bool,
+    ) -> None:
         from fedthings.server.ask import ask
 
-        facts = ask(verb, directory(run, broker), broker or "", root or "", federation or "")
+        url = with_password(broker or "", password_file)
+        facts = ask(verb, directory(run, broker), url, root or "", federation or "", trusted(ca))
         if as_json:
             show_json(facts)
             return
@@ -58,7 +79,7 @@ def order(verb: str, done: str, help: str) -> click.Command:
 
     command.__doc__ = f"{help}\n\nRUN is a run directory, or else the one in runs/ that was served last."
     shown = example(f"fedthings {verb} runs/wisdm")(command)
-    return click.command(verb)(run(broker(root(federation(as_json(shown))))))
+    return click.command(verb)(run(broker(password(ca(root(federation(as_json(shown))))))))
 
 
 pause = order(

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     type=click.Choice(["mosquitto", "amqtt"]),
     help="The broker to start.  [default: mosquitto where it is installed]",
 )
+@click.option("--tls", is_flag=True, help="Over TLS, with an authority of its own.")
 @click.option("--no-plot", is_flag=True, help="Draw no picture at the end.")
 @as_json
 @example("fedthings demo", "fedthings demo --data wisdm_v11.npz --rounds 60")
@@ -54,6 +55,7 @@ def command(
     seed: int,
     patience: float,
     broker: str | None,
+    tls: bool,
     no_plot: bool,
     as_json: bool,
 ) -> int:
@@ -77,13 +79,14 @@ def command(
     metric = next((name for name in names if name != "loss"), "loss")
     click.echo(f"{federation.devices} devices, one process each; run directory {directory}", err=True)
     with Ending() as ending, shown(federation, rounds, metric) as view:
-        result = demo(federation, fleet, rounds, directory, view, ending, broker or "")
+        result = demo(federation, fleet, rounds, directory, view, ending, broker or "", tls)
     if result is None:
         again = ["fedthings demo", f"--out {directory}", f"--rounds {rounds}", f"--seed {seed}"]
         again += [f"--data {data}"] if data else []
         again += [f"--devices {devices}"] if devices else []
         again += [f"--patience {patience:g}"] if patience != 20 else []
         again += [f"--broker {broker}"] if broker else []
+        again += ["--tls"] if tls else []
         click.echo(f"stopped, no process is left, nothing is lost. To go on: {' '.join(again)}", err=True)
         return ending.code
     if not no_plot:

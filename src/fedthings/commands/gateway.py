@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import click
 
 from fedthings.commands import as_json, example, show_json
-from fedthings.commands.link import link, linked, say
+from fedthings.commands.link import federation, link, once, say, way
 from fedthings.threads import one_thread
 
 
 @click.command()
-@click.option("--broker", required=True, metavar="URL", help="Above: the coordinator's broker, or a gateway's.")
-@click.option("--name", required=True, help="This gateway's name, as the coordinator knows it.")
+@click.option("--name", help="This gateway's name, as the coordinator knows it.  [default: the token's]")
 @link
+@federation
+@once
 @click.option("--out", type=click.Path(), help="Where it keeps its state.  [default: ~/.fedthings/NAME]")
 @click.option(
     "--count", default=0, type=click.IntRange(0), help="Send a sum up at so many reports.  [default: no count]"
@@ -40,16 +41,13 @@ from fedthings.threads import one_thread
 @click.option("--allow", multiple=True, metavar="PACKAGE.MODULE:FACTORY", help="Read tasks with this installed model.")
 @as_json
 @example(
-    "fedthings gateway --broker mqtt://hub.local --name west --password-file west.key --host 0.0.0.0 --port 1883",
-    "fedthings gateway --broker mqtt://west:PASSWORD@hub.local --name west --below mqtt://west:PASSWORD@hub.local "
-    "--below-root ft-west",
+    "fedthings gateway --token west.token --broker mqtt://hub.local --out gates/west --host 0.0.0.0 --port 1883",
+    "fedthings gateway --token west.token --broker mqtt://hub.local --password-file west.key "
+    "--below mqtt://hub.local --below-root ft-west",
 )
 def command(
-    broker: str,
-    name: str,
-    password_files: tuple[str, ...],
+    name: str | None,
     out: str | None,
-    root: str,
     count: int,
     interval: float,
     below: str | None,
@@ -63,34 +61,34 @@ def command(
     once: bool,
     reconnect: float,
     as_json: bool,
+    **linked: Any,
 ) -> int:
     """Sum the reports of a group of devices, and send the sums up.
 
     Devices join it as they would join the coordinator; the model is the same, bit for bit. The
-    coordinator lets it by `fedthings serve --gateway NAME`. Devices are let in with `fedthings
-    devices --out DIR add`, here and there.
+    coordinator lets it by `fedthings serve --gateway NAME`. Devices are let in with `fedthings enrol`,
+    with --out of the gateway here, and of the coordinator there.
     """
     one_thread()
     if below and "://" in below and (host or port):
         raise click.UsageError("--host and --port are for a broker of our own: leave them out with --below URL")
-    if below and "://" in below and not below_root and root == "ft":
+    if below and "://" in below and not below_root and linked["root"] in (None, "ft"):
         raise click.UsageError("the devices' topics need a root of their own there: name one with --below-root")
     from fedthings.device.rules import Rules
     from fedthings.gateway.process import Process, Settings
     from fedthings.lifeline import Ending
 
-    (url,) = linked((broker,), name, password_files)
-    directory = Path(out) if out else Path.home() / ".fedthings" / name
-    directory.mkdir(parents=True, exist_ok=True)
+    ours = way(name, out, **linked)
+    ours.directory.mkdir(parents=True, exist_ok=True)
     rules = Rules(federations=(federation,) if federation else (), allow=allow)
     settings = Settings(count, interval, gateways, rules, below or "", below_root or "", host or "", port or 0, devices)
     with (
         Ending() as ending,
-        Process(name, url, directory, settings, root=root, patience=reconnect, on_news=say) as process,
+        Process(ours, settings, ending, patience=reconnect, on_news=say) as process,
     ):
-        say(f"{name} is linked to {process.up.broker}; devices join it at {process.down.broker} --root {process.root}")
-        ending.attach(process.wake)
+        say(f"{ours.name} is linked to {process.up.broker}")
+        say(f"devices join it at {process.down.broker} --root {process.root}")
         did = process.run(ending, once)
     if as_json:
-        show_json({"gateway": name, **did._asdict()})
+        show_json({"gateway": ours.name, **did._asdict()})
     return ending.code

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from math import inf
-from pathlib import Path
+from typing import Any
 
 import click
 
 from fedthings.commands import as_json, example, show_json, target
-from fedthings.commands.link import link, linked, say
+from fedthings.commands.link import federation, link, once, say, way
 from fedthings.threads import one_thread
 
 
 @click.command()
-@click.option(
-    "--broker",
-    "brokers",
-    required=True,
-    multiple=True,
-    metavar="URL",
-    help="mqtt://HOST:PORT or mqtts://HOST:PORT; several: the others to fall back on, in turn.",
-)
-@click.option("--name", required=True, help="This device's name, as the coordinator knows it.")
+@click.option("--name", help="This device's name.  [default: the token's]")
 @click.option("--data", required=True, type=click.Path(), help="Its own rows: npz with X, y, split; or CSV.")
 @link
+@federation
+@once
 @target
 @click.option("--classes", metavar="A,B,...", help="Names of text labels, in the federation's order.")
 @click.option(
@@ -66,15 +60,13 @@ from fedthings.threads import one_thread
 @click.option("--parent", type=int, hidden=True, help="End when this process dies.")
 @as_json
 @example(
-    "fedthings join --broker mqtt://hub.local:1883 --name kitchen --data kitchen.npz --password-file kitchen.key",
-    "fedthings join --broker mqtt://west.local --broker mqtt://hub.local --name kitchen --data kitchen.npz \\",
-    "    --password-file west.key --password-file hub.key",
+    "fedthings join --token kitchen.token --data kitchen.npz --broker mqtt://hub.local:1883",
+    "fedthings join --broker mqtt://west.local --broker mqtt://hub.local --data kitchen.npz \\",
+    "    --token west.token --token hub.token",
 )
 def command(
-    brokers: tuple[str, ...],
-    name: str,
+    name: str | None,
     data: str,
-    password_files: tuple[str, ...],
     target: str | None,
     classes: str | None,
     state: str | None,
@@ -83,7 +75,6 @@ def command(
     allow: tuple[str, ...],
     federation: str | None,
     once: bool,
-    root: str,
     reconnect: float,
     next_after: float,
     go_back: float,
@@ -92,10 +83,13 @@ def command(
     rate: float | None,
     parent: int | None,
     as_json: bool,
+    **linked: Any,
 ) -> int:
     """Take part with this device's own data, in each federation that its rules allow, one task at a time.
 
     The data stays here: what is sent are reports. The newest model is kept for `fedthings predict`.
+    At its first start the device makes its key, and enrols with its token; several --broker are those
+    to fall back on, in turn.
     """
     one_thread()
     from fedthings.lifeline import Ending, die_with
@@ -109,7 +103,7 @@ def command(
     from fedthings.learn.fleet import Fleet
     from fedthings.spelling import read
 
-    urls = linked(brokers, name, password_files)
+    ours = way(name, state, **linked)
     rules = read(rules_file, Rules, "the rules") if rules_file else Rules()
     if effort is not None:
         rules = replace(rules, effort=effort)
@@ -117,18 +111,14 @@ def command(
         rules = replace(rules, allow=(*rules.allow, *allow))
     if federation is not None:
         rules = replace(rules, federations=(federation,))
-    shard = Fleet.one(data, name, target, tuple(classes.split(",")) if classes else ())
-    directory = Path(state).expanduser() if state else Path.home() / ".fedthings" / name
+    shard = Fleet.one(data, ours.name, target, tuple(classes.split(",")) if classes else ())
     with Ending() as ending:
         did = join(
-            name,
+            ours,
             shard,
-            urls,
-            directory,
             ending,
             rules=rules,
             once=once,
-            root=root,
             patience=reconnect,
             next_after=next_after,
             go_back=go_back,
@@ -138,5 +128,5 @@ def command(
             on_news=say,
         )
     if as_json:
-        show_json({"device": name, **did._asdict()})
+        show_json({"device": ours.name, **did._asdict()})
     return ending.code

@@ -26,19 +26,21 @@ if TYPE_CHECKING:
 def command(state: str, data: str, out: str | None, federation: str | None, allow: str | None, as_json: bool) -> None:
     """Predict with the model that this device holds.
 
-    No connection is needed. Writes one line a sample with the model's outputs.
+    No connection is needed. Writes one line a sample with the model's outputs; a
+    model of windows answers for each row that ends one.
     """
     from fedthings.learn import save
     from fedthings.learn.model import outputs
     from fedthings.learn.own import Own
+    from fedthings.learn.series import as_samples
     from fedthings.learn.tables import read
 
     model, row, _ = save.load(held(state, federation or ""))
     if isinstance(model, Own):
-        _allowed(model.factory, allow)
+        allowed(model.factory, allow)
         answers = model.predict(row, read(data, labelled=False).X)
     else:
-        answers = outputs(model, row, read(data, labelled=False).X)
+        answers = outputs(model, row, as_samples(read(data, labelled=False).X, model.input))
     answers = answers.reshape(len(answers), -1)
     if as_json:
         show_json({"samples": len(answers), "outputs": answers.tolist()})
@@ -78,7 +80,7 @@ def held(state: str, federation: str = "") -> Path:
     return path
 
 
-def _allowed(factory: str, allow: str | None) -> None:
+def allowed(factory: str, allow: str | None) -> None:
     """Raise SpecError unless the model, which is Python code, may run: a file alone is not to decide it (law 9)."""
     from fedthings.errors import SpecError
 

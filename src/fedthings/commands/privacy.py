@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,40 @@ def command(run: str, as_json: bool) -> None:
     """Print the privacy ledger of a run.
 
     Epsilon now and at the end of the training in RUN, by which mechanism, and what
-    the claim rests on. With --json, every release too.
+    the claim rests on; in secure mode, what each server sees of reports. With
+    --json, every release too.
     """
     from fedthings.privacy import ledger
 
-    claim, lines = ledger.read(Path(run))
+    directory = Path(run)
+    sees = _seen(directory)
+    if sees and not (directory / ledger.FILE).is_file():
+        if as_json:
+            show_json({"epsilon": None, "seen": sees})
+            return
+        click.echo(f"{'epsilon':14}none is claimed: nothing bounds what the models, made of many sums, tell")
+        _say(sees)
+        return
+    claim, lines = ledger.read(directory)
     found = ledger.status(claim, lines)
     if as_json:
-        show_json({**found, "ledger": lines})
+        show_json({**found, **({"seen": sees} if sees else {}), "ledger": lines})
         return
     _show(found)
+    _say(sees)
+
+
+def _seen(directory: Path) -> list[str]:
+    """Return what the servers of the secure mode of a run see, a sentence each; [] where there is no such mode."""
+    from fedthings import hidden
+    from fedthings.federation import load
+    from fedthings.run import FEDERATION
+
+    file = directory / FEDERATION
+    federation = load(file) if file.is_file() else None
+    if federation is None or federation.secure is None:
+        return []
+    return hidden.seen(federation.secure, claimed=federation.privacy is not None)
 
 
 def _show(found: dict[str, Any]) -> None:
@@ -41,11 +66,16 @@ def _show(found: dict[str, Any]) -> None:
         "at the end": f"{found['projected']:.3f}, after {found['allowed']:,} of {found['planned']:,} versions planned",
         "budget": f"{found['budget']:g}"
         + (f", of which {found['spent_before'][0]:g} was spent before" if any(found["spent_before"]) else ""),
-        "mechanism": f"{name}{details}; noise {found['multiplier']:.3f} times the clipping bound",
+        "mechanism": f"{name}{details}; noise {found['multiplier']:.3f} times the clipping bound"
+        + (", from each of two servers" if found["servers"] == 2 else ""),
         "clipping": ", ".join(f"{field} {value}" for field, value in found["clip"].items()),
     }
     for title, said in lines.items():
         click.echo(f"{title:14}{said}")
-    for sentence in found["rests_on"]:
+    _say(found["rests_on"])
+
+
+def _say(sentences: Sequence[str]) -> None:
+    for sentence in sentences:
         title, _, said = sentence.partition(": ")
         click.echo(f"{title:14}{said}")

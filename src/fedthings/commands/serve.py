@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fedthings.commands import as_json, example, show_json, target
+from fedthings.commands.link import ca, password, trusted, with_password
 from fedthings.commands.simulate import central_set, show_summary, targets
 from fedthings.threads import one_thread
 
@@ -31,13 +32,16 @@ if TYPE_CHECKING:
 @click.option(
     "--broker",
     metavar="URL|KIND",
-    help="An MQTT broker, mqtt://coordinator:PASSWORD@HOST:1883; or the kind of our own, mosquitto or amqtt.",
+    help="An MQTT broker, mqtt://HOST:1883; or the kind of our own, mosquitto or amqtt.",
 )
 @click.option("--host", metavar="ADDRESS", help="Own broker: where it listens.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(1, 65535), help="Own broker: its port.  [default: a free one]")
 @click.option("--http", type=click.IntRange(0, 65535), help="Offer models above 4 MiB over HTTP too, on this port.")
 @click.option("--cert", type=click.Path(exists=True), help="With --http: a certificate (PEM), for HTTPS.")
 @click.option("--key", type=click.Path(exists=True), help="With --cert: its private key (PEM).")
+@password
+@ca
+@click.option("--enrolled", type=click.Path(), help="Use the devices of this run directory, and its key.")
 @click.option("--root", metavar="NAME", help="The first level of the topics.  [default: ft]")
 @click.option("--gateway", "gateways", multiple=True, metavar="NAME", help="A device that may speak for others.")
 @click.option("--fsync", is_flag=True, help="Survive a loss of power too: each write reaches the disk.")
@@ -50,7 +54,7 @@ if TYPE_CHECKING:
 @as_json
 @example(
     "fedthings serve wisdm.toml --rounds 50 --host 0.0.0.0 --port 1883 --out runs/wisdm",
-    "fedthings serve wisdm.toml --broker mqtt://coordinator:secret@hub.local --stop accuracy=0.8",
+    "fedthings serve wisdm.toml --broker mqtts://hub.local --password-file coordinator.key --stop accuracy=0.8",
     "fedthings serve wisdm.toml power.toml --rounds 50 --rounds power:20 --out runs/house",
 )
 def command(
@@ -58,11 +62,14 @@ def command(
     rounds: tuple[str, ...],
     out: str | None,
     broker: str | None,
+    password_file: str | None,
+    ca: str | None,
     host: str | None,
     port: int | None,
     http: int | None,
     cert: str | None,
     key: str | None,
+    enrolled: str | None,
     root: str | None,
     gateways: tuple[str, ...],
     fsync: bool,
@@ -77,7 +84,7 @@ def command(
     """Coordinate a federation of real devices, or several on one fleet.
 
     FED is a TOML file, or a Python file that defines `federation`. Stopped in any way, the same
-    command goes on from the last report. Devices are let in with `fedthings devices add`.
+    command goes on from the last report. Devices are let in with `fedthings enrol`.
 
     Several federations share the devices, each of which works for one at a time; each has its run in a
     directory of its own, OUT/NAME. NAME: before a value is for that federation only.
@@ -104,7 +111,9 @@ def command(
         Server(
             [terms._replace(on_version=_shown(progress, terms, names)) for terms in served],
             directory,
-            broker=broker or "",
+            broker=with_password(broker or "", password_file),
+            tls=trusted(ca),
+            roll=Path(enrolled) if enrolled else None,
             host=host or "",
             port=port or 0,
             root=root or "",
@@ -195,7 +204,7 @@ def invitation(server: Server) -> str:
     """Return where devices can join, without secrets."""
     import socket
 
-    from fedthings.server.devices import PASSWORDS
+    from fedthings.identity.keys import fingerprint
     from fedthings.server.leader import Leader
 
     scheme = "mqtts" if server.address.tls else "mqtt"
@@ -203,15 +212,14 @@ def invitation(server: Server) -> str:
     if own in ("0.0.0.0", "::"):  # others know this machine by its name
         host = f"{socket.gethostname()}:{server.address.port}"
     root = f" --root {server.root}" if server.root != "ft" else ""
-    join = f"fedthings join --broker {scheme}://{host} --name NAME --data FILE --password-file NAME.key{root}"
+    join = f"fedthings join --broker {scheme}://{host} --token NAME.token --data FILE{root}"
     lines = [f"{server.directory}: devices join with", f"  {join}"]
-    add = f"fedthings devices --out {server.directory} add NAME"
-    if server.names:
-        lines.append(f"{len(server.names)} devices may join; their passwords are in {server.directory / PASSWORDS}")
-    elif server.broker is not None:
-        lines.append(f"nobody may join yet: `{add}` lets a device in, now or later")
+    if server.admission.names:
+        lines.append(f"{len(server.admission.names)} devices may join")
     else:
-        lines.append(f"every device that the broker lets in may join; `{add}` makes it a list of names")
+        add = f"fedthings enrol NAME --out {server.home}"
+        lines.append(f"nobody may join yet: `{add}` lets a device in, now or later")
+    lines.append(f"the fingerprint of this coordinator's key: {fingerprint(server.admission.seal.public)}")
     leader = server.service.leader
     if isinstance(leader, Leader):
         at = f"fedthings helper --broker {scheme}://{host} --name {leader.spec.name}{root}"

@@ -190,6 +190,8 @@ def simulate(
 
 def show_summary(summary: dict[str, Any], out: str | None) -> None:
     """Print how a run has ended."""
+    if answer := summary.get("answer"):
+        _say("answer", f"{answer['value']}   (of {answer['devices']:,} devices, {answer['samples']:,} samples)")
     measured = summary.get("metrics", {})
     worst = summary.get("worst_decile", {})
     for name, value in measured.items():

@@ -43,7 +43,7 @@ from fedthings.messages import (
     Want,
     Work,
 )
-from fedthings.phase import Phase, fits, learner, received
+from fedthings.phase import Phase, fits, kept, learner, received
 from fedthings.privacy.secagg import Scope, SecAgg
 from fedthings.privacy.signing import Signing
 from fedthings.protocol.events import Ticket
@@ -57,6 +57,10 @@ from fedthings.vector import Key, Payload
 from fedthings.wire import pack_body
 
 log = logging.getLogger("fedthings.device")
+
+
+WORDS = 240
+"""Characters of a reason that a device gives at the most."""
 
 
 class Agent:
@@ -268,7 +272,7 @@ class Agent:
         seated = self._joins(phase, job, now)  # while the model comes
         if not self._here(way, now) or not seated:
             return
-        self.shelf.enter(f"{self.transport.federation}/{job.ticket.phase}")
+        self.shelf.enter(f"{self.transport.federation}/{job.ticket.phase}", phase.kind == "evaluate")
         pending = self.shelf.pending
         model: Payload | None = None
         if pending is None or pending.ticket != job.ticket:
@@ -291,7 +295,7 @@ class Agent:
         if self.shelf.pending is not None:  # an edge's rounds take their time
             self.upload.begin(job.ticket, self.shelf.pending.report, now)
         if model is not None and phase.kind == "train":  # for predictions; the fleet does not wait for it
-            self.shelf.keep(phase.task.model, model["x"], job.ticket.version)
+            self._keep(phase, model, job.ticket.version)
 
     def _joins(self, phase: Phase, job: Assignment, now: float) -> bool:
         """Return whether the report can be hidden as `phase` wants; with SecAgg+ others have to agree first."""
@@ -315,10 +319,11 @@ class Agent:
 
     def _accepted(self, job: Assignment) -> Phase | None:
         """Return the phase that the task body describes, or decline it: it does not fit, or the owner's rules."""
+        found: Phase | None = None
         try:
             if self._phase is not None and self._phase[0] == job.task.digest:
                 return self._phase[1]
-            phase = decode(self.bodies.read(job.task, Work).spec, Phase)
+            found = phase = decode(self.bodies.read(job.task, Work).spec, Phase)
             refusal = self.rules.refusal(self.federation, phase)  # first: what it does not allow is not imported
             if refusal:
                 self._tell(f"declined: {refusal}{advice(phase, refusal)}")
@@ -327,7 +332,9 @@ class Agent:
             self._fits(phase)
         except (SpecError, WireError, DataError) as error:
             self._tell(f"cannot do the task: {error}")
-            self._decline(job.ticket, "does not fit")
+            asked = isinstance(error, DataError) and found is not None and found.query
+            said = str(error).removeprefix(f"{self.name}: ")[:WORDS]
+            self._decline(job.ticket, said if asked else "does not fit")  # whoever asks can mend that
             return None
         self._phase = (job.task.digest, phase)
         return phase
@@ -362,8 +369,8 @@ class Agent:
         )
         if unseen:
             self._tell(f"report left out: {unseen}")
-        kept = counts and (after is not None or any(part is not None for part in state))
-        self.shelf.hold(ticket, pack_body(report), [after, state] if kept else None, body)
+        keeps = counts and (after is not None or any(part is not None for part in state))
+        self.shelf.hold(ticket, pack_body(report), [after, state] if keeps else None, body)
         self.reports += 1
 
     def _decline(self, ticket: Ticket, reason: str) -> None:
@@ -425,7 +432,13 @@ class Agent:
 
     def _last(self, number: int, phase: Phase, version: int, model: Payload) -> None:
         """Keep the last model, `version` of the phase with this number."""
-        self.shelf.keep(phase.task.model, model["x"], version)
+        if not phase.query:
+            self._keep(phase, model, version)
+
+    def _keep(self, phase: Phase, model: Payload, version: int) -> None:
+        """Keep the model received, or the device's own as its kept reports have left it, for predictions."""
+        state = self.shelf.state[0] if self.shelf.state else None
+        self.shelf.keep(phase.task.model, kept(phase, model, state), version)
 
 
 def _aligned(arrays: Payload) -> Payload:

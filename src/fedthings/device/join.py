@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from math import ceil, inf
-from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote
 
 from fedthings.device.downloads import Downloads
 from fedthings.device.membership import Membership
 from fedthings.device.rules import Rules
+from fedthings.device.way import Way
 from fedthings.errors import TransportError
 from fedthings.learn.data import Shard
 from fedthings.lifeline import Ending, alone
-from fedthings.transport.link import Address
 from fedthings.transport.mqtt import BACKOFF, NEXT_AFTER, RETURN, MqttTransport
-from fedthings.transport.topics import ROOT
-from fedthings.transport.transport import Inbox, Linked, Unlinked
+from fedthings.transport.transport import Linked, Refused, Unlinked
 
 AWAKE = 5.0
 """Seconds that a device which sleeps is linked at the most."""
@@ -102,15 +99,12 @@ class Radio:
 
 
 def join(
-    name: str,
+    way: Way,
     shard: Shard,
-    urls: Sequence[str],
-    directory: Path,
     ending: Ending,
     *,
     rules: Rules | None = None,
     once: bool = False,
-    root: str = ROOT,
     patience: float = BACKOFF[1],
     next_after: float = NEXT_AFTER,
     go_back: float = RETURN,
@@ -119,24 +113,22 @@ def join(
     rate: float = inf,
     on_news: Callable[[str], None] = lambda text: None,
 ) -> Attended:
-    """Take part as `name` with the rows of `shard` until told to end, or to the federation's end if `once`.
+    """Take part with the rows of `shard` until told to end, or to the federation's end if `once`.
 
-    `urls` are those of the broker, and of others to fall back on, each with this device's password (`next_after` and
-    `go_back`: see `MqttTransport`); `directory` is where the device keeps its state and the newest models; `patience`
-    is the longest wait, in seconds, before a lost link is tried again; `rate` is the most bytes a second of models down
-    and reports up. A device that sleeps wakes `every` so many seconds and is linked for `awake` seconds at the most.
-    Raises TransportError where the first link fails, and StoreError.
+    `way` says who the device is, and by which brokers it is linked (`next_after` and `go_back`: see `MqttTransport`).
+    In its directory the device keeps its state and the newest models; `patience` is the longest wait, in seconds,
+    before a lost link is tried again; `rate` is the most bytes a second of models down and reports up. A device that
+    sleeps wakes `every` so many seconds and is linked for `awake` seconds at the most.
+    Raises TransportError where the first link fails, or the device is not let in, and StoreError.
     """
+    name, directory = way.name, way.directory
     with ExitStack() as stack:
         stack.enter_context(alone(directory, "the device's directory"))
-        backoff, inbox = (min(BACKOFF[0], patience), patience), Inbox()
-
-        def link() -> MqttTransport:
-            return MqttTransport(
-                urls, name, root=root, backoff=backoff, inbox=inbox, next_after=next_after, go_back=go_back
-            )
-
+        link = way.enrolled(ending, patience, next_after=next_after, go_back=go_back, on_news=on_news)
+        if link is None:
+            return Attended(0, 0, 0, 0, 0, 0, 0, 0)
         radio = Radio(link, every, awake)
+        inbox = radio.transport.inbox
         stack.callback(radio.close)
         downloads = Downloads(radio.transport.broker.host, inbox)
         stack.callback(downloads.close)
@@ -152,6 +144,7 @@ def join(
             downloads=downloads,
             on_news=on_news,
             every=every,
+            signing=way.signing(),
         )
         _attend(membership, radio, downloads, ending, once, on_news)
         radio.bye = bool(membership.agents)
@@ -169,7 +162,7 @@ def _attend(
     on_news: Callable[[str], None],
 ) -> None:
     """Take part in what is announced, until `ending` is noted, or to the end if `once`."""
-    lost, ended = False, 0
+    lost, ended, refused = False, 0, ""
     while not ending and not (once and membership.over):
         if radio.every and (membership.resting or time.monotonic() >= radio.off):
             radio.sleep(membership, ending, on_news)
@@ -177,6 +170,9 @@ def _attend(
         transport, until = radio.transport, min(membership.alarm, radio.off)
         arrival = transport.inbox.get(None if until == inf else min(max(0.0, until - time.monotonic()), _LONGEST))
         now = time.monotonic()
+        if isinstance(arrival, Refused) and str(arrival.error) != refused:
+            refused = str(arrival.error)
+            on_news(f"refused what came: {refused}")
         if isinstance(arrival, Linked):
             downloads.follow(transport.broker.host)
         if isinstance(arrival, Unlinked):
@@ -192,16 +188,3 @@ def _attend(
         if len(membership.ended) > ended and not membership.agents and not once:
             on_news("waiting for the next federation")
         ended = len(membership.ended)
-
-
-def with_password(url: str, name: str, password: str) -> str:
-    """Return the broker's `url` with user `name` and `password`, unless it names a user, or there is none.
-
-    Raises SpecError for a URL that is none.
-    """
-    address = Address.parse(url)
-    if address.user is not None or not password:
-        return url
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    scheme = "mqtts" if address.tls else "mqtt"
-    return f"{scheme}://{quote(name)}:{quote(password, safe='')}@{host}:{address.port}"

@@ -30,7 +30,8 @@ RETRY = 5.0
 class Member:
     """`join` a set, `take` what is said of it, `hide` the report; `wake` at `alarm`.
 
-    `signing` is by the device's identity (None: a key of its own). Raises StoreError where `directory` cannot be used.
+    `signing` is by the device's identity (None: it has none, and signs with a key made now).
+    Raises StoreError where `directory` cannot be used.
     """
 
     def __init__(self, transport: Transport, directory: Path | None, signing: Signing | None = None) -> None:

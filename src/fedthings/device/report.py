@@ -47,7 +47,7 @@ def made(phase: Phase, ticket: Ticket, fit: Fit, before: State, federation: str,
     if isinstance(phase.secure, SecAgg):
         member.hide(ticket, arrays)
     elif isinstance(phase.secure, TwoServers) and outgoing.ring is not None:
-        scope = scope_of(phase.secure, outgoing.ring, federation, task)
+        scope = scope_of(phase.secure, outgoing.ring, federation, task, phase.claim)
         arrays = split(arrays, public(phase.secure.helper, "secure.helper"), scope, ticket)
     elif refused(schema(phase), outgoing.stage.decode(sent.report), sent.weight)[0]:
         counts = False

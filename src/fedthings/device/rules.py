@@ -18,7 +18,8 @@ class Rules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`federations`: the names it takes part in (empty: any); `effort`: its share of the local work;
     `max_parameters`: the largest model it trains (0: any); `allow`: the models that are Python code, installed here,
     which it imports, each by its name "package.module:factory" (none unless named: law 9); `helpers`: the public keys
-    of the helpers it trusts, one of which must hide its reports from the coordinator (empty: nobody has to).
+    of the helpers it trusts, one of which must hide its reports from the coordinator (empty: nobody has to); `queries`:
+    whether questions about its data are answered.
     """
 
     federations: tuple[str, ...] = ()
@@ -26,6 +27,7 @@ class Rules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_parameters: int = 0
     allow: tuple[str, ...] = ()
     helpers: tuple[str, ...] = ()
+    queries: bool = True
 
     def __post_init__(self) -> None:
         within("rules.effort", self.effort, LEAST, 1)
@@ -39,6 +41,8 @@ class Rules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         model = phase.task.model
         if self.federations and name not in self.federations:
             return "owner: not this federation"
+        if phase.query and not self.queries:
+            return "owner: no queries"
         if isinstance(model, Own) and model.factory not in self.allow:
             return NOT_ALLOWED
         if isinstance(model, Own) and lacking(model):

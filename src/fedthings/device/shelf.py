@@ -52,10 +52,10 @@ class Shelf:
                 directory.mkdir(parents=True, exist_ok=True, mode=0o700)
                 self._load(directory)
 
-    def enter(self, scope: str) -> None:
-        """Begin `scope` with nothing kept, unless it is the one at hand."""
+    def enter(self, scope: str, closing: bool = False) -> None:
+        """Begin `scope` with nothing kept, unless it is the one at hand; `closing` goes on with what was kept."""
         if scope != self.scope:
-            self.scope, self.state, self.pending = scope, None, None
+            self.scope, self.state, self.pending = scope, self.state if closing else None, None
             self._write()
 
     def hold(self, ticket: Ticket, report: bytes, state: Any, model: bytes = b"") -> None:

@@ -10,7 +10,7 @@ from fedthings.messages import Ask, Bye, Chunk, Decline, Envelope, Hello, Offer,
 from fedthings.partial import expect
 from fedthings.protocol.events import Ticket
 from fedthings.server.gateways import RELAYED
-from fedthings.server.reception import SLACK, WRONG, chunks, own
+from fedthings.server.reception import QUARANTINED, SLACK, WRONG, chunks, own
 from fedthings.subtotal import most_bytes, verify
 from fedthings.transport.chunks import Assembly
 from fedthings.transport.topics import COORDINATOR, OPERATOR
@@ -54,7 +54,7 @@ def take(gateway: Gateway, sender: str, message: Envelope, federation: str) -> N
 
 def _check(gateway: Gateway, sender: str, message: Envelope, federation: str) -> None:
     if sender == COORDINATOR or not gateway.allowed(sender):
-        raise WireError("unknown device", f"{sender} is not on the list: add it with `fedthings devices add`")
+        raise WireError("unknown device", f"{sender} is not on the list: let it in with `fedthings enrol {sender}`")
     ours = gateway.down.federation
     if not gateway.bound or (federation != ours and not (federation == "" and isinstance(message, Bye))):
         raise WireError("another federation", f"{federation or 'none'}; this gateway is of {ours or 'none yet'}")
@@ -91,6 +91,11 @@ def _device(gateway: Gateway, device: str, message: Envelope, via: str) -> None:
             gateway.take_turns()
         else:
             del gateway.routes[device]
+    if gateway.held(device):
+        if not isinstance(message, Hello):
+            raise WireError(QUARANTINED, f"{device} is to do nothing, by its operator")
+        gateway.tell(device, Pause(QUARANTINED))
+        return
     match message:
         case Hello():
             _hello(gateway, device, message)

@@ -28,7 +28,8 @@ from fedthings.transport.topics import OPERATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Transport
 from fedthings.vector import Payload
 
-NOBODY = Shard(*(np.zeros((0, 1), np.float32) for _ in range(4)))
+_NO_ROWS = np.zeros((0, 1), np.float32)
+NOBODY = Shard(_NO_ROWS, _NO_ROWS, _NO_ROWS, _NO_ROWS)
 """The rows of an edge: it has none."""
 
 
@@ -76,8 +77,8 @@ class Reporter(Agent):
 class Edge:
     """`from_above` and `from_below` take arrivals, `wake` at `alarm`, as of a `Gateway`.
 
-    `devices`: how many it waits for before its first edge round. `allowed` says who may take part, `gateways` who of
-    them may speak for others. Raises StoreError where `directory` cannot be written.
+    `devices`: how many it waits for before its first edge round. `allowed` says who may take part, `held` who gets
+    no work, `gateways` who of them may speak for others. Raises StoreError where `directory` cannot be written.
     """
 
     def __init__(
@@ -89,13 +90,15 @@ class Edge:
         *,
         devices: int = 0,
         allowed: Callable[[str], bool] = lambda name: True,
+        held: Callable[[str], bool] = lambda name: False,
         gateways: Collection[str] = (),
         rules: Rules | None = None,
         chunk: int = CHUNK,
         on_news: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.up, self.down, self.directory, self.on_news = up, down, directory, on_news
-        self._devices, self._allowed, self._gateways, self._chunk = devices, allowed, gateways, chunk
+        self._devices, self._allowed, self._held, self._gateways = devices, allowed, held, gateways
+        self._chunk = chunk
         self.announced: Announce | None = None
         self.rounds: Rounds | None = None
         self.now = 0.0
@@ -181,6 +184,7 @@ class Edge:
                 self.down,
                 devices=self._devices,
                 allowed=self._allowed,
+                held=self._held,
                 gateways=self._gateways,
                 chunk=self._chunk,
             )

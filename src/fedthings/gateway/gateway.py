@@ -57,8 +57,8 @@ class Gateway:
 
     `up` links it, under its own name, to the coordinator's broker or that of a gateway above; `down` is the
     coordinator's end of its own broker or topic root. A sum goes up at `count` tickets (0: no count), after
-    `interval` seconds, or when nothing more is awaited. `allowed` says who may take part, `gateways` who of them
-    may speak for others. Raises StoreError where `directory` cannot be written.
+    `interval` seconds, or when nothing more is awaited. `allowed` says who may take part, `held` who gets no
+    work, `gateways` who of them may speak for others. Raises StoreError where `directory` cannot be written.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Gateway:
         count: int = 0,
         interval: float = INTERVAL,
         allowed: Callable[[str], bool] = lambda name: True,
+        held: Callable[[str], bool] = lambda name: False,
         gateways: Collection[str] = (),
         rules: Rules | None = None,
         chunk: int = CHUNK,
@@ -77,7 +78,8 @@ class Gateway:
     ) -> None:
         self.up, self.down, self.directory = up, down, directory
         self.count, self.interval, self.chunk = count, interval, chunk
-        self.allowed, self.gateways, self.rules, self.on_news = allowed, gateways, rules or Rules(), on_news
+        self.allowed, self.held, self.gateways = allowed, held, gateways
+        self.rules, self.on_news = rules or Rules(), on_news
         self.tasks = Tasks()
         self.announced: Announce | None = None
         self.epoch = secrets.token_hex(4)  # new with each link: what was said before may be lost

@@ -10,16 +10,18 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import inf
-from pathlib import Path
 from typing import NamedTuple
 
 from fedthings.device.rules import Rules
+from fedthings.device.way import Way
+from fedthings.errors import TransportError, WireError
 from fedthings.gateway.edge import Edge
 from fedthings.gateway.gateway import INTERVAL, Gateway
 from fedthings.lifeline import Ending, alone
-from fedthings.messages import Announce, Ask
-from fedthings.server import devices
-from fedthings.server.broker import KINDS, Broker, Kind
+from fedthings.messages import Announce, Ask, Bye, Enrol
+from fedthings.server.admission import Admission
+from fedthings.server.broker import KINDS, Kind
+from fedthings.server.certificates import own_trust
 from fedthings.server.place import Place
 from fedthings.server.serving import LINGER
 from fedthings.transport.mqtt import BACKOFF, MqttTransport
@@ -80,44 +82,50 @@ class Process:
 
     def __init__(
         self,
-        name: str,
-        url: str,
-        directory: Path,
+        way: Way,
         settings: Settings,
+        ending: Ending,
         *,
-        root: str = ROOT,
         patience: float = BACKOFF[1],
         on_news: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.name, self.directory, self.settings, self.on_news = name, directory, settings, on_news
-        self.broker: Broker | None = None
+        self.name, self.directory, self.settings, self.on_news = way.name, way.directory, settings, on_news
         self._both: queue.SimpleQueue[tuple[bool, Arrival | None]] = queue.SimpleQueue()
         self._announced: dict[str, Delivery] = {}
         self._lost: set[bool] = set()
         self._ended: set[str] = set()
         self.merged = self.sums = 0
         with ExitStack() as stack:
-            stack.enter_context(alone(directory, "the gateway's directory"))
-            self.names = {device["name"]: device["password"] for device in devices.listed(directory)}
-            self._kind: Kind | None = settings.below if settings.below in KINDS else None
-            below = "" if self._kind else settings.below
-            self._open = bool(below) and not self.names  # a broker of one's own lets in whom it lets in
-            backoff = (min(BACKOFF[0], patience), patience)
-            self.up = MqttTransport(url, name, root=root, backoff=backoff, inbox=_Side(self._both, True))
-            stack.callback(self.up.close)
+            stack.enter_context(alone(way.directory, "the gateway's directory"))
+            self.admission = admission = Admission(way.directory)
+            stack.callback(admission.close)
+            kind: Kind | None = settings.below if settings.below in KINDS else None
+            below = "" if kind else settings.below
             if not below:
-                port, host, root_below = settings.port, settings.host, settings.below_root
-                self.broker = Broker.start(
-                    directory, port, self.names, self._kind, host=host, root=root_below, on_end=self.wake
-                )
-                stack.callback(self.broker.stop)
-                below = self.broker.url()
+                admission.start(way.directory, settings.port, kind, settings.host, settings.below_root, self.wake)
+                assert admission.broker is not None
+                stack.callback(admission.broker.stop)
+                below = admission.broker.url()
+            self.broker = admission.broker
+            link = way.enrolled(ending, patience, _Side(self._both, True), on_news=on_news)
+            if link is None:
+                raise TransportError(f"{way.name} was stopped before it was enrolled")
+            ending.attach(self.wake)
+            backoff = (min(BACKOFF[0], patience), patience)
+            self.up = link()
+            stack.callback(self.up.close)
             self.root = self.broker.access.root if self.broker else settings.below_root or ROOT
             self.down = MqttTransport(
-                below, COORDINATOR, root=self.root, backoff=backoff, inbox=_Side(self._both, False)
+                below,
+                COORDINATOR,
+                root=self.root,
+                backoff=backoff,
+                inbox=_Side(self._both, False),
+                seal=admission.seal,
+                tls=own_trust(way.directory),
             )
             stack.callback(self.down.close)
-            Place("", below, self.root).write(directory)
+            Place("", below, self.root).write(way.directory)
             self.gateway: Gateway | Edge = self._anew()
             self._stack = stack.pop_all()
 
@@ -163,7 +171,8 @@ class Process:
             self.directory,
             count=settings.count,
             interval=settings.interval,
-            allowed=lambda name: self._open or name in self.names,
+            allowed=self.admission.allowed,
+            held=self.admission.held,
             gateways=frozenset(settings.gateways),
             rules=settings.rules,
             on_news=self.on_news,
@@ -182,8 +191,9 @@ class Process:
                     self.up,
                     self.down,
                     self.directory / arrival.federation,
-                    devices=settings.devices or len(self.names.keys() - set(settings.gateways)),
-                    allowed=lambda name: self._open or name in self.names,
+                    devices=settings.devices or len(self.admission.names.keys() - set(settings.gateways)),
+                    allowed=self.admission.allowed,
+                    held=self.admission.held,
                     gateways=frozenset(settings.gateways),
                     rules=settings.rules,
                     on_news=self.on_news,
@@ -194,7 +204,8 @@ class Process:
         """See one federation through; at its end those below have some seconds to fetch the last model."""
         gateway, end = self.gateway, inf
         while not ending and not gateway.done and time.monotonic() < end:
-            timeout = min(max(0.0, min(gateway.alarm, end) - time.monotonic()), _LONGEST)
+            due = min(gateway.alarm, end, self.admission.alarm)
+            timeout = min(max(0.0, due - time.monotonic()), _LONGEST)
             try:
                 above, arrival = self._both.get(timeout=timeout)
             except queue.Empty:
@@ -202,10 +213,12 @@ class Process:
             now = time.monotonic()
             if arrival is not None:
                 self._look(above, arrival)
-                if not self._is_old(arrival):
+                if not self._is_old(arrival) and not _is_enrolment(arrival):
                     gateway = self.gateway = self._chosen(arrival) if above else gateway
                     (gateway.from_above if above else gateway.from_below)(arrival, now)
             gateway.wake(now)
+            if now >= self.admission.alarm:
+                self.admission.flush(self.down, now)
             if self.broker is not None and not self.broker.alive:
                 self.broker.restart(self.on_news)
             if end == inf and gateway.announced is not None and gateway.announced.state == "finished":
@@ -241,7 +254,21 @@ class Process:
             self._lost.discard(above)
             self.on_news(f"linked {where} again")
         elif isinstance(arrival, Delivery) and not above and arrival.message == Ask("reload"):
-            self.names = {device["name"]: device["password"] for device in devices.listed(self.directory)}
-            self._open = self._open and not self.names
-            if self.broker is not None:
-                self.broker.admit(self.names)
+            self._reload()
+        elif isinstance(arrival, Delivery) and isinstance(arrival.message, Enrol):
+            try:
+                self.admission.take(arrival.sender, arrival.message, time.monotonic())
+            except WireError as error:
+                log.warning("refused to enrol %s: %s", arrival.message.name[:64], error)
+
+    def _reload(self) -> None:
+        """Read the roll again; one that is not on it any more is gone."""
+        changed = self.admission.changed()
+        federation = self.down.federation
+        for name in sorted(changed.gone | changed.quarantined):
+            self.gateway.from_below(Delivery(name, Bye(), federation), time.monotonic())
+        self.admission.flush(self.down, time.monotonic())
+
+
+def _is_enrolment(arrival: Arrival) -> bool:
+    return isinstance(arrival, Delivery) and isinstance(arrival.message, Enrol)

@@ -34,6 +34,7 @@ class Rounds(Service):
         *,
         devices: int,
         allowed: Callable[[str], bool],
+        held: Callable[[str], bool],
         gateways: Collection[str],
         chunk: int,
     ) -> None:
@@ -42,7 +43,9 @@ class Rounds(Service):
         own = load(known) if known.exists() else federation(phase, name)
         self.edge = EdgeEngine(own, Models(directory / "models"))
         pair = self.edge, coordinator(phase.edge, phase.seed, devices)
-        super().__init__(own, 1, directory, transport, allowed=allowed, gateways=gateways, chunk=chunk, edge=pair)
+        super().__init__(
+            own, 1, directory, transport, allowed=allowed, held=held, gateways=gateways, chunk=chunk, edge=pair
+        )
 
     def made(self, ticket: Ticket) -> bool:
         """Return whether all rounds of `ticket` are over."""

@@ -62,6 +62,8 @@ class Tasks:
                 refusal = self._rules.refusal(self._name, spec)  # first: what it does not allow is not imported
                 if not refusal:
                     partial = Partial(spec)
+                    if partial.ring is not None and partial.ring.longest:
+                        raise SpecError("norms of reports are checked by each share, and a gateway sends their sum")
                     self._phases[work.phase] = Known(partial, template(spec, partial))
             except SpecError as error:
                 log.warning("the task cannot be summed here: %s", error)

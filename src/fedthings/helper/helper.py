@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +19,7 @@ import numpy as np
 from fedthings.aggregate.ring import EXACT, X
 from fedthings.errors import WireError
 from fedthings.helper.rules import Rules
-from fedthings.helper.store import Store
+from fedthings.helper.store import Released, Store
 from fedthings.messages import (
     Announce,
     Batch,
@@ -32,9 +34,11 @@ from fedthings.messages import (
     Verdict,
     Want,
 )
-from fedthings.privacy import sketch
+from fedthings.privacy import noise, sketch
+from fedthings.privacy.central import Claim
+from fedthings.privacy.distributed import Stream, read
 from fedthings.privacy.keys import held, public_of, spelled
-from fedthings.privacy.shares import SEALED, SHA, Channel, Scope, about, commitment, mask, unseal
+from fedthings.privacy.shares import Channel, Scope, about, commitment, mask, parted, unseal
 from fedthings.transport.chunks import Assembly, Source
 from fedthings.transport.topics import COORDINATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Transport
@@ -59,6 +63,7 @@ class Asked(NamedTuple):
 class Helper:
     """`receive` an arrival; nothing has to be done in between. `directory` holds its key and its state.
 
+    `key` makes that of the noise for a federation with a privacy claim: a secret one, except in tests.
     Raises StoreError where the directory cannot be used.
     """
 
@@ -68,8 +73,10 @@ class Helper:
         transport: Transport,
         rules: Rules | None = None,
         on_news: Callable[[str], None] = lambda text: None,
+        key: Callable[[], bytes] = noise.fresh,
     ) -> None:
         self.transport, self.rules, self.on_news = transport, rules or Rules(), on_news
+        self._fresh = key
         self.key = held(directory / KEY_FILE)
         self.public = public_of(self.key)
         self.store = Store(directory)
@@ -150,20 +157,32 @@ class Helper:
         channel = Channel(self.key, sealed.sender)
         batch = unpack_body(channel.open(sealed.data, about("batch", federation)), Batch)
         scope, shares, seeds = self._read(federation, batch)
-        if commitment(scope, batch.tickets, shares, seeds, batch.draw) != batch.digest:
+        sums = batch.sums or (len(batch.tickets),)
+        if commitment(scope, batch.tickets, shares, seeds, batch.draw, sums) != batch.digest:
             return Verdict(batch.digest, False, reason="different sets")
         if (known := self.store.answer(batch.digest)) is not None:
             return known
         name = self._names.get(federation, "")
         if self.rules.federations and name not in self.rules.federations:
             return Verdict(batch.digest, False, reason="not this federation")
-        if len(batch.tickets) < max(self.rules.min_batch, batch.min_batch):
+        if min(sums) < max(self.rules.min_batch, batch.min_batch):
             return Verdict(batch.digest, False, reason="batch below the minimum")
         used = self.store.used(federation, batch.tickets, norms=bool(batch.draw))
         out = dict.fromkeys(used, "used already")
         if scope.norms and not batch.draw and not self.store.checked(federation, batch.tickets):
             return Verdict(batch.digest, False, reason="norms first")
         opened = []
+        stream, kept = None, self.store.noise(federation)
+        if kept is not None and kept["claim"] != scope.claim:  # its noise goes on, and nothing leaves without
+            return Verdict(batch.digest, False, reason="another claim")
+        if (claim := _claim(batch, scope)) is not None:
+            stream = Stream(claim, self._fresh())
+            if kept is not None:
+                stream.restore(kept)
+            if not stream.version < batch.version <= claim.versions:
+                return Verdict(batch.digest, False, reason="no noise for this version")
+            often = self.store.too_often(federation, batch.tickets, batch.version, claim.apart, claim.times)
+            out |= dict.fromkeys(often, "too often")
         for ticket, share, seed in zip(batch.tickets, shares, seeds, strict=True):
             try:
                 opened.append(unseal(seed, self.key, scope.of(ticket, share)))
@@ -172,11 +191,14 @@ class Helper:
         if out:
             receipts = tuple(Receipt(ticket, False, reason) for ticket, reason in sorted(out.items()))
             return Verdict(batch.digest, False, receipts)
-        arrays = _sketches(scope, opened, batch) if batch.draw else _sum(scope, opened)
+        arrays = _sketches(scope, opened, batch) if batch.draw else _summed(scope, opened, sums)
+        if stream is not None:
+            arrays[X] += stream.at(batch.version).astype(arrays[X].dtype)
         answer = channel.close(pack_body(Share(batch.digest, arrays)), about("share", federation))
         self.store.pin(federation, sealed.sender)
         body = pack_body(Sealed(self.public, answer))
-        path = self.store.commit(federation, batch.digest, batch.tickets, body, norms=bool(batch.draw))
+        made = None if stream is None else Released(batch.version, {**stream.snapshot(), "claim": scope.claim})
+        path = self.store.commit(federation, batch.digest, batch.tickets, body, norms=bool(batch.draw), made=made)
         if batch.draw:
             return path
         self.given += 1
@@ -195,11 +217,13 @@ class Helper:
             raise WireError("malformed", f"reports of {batch.dim} numbers of {batch.bits} bits, {batch.exact} of 64")
         if batch.draw and (not batch.norms or len(batch.draw) != sketch.SEED or batch.dim < sketch.LEAST):
             raise WireError("malformed", f"norms of reports of {batch.dim} numbers, for which no device has asked")
-        rows = batch.arrays.get("shares"), batch.arrays.get("seeds")
-        if len(set(batch.tickets)) != n or any(row is None or row.dtype != np.uint8 for row in rows):
-            raise WireError("malformed", "a batch has tickets that differ, and bytes of shares and seeds")
-        shares, seeds = (_cut(batch.arrays[name], n, size) for name, size in (("shares", SHA), ("seeds", SEALED)))
-        scope = Scope(federation, batch.task, batch.min_batch, batch.norms, batch.bits, batch.dim, batch.exact)
+        if len(set(batch.tickets)) != n or not n:
+            raise WireError("malformed", "a batch has tickets that differ")
+        if batch.sums and (sum(batch.sums) != n or len(batch.sums) * batch.dim > WIDEST):
+            raise WireError("malformed", f"{n} tickets in sums of {list(batch.sums[:8])}")
+        shares, seeds = map(list, zip(*parted(batch.arrays, n), strict=True))
+        claim = sha256(batch.claim).digest() if batch.claim else b""
+        scope = Scope(federation, batch.task, batch.min_batch, batch.norms, batch.bits, batch.dim, batch.exact, claim)
         return scope, shares, seeds
 
     # ------------------------------------------------------------------------ parts
@@ -214,20 +238,27 @@ class Helper:
         self.transport.send(COORDINATOR, message)  # type: ignore[arg-type]
 
 
-def _cut(row: np.ndarray, n: int, size: int) -> list[bytes]:
-    if len(row) != n * size:
-        raise WireError("malformed", f"{len(row)} bytes for {n} reports of {size}")
-    data = row.tobytes()
-    return [data[start : start + size] for start in range(0, len(data), size)]
+def _claim(batch: Batch, scope: Scope) -> Claim | None:
+    """Return what is claimed of the sum of `batch`. Raises WireError where its noise would not do."""
+    if not batch.claim:
+        return None
+    claim = read(batch.claim)
+    if batch.draw or len(batch.sums) > 1 or not claim.shared or claim.size != scope.dim:
+        raise WireError("malformed", "a claim of another sum")
+    if claim.share or claim.epsilon(claim.versions) > claim.privacy.epsilon * (1 + 1e-9):
+        raise WireError("malformed", f"noise that is not enough for epsilon {claim.privacy.epsilon:g}")
+    return claim
 
 
-def _sum(scope: Scope, seeds: list[bytes]) -> dict[str, np.ndarray]:
-    """Return the sum of the masks of `seeds`, in the rings of the reports."""
-    total = {X: np.zeros(scope.dim, f"u{scope.bits // 8}")} if scope.dim else {}
-    total[EXACT] = np.zeros(scope.exact, np.uint64)
-    for seed in seeds:
-        mask(seed, total, np.add)
-    return total
+def _summed(scope: Scope, seeds: list[bytes], sums: Sequence[int]) -> dict[str, np.ndarray]:
+    """Return the sum of the masks of `seeds`, in the rings of the reports; of "x" one for each of `sums`."""
+    exact, rest = np.zeros(scope.exact, np.uint64), iter(seeds)
+    rows = np.zeros((len(sums), scope.dim), f"u{scope.bits // 8}")
+    for row, size in zip(rows, sums, strict=True):
+        total = {X: row, EXACT: exact} if scope.dim else {EXACT: exact}
+        for seed in islice(rest, size):
+            mask(seed, total, np.add)
+    return {X: rows.reshape(-1), EXACT: exact} if scope.dim else {EXACT: exact}
 
 
 def _sketches(scope: Scope, seeds: list[bytes], batch: Batch) -> dict[str, np.ndarray]:

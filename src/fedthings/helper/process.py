@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import NamedTuple
 
+from fedthings.device.way import Way
 from fedthings.helper.helper import Helper
 from fedthings.helper.rules import Rules
 from fedthings.lifeline import Ending, alone
-from fedthings.transport.mqtt import BACKOFF, MqttTransport
-from fedthings.transport.topics import ROOT
+from fedthings.transport.mqtt import BACKOFF
 from fedthings.transport.transport import Inbox, Linked, Unlinked
 
 
@@ -26,30 +25,30 @@ class Given(NamedTuple):
 
 
 def help_out(
-    name: str,
-    url: str,
-    directory: Path,
+    way: Way,
     ending: Ending,
     *,
     rules: Rules | None = None,
-    root: str = ROOT,
     patience: float = BACKOFF[1],
     on_news: Callable[[str], None] = lambda text: None,
 ) -> Given:
-    """Help the federations at the broker `url`, as `name`, until told to end.
+    """Help the federations that are found by this `way`, until told to end.
 
-    `directory` holds key and state; `patience` is the longest wait, in seconds, before a lost link is tried again.
-    Raises TransportError where the first link fails, and StoreError.
+    Its directory holds keys and state; `patience` is the longest wait, in seconds, before a lost link is tried again.
+    Raises TransportError where the first link fails or it is not let in, and StoreError.
     """
     with ExitStack() as stack:
-        stack.enter_context(alone(directory, "the helper's directory"))
+        stack.enter_context(alone(way.directory, "the helper's directory"))
         inbox = Inbox()
-        transport = MqttTransport(url, name, root=root, backoff=(min(BACKOFF[0], patience), patience), inbox=inbox)
+        link = way.enrolled(ending, patience, inbox, on_news=on_news)
+        if link is None:
+            return Given(0, 0, 0, 0)
+        transport = link()
         stack.callback(transport.close)
-        helper = Helper(directory, transport, rules, on_news)
+        helper = Helper(way.directory, transport, rules, on_news)
         stack.callback(helper.close)
         ending.attach(inbox.wake)
-        on_news(f"{name} is linked to {transport.broker}")
+        on_news(f"{way.name} is linked to {transport.broker}")
         lost = False
         while not ending:
             arrival = inbox.get()

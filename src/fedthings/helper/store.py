@@ -7,14 +7,20 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from fedthings import checkpoint
 from fedthings.errors import StoreError
 from fedthings.protocol.events import Ticket
 
-FILE, ANSWERS = "helper.sqlite", "answers"
+FILE, ANSWERS, NOISE = "helper.sqlite", "answers", "noise"
 _TABLES = """
 CREATE TABLE IF NOT EXISTS leaders (federation TEXT PRIMARY KEY, key BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS batches (digest BLOB PRIMARY KEY, federation TEXT NOT NULL, reports INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS noise (federation TEXT PRIMARY KEY, batch BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS released (
+    federation TEXT, device TEXT, version INTEGER, PRIMARY KEY (federation, device, version)
+) WITHOUT ROWID;
 """
 _REPORTS = """
 CREATE TABLE IF NOT EXISTS {} (
@@ -25,6 +31,13 @@ CREATE TABLE IF NOT EXISTS {} (
 _SUMMED, _CHECKED = "reports", "checked"
 
 
+class Released(NamedTuple):
+    """A version that was given a share with noise, and the state of the noise after it."""
+
+    version: int
+    state: dict[str, Any]
+
+
 class Store:
     """The state in `directory`; what is written is on the disk before it counts. Raises StoreError."""
 
@@ -32,6 +45,7 @@ class Store:
         self._answers = directory / ANSWERS
         with _told(directory):
             self._answers.mkdir(parents=True, exist_ok=True, mode=0o700)
+            (directory / NOISE).mkdir(exist_ok=True, mode=0o700)
             self._db = sqlite3.connect(directory / FILE, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
@@ -80,21 +94,40 @@ class Store:
         path = self._path(digest)
         return path if row and path.exists() else None
 
+    def noise(self, federation: str) -> dict[str, Any] | None:
+        """Return the state of the noise for `federation` after the last of its batches; None before the first."""
+        with _told(self._directory):
+            row = self._db.execute("SELECT batch FROM noise WHERE federation = ?", (federation,)).fetchone()
+            return None if row is None else checkpoint.unpack(self._noise(bytes(row[0])).read_bytes())
+
+    def too_often(
+        self, federation: str, tickets: Sequence[Ticket], version: int, apart: int, times: int
+    ) -> list[Ticket]:
+        """Return those whose devices are in `times` sums with noise, or in one less than `apart` before `version`."""
+        ask = "SELECT count(*), max(version) FROM released WHERE federation = ? AND device = ?"
+        with _told(self._directory):
+            found = [(t, self._db.execute(ask, (federation, t.device)).fetchone()) for t in tickets]
+        return [ticket for ticket, (count, last) in found if count and (count >= times or version - last < apart)]
+
     def commit(
-        self, federation: str, digest: bytes, tickets: Sequence[Ticket], answer: bytes, norms: bool = False
+        self,
+        federation: str,
+        digest: bytes,
+        tickets: Sequence[Ticket],
+        answer: bytes,
+        norms: bool = False,
+        made: Released | None = None,
     ) -> Path:
         """Write down that `tickets` are used for the batch `digest`, with its answer, and return where that lies.
 
-        Answers of the federation's earlier batches go: who asks for the next has them in a checkpoint.
+        Answers of the federation's earlier batches go: who asks for the next has them in a checkpoint. What was `made`
+        with noise is never made anew: before this nobody has it, and after it the next noise is another.
         """
         path = self._path(digest)
         with _told(self._directory):
-            partial = path.with_suffix(".part")
-            with partial.open("wb") as file:
-                file.write(answer)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
+            if made is not None:
+                _write(self._noise(digest), checkpoint.pack(made.state))
+            _write(path, answer)
             before = [
                 bytes(row[0])
                 for row in self._db.execute("SELECT digest FROM batches WHERE federation = ?", (federation,))
@@ -106,16 +139,33 @@ class Store:
                     f"INSERT INTO {_CHECKED if norms else _SUMMED} VALUES (?, ?, ?, ?, ?, ?)",
                     [(federation, *ticket, digest) for ticket in tickets],
                 )
+                if made is not None:
+                    self._db.execute("INSERT OR REPLACE INTO noise VALUES (?, ?)", (federation, digest))
+                    rows = [(federation, ticket.device, made.version) for ticket in tickets]
+                    self._db.executemany("INSERT INTO released VALUES (?, ?, ?)", rows)
                 self._db.execute("COMMIT")
             except BaseException:
                 self._db.execute("ROLLBACK")
                 raise
             for old in before:
                 self._path(old).unlink(missing_ok=True)
+                self._noise(old).unlink(missing_ok=True)
         return path
+
+    def _noise(self, digest: bytes) -> Path:
+        return self._directory / NOISE / f"{digest.hex()}.cbor"
 
     def _path(self, digest: bytes) -> Path:
         return self._answers / f"{digest.hex()}.cbor"
+
+
+def _write(path: Path, data: bytes) -> None:
+    partial = path.with_suffix(".part")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 @contextmanager

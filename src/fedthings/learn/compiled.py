@@ -15,9 +15,10 @@ from fedthings.kernels import kernels
 from fedthings.learn.data import Cohort, Shard, check, sizes
 from fedthings.learn.descent import Descent, schedule
 from fedthings.learn.descent import descent as plain
-from fedthings.learn.layers import Layer, snake
+from fedthings.learn.element import snake
+from fedthings.learn.layers import Conv1d, Layer
 from fedthings.learn.losses import LOSSES, scoring, target
-from fedthings.learn.model import Outputs, forwarding
+from fedthings.learn.model import Outputs, Sequential, forwarding, transformed
 from fedthings.learn.task import Task
 from fedthings.vector import Array, Key
 
@@ -26,7 +27,7 @@ def lacking(task: Task) -> str:
     """Return what keeps the kernels from training `task`, "" where nothing does."""
     if kernels() is None:
         return "fedthings-kernels is not installed"
-    model = scoring(task.model, LOSSES[task.loss])
+    model = behind(task)
     names = [snake(type(layer).__name__) for layer in model.layers]
     unknown = [name for name in (*names, task.loss, task.recipe.optimizer) if not kernels().supports(name)]
     if unknown:
@@ -38,9 +39,15 @@ def lacking(task: Task) -> str:
     return ""
 
 
+def behind(task: Task) -> Sequential:
+    """Return the model that the kernels compute: less the transforms in front, which NumPy makes beforehand."""
+    model = scoring(task.model, LOSSES[task.loss])
+    return Sequential(model.shapes[model.front], model.layers[model.front :]) if model.front else model
+
+
 def program(task: Task) -> Any:
     """Return the model and loss of `task` as the kernels read them."""
-    model = scoring(task.model, LOSSES[task.loss])
+    model = behind(task)
     return kernels().Program(tuple(model.input), [written(layer) for layer in model.layers], task.loss)
 
 
@@ -107,7 +114,7 @@ def outputs(task: Task, threads: int) -> Outputs:
         n, count = X.shape[:2]
         if X.shape[2:] != model.input:
             raise ValueError(f"samples {X.shape[2:]}, the model takes {model.input}")
-        X = _row(X, np.float32)
+        X = _row(transformed(model, X), np.float32)
         out = np.empty((n, count, *model.outputs), np.float32)
         starts = np.arange(n, dtype=np.uint64)
         kernels().outputs(
@@ -129,6 +136,8 @@ def written(layer: Layer) -> tuple[Any, ...]:
     fields = [getattr(layer, field) for field in layer.__struct_fields__]
     if name in ("max_pool", "avg_pool"):
         fields[1] = layer.step  # type: ignore[union-attr]
+    if isinstance(layer, Conv1d) and layer.dilation == 1:  # they know no other, and refuse a field more
+        fields.pop()
     return (name, *fields)
 
 
@@ -156,13 +165,15 @@ def addresses(task: Task, shards: Sequence[Shard], targets: Reading) -> tuple[Ar
     `targets` reads a table of targets. Raises ValueError where shapes are not the task's: compiled code would read
     beyond them.
     """
-    loss, shape = LOSSES[task.loss], task.model.input
+    loss, model = LOSSES[task.loss], task.model
+    shape = model.shapes[model.front]
     itself = loss.y == "input"
     kind = np.int64 if loss.y == "labels" else np.float32
     if isinstance(shards, Cohort):
         X, y = shards.X, shards.X if itself else shards.y
-        width = prod(shape) if itself else 1 if loss.y == "labels" else prod(task.model.outputs)
-        if X.shape[1:] == shape and prod(y.shape[1:]) == width and _plain(X, np.float32):
+        width = prod(shape) if itself else 1 if loss.y == "labels" else prod(model.outputs)
+        as_it_is = not model.front and (model.rescale is None or itself)
+        if as_it_is and X.shape[1:] == shape and prod(y.shape[1:]) == width and _plain(X, np.float32):
             y = X if itself else targets(y, kind)
             start = shards.bounds[:, 0]
             places = (_address(a) + start * a.strides[0] for a in (X, y))
@@ -170,10 +181,12 @@ def addresses(task: Task, shards: Sequence[Shard], targets: Reading) -> tuple[Ar
     alive = []
     found = np.empty((2, len(shards)), np.uint64)
     for i, shard in enumerate(shards):
-        if shard.X.shape[1:] != shape or len(shard.y) < len(shard.X):
-            raise ValueError(f"device {i}: {shard.X.shape} samples, {shard.y.shape} targets, the model takes {shape}")
-        X = _row(shard.X, np.float32)
-        y = X if itself else _row(target(task.model, loss, X[None], shard.y[None])[0], kind)
+        if shard.X.shape[1:] != model.input or len(shard.y) < len(shard.X):
+            raise ValueError(
+                f"device {i}: {shard.X.shape} samples, {shard.y.shape} targets, the model takes {model.input}"
+            )
+        X = _row(transformed(model, shard.X[None])[0] if model.front else shard.X, np.float32)
+        y = X if itself else _row(target(model, loss, X[None], shard.y[None])[0], kind)
         alive += [X, y]
         found[:, i] = _address(X), _address(y)
     return found[0], found[1], alive

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple, overload
 import numpy as np
 
 from fedthings.errors import DataError
+from fedthings.learn.filled import Forest
+from fedthings.learn.layers import Embedding
+from fedthings.learn.model import prepare
 from fedthings.vector import Array
 
 if TYPE_CHECKING:
@@ -16,19 +19,23 @@ if TYPE_CHECKING:
 
 
 class Shard(NamedTuple):
-    """A device: `X` `(n, *shape)` float32, `y` `(n,)` int64 or `(n,)`/`(n, k)` float32; its test rows."""
+    """A device: `X` `(n, *shape)` float32, `y` `(n,)` int64 or `(n,)`/`(n, k)` float32; its test rows.
+
+    `columns` are what its features are called, and its target, in order; () where they have no names.
+    """
 
     X: Array
     y: Array
     test_X: Array  # noqa: N815
     test_y: Array
+    columns: tuple[str, ...] = ()
 
 
 class Cohort(Sequence[Shard]):
     """The shards of n devices in one table: `bounds` `(n, 3)` are where training rows start, stop, test rows stop."""
 
-    def __init__(self, X: Array, y: Array, bounds: Array) -> None:
-        self.X, self.y, self.bounds = X, y, bounds
+    def __init__(self, X: Array, y: Array, bounds: Array, columns: tuple[str, ...] = ()) -> None:
+        self.X, self.y, self.bounds, self.columns = X, y, bounds, columns
 
     def __len__(self) -> int:
         return len(self.bounds)
@@ -40,9 +47,10 @@ class Cohort(Sequence[Shard]):
     def __getitem__(self, i: int | slice) -> Shard | Cohort:
         """Return device i's shard, as views, or a part of the cohort."""
         if isinstance(i, slice):
-            return Cohort(self.X, self.y, self.bounds[i])
+            return Cohort(self.X, self.y, self.bounds[i], self.columns)
         start, middle, stop = self.bounds[i].tolist()
-        return Shard(self.X[start:middle], self.y[start:middle], self.X[middle:stop], self.y[middle:stop])
+        X, y = self.X, self.y
+        return Shard(X[start:middle], y[start:middle], X[middle:stop], y[middle:stop], self.columns)
 
 
 def sizes(shards: Sequence[Shard]) -> Array:
@@ -95,17 +103,36 @@ def _samples(where: str, X: Array, task: Task) -> None:
         raise DataError(f"{where} is {X.dtype}: convert it to float32")
     if np.isinf(X).any():
         raise DataError(f"{where} has {_first(np.isinf(X))} infinite: repair the value or set it to NaN")
-    if np.isnan(X).any() and task.normalise != "fleet" and not task.model.stem:
+    _looked_up(where, X, task)
+    front = getattr(task.model, "layers", ())[:1]
+    gaps = task.normalise == "fleet" or task.model.stem or any(isinstance(layer, Forest) for layer in front)
+    if np.isnan(X).any() and not gaps:
         layers = 'set normalise="fleet", or put impute(0.0) first in the model'
         raise DataError(
             f"{where} has {_first(np.isnan(X))} missing (NaN): {layers if task.model.passes else 'fill the gaps first'}"
         )
 
 
+def _looked_up(where: str, X: Array, task: Task) -> None:
+    """Check the numbers of which an embedding that stands in front, behind preparation alone, looks up vectors."""
+    model = task.model
+    layer = model.layers[model.stem] if model.passes and model.stem < len(model.layers) else None
+    if not isinstance(layer, Embedding):
+        return
+    read = prepare(model, X[None].astype(np.float32, copy=False))[0]
+    numbers = read if layer.column is None else read[..., layer.column]
+    wrong = ((numbers < 0) | (numbers >= layer.rows) | (numbers != np.rint(numbers))) & ~np.isnan(numbers)
+    if wrong.any():
+        raise DataError(
+            f"{where} has {numbers[wrong][0]:g} where layer {model.stem} (embedding) looks up a vector: it takes whole "
+            f"numbers from 0 to {layer.rows - 1}; number the categories so, or give it more rows"
+        )
+
+
 def _targets(where: str, y: Array, task: Task) -> None:
     """Check that the targets are what the loss compares outputs with."""
     outputs = task.model.outputs
-    if task.loss == "reconstruction":
+    if task.loss in ("reconstruction", "nearest"):
         return
     if y.dtype.kind not in "fiub":
         raise DataError(f"{where} is {y.dtype}: number the classes, or convert it to float32")

@@ -32,11 +32,26 @@ From `received` `(dim,)` or `(n, dim)`, or where they are given from the rows `o
 at the last step; `change` `(n, dim)` becomes what came of it less what was received. `seen` `(n, 2)`: the
 samples seen, and the sum of their losses at 2**20.
 """
+Corrected: TypeAlias = Callable[
+    [Array, Array | None, Sequence[Shard], Sequence[Key], Sequence[float], Array, Array | None], Array
+]
+"""The same, with rows `(n, dim)` that are added to each gradient of a device; None adds nothing."""
 
 
 def descent(task: Task, mu: float) -> Descent:
     """Return the local steps of `task`, with a pull `mu` toward the model received."""
-    train, together = training(task, mu), group(task)
+    descend = corrected(task, mu)
+    return lambda received, own, shards, keys, efforts, change: descend(
+        received, own, shards, keys, efforts, change, None
+    )
+
+
+def corrected(task: Task, mu: float, moves: Array | None = None) -> Corrected:
+    """Return the local steps of `task`, of which each gradient may have a row added.
+
+    Only parameters that `moves` bool `(dim,)` says change; None is all.
+    """
+    train, together = training(task, mu, moves), group(task)
 
     def descend(
         received: Array,
@@ -45,6 +60,7 @@ def descent(task: Task, mu: float) -> Descent:
         keys: Sequence[Key],
         efforts: Sequence[float],
         change: Array,
+        more: Array | None,
     ) -> Array:
         order = np.lexsort((-np.asarray(efforts), -sizes(shards)))
         seen = np.zeros((len(shards), 2), np.int64)
@@ -55,7 +71,12 @@ def descent(task: Task, mu: float) -> Descent:
             theta[...] = near if own is None else own[chosen]
             some = chosen.tolist()
             seen[chosen] = train(
-                near, theta, [shards[i] for i in some], [keys[i] for i in some], [efforts[i] for i in some]
+                near,
+                theta,
+                [shards[i] for i in some],
+                [keys[i] for i in some],
+                [efforts[i] for i in some],
+                None if more is None else more[chosen],
             )
             change[chosen] = theta - near
             if own is not None:
@@ -65,24 +86,32 @@ def descent(task: Task, mu: float) -> Descent:
     return descend
 
 
-def training(task: Task, mu: float) -> Callable[[Array, Array, Sequence[Shard], Sequence[Key], Sequence[float]], Array]:
+def training(
+    task: Task, mu: float, moves: Array | None = None
+) -> Callable[[Array, Array, Sequence[Shard], Sequence[Key], Sequence[float], Array | None], Array]:
     """Return the function that trains `theta` `(K, dim)` in place, for shards sorted by size.
 
-    It takes what was received, `(dim,)` or `(K, dim)`, theta, shards, keys and efforts, and returns what was seen.
+    It takes what was received, `(dim,)` or `(K, dim)`, theta, shards, keys, efforts and what is added to each gradient,
+    `(K, dim)` or None, and returns what was seen.
     """
     recipe, loss = task.recipe, LOSSES[task.loss]
     model = scoring(task.model, loss)
     optimiser = optimisers.build(recipe)
 
     def train(
-        received: Array, theta: Array, shards: Sequence[Shard], keys: Sequence[Key], efforts: Sequence[float]
+        received: Array,
+        theta: Array,
+        shards: Sequence[Shard],
+        keys: Sequence[Key],
+        efforts: Sequence[float],
+        more: Array | None = None,
     ) -> Array:
         kind = theta.dtype
         counts = sizes(shards)
         longest = int(counts.max())
         batch, steps, done = schedule(recipe, counts, efforts)
         raw = [shard.X[None].astype(kind, copy=False) for shard in shards]
-        Y = [target(model, loss, x, shard.y[None])[0] for x, shard in zip(raw, shards, strict=True)]
+        Y = [target(task.model, loss, x, shard.y[None])[0] for x, shard in zip(raw, shards, strict=True)]
         X = [prepare(model, x)[0] for x in raw]
         mixed_X = np.empty((len(shards), longest, *X[0].shape[1:]), kind)
         mixed_Y = np.empty((len(shards), longest, *Y[0].shape[1:]), Y[0].dtype)
@@ -119,9 +148,16 @@ def training(task: Task, mu: float) -> Callable[[Array, Array, Sequence[Shard], 
                     if mu:
                         near = received if received.ndim == 1 else received[rows]
                         gradient[rows] += mu * (theta[rows] - near)
+                    if more is not None:
+                        gradient[rows] += more[rows]
+                    if moves is not None:
+                        gradient[rows] *= moves
                     count[rows] += 1
                     seen[rows, 0] += b
+                    statistics = [theta[rows, part].copy() for part in model.running]
                     optimiser.step(theta[rows], gradient[rows], tuple(m[rows] for m in moments), count[rows])
+                    for part, seen_so_far in zip(model.running, statistics, strict=True):
+                        theta[rows, part] = seen_so_far
             add(seen[:, 1], fixed(costs)[:, 1])
         return seen
 

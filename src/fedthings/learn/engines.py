@@ -14,10 +14,11 @@ from fedthings.learn.task import Task
 ENGINES = ("auto", "numpy", "kernels", "own")
 
 
-def choose(task: Task, engine: str = "auto") -> str:
+def choose(task: Task, engine: str = "auto", corrects: bool = False) -> str:
     """Return "kernels" where they are installed and know all of `task`, otherwise "numpy"; or what was asked for.
 
-    A model that is Python code does its own steps: "own". Raises SpecError where that cannot be.
+    A model that is Python code does its own steps: "own". A method that `corrects` gradients needs "numpy". Raises
+    SpecError where that cannot be.
     """
     if engine not in ENGINES:
         raise SpecError(f"engine is {engine!r}: {nearest(engine, ENGINES)}")
@@ -27,7 +28,10 @@ def choose(task: Task, engine: str = "auto") -> str:
         raise SpecError(f'engine is "{engine}", and the model is {whose}: use "auto"')
     if own:
         return "own"
-    lacking = compiled.lacking(task) if engine != "numpy" else ""
+    lacking = ""
+    if engine != "numpy":
+        corrects = corrects or bool(task.local_epochs)
+        lacking = "they correct no gradients" if corrects else compiled.lacking(task)
     if engine == "kernels" and lacking:
         raise SpecError(f'engine is "kernels", and {lacking}: use "numpy" or "auto"')
     return "numpy" if engine == "numpy" or lacking else "kernels"

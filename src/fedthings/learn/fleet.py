@@ -207,7 +207,10 @@ class Fleet:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(handle, "wb") as file:
                 X, y = np.concatenate([shard.X, shard.test_X]), np.concatenate([shard.y, shard.test_y])
-                np.savez(file, X=X, y=y, split=split)
+                arrays = {"X": X, "y": y, "split": split}
+                if shard.columns:
+                    arrays["columns"] = np.array(shard.columns[:-1])
+                np.savez(file, allow_pickle=False, **arrays)
         return paths
 
 

@@ -1,49 +1,24 @@
 """The layers of a portable model as data: what each is called, the shapes it takes and gives, its parameters.
 
-The mathematics is in `passes.py` and `windows.py`; nothing here computes.
+The mathematics is in `passes.py` and the files beside it; nothing here computes. What only prepares the input, or
+turns outputs into the units of the target, is in `transforms.py`.
 """
 
 from __future__ import annotations
 
-import re
-from math import ceil, isfinite, prod
+from math import ceil, prod, sqrt
 from typing import Literal, TypeAlias
 
-import numpy as np
-from msgspec import Struct
-from numpy.typing import ArrayLike
-
 from fedthings.errors import SpecError
-from fedthings.vector import Array
+from fedthings.learn.element import Element, Shape, places, positive, replaced
+from fedthings.learn.filled import Centroids, Forest, Gaussians
+from fedthings.learn.transforms import Cyclic, Impute, Log1p, OneHot, Rescale, Standardise
 
-Shape: TypeAlias = tuple[int, ...]
+RUNNING = ("mean", "variance")
+"""The arrays of a batch normalisation that no optimiser touches."""
 Activation: TypeAlias = Literal["linear", "relu", "tanh", "sigmoid", "softmax"]
 Padding: TypeAlias = Literal["valid", "same"]
-
-
-def snake(name: str) -> str:
-    """Return the tag of a class name: MaxPool is "max_pool", Conv2d is "conv2d"."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-
-
-class Element(Struct, frozen=True, forbid_unknown_fields=True, tag=snake):
-    """What all layers share: by default the shape stays, and nothing is trained."""
-
-    def shape(self, given: Shape) -> Shape:
-        """Return the shape of a sample after this layer. Raises SpecError where `given` does not fit."""
-        return given
-
-    def parameters(self, given: Shape) -> dict[str, Shape]:
-        """Return the shape of each trained array."""
-        return {}
-
-    def work(self, given: Shape) -> int:
-        """Return the numbers that one sample needs in this layer, to size cohorts by."""
-        return max(prod(given), prod(self.shape(given)))
-
-    def flops(self, given: Shape) -> int:
-        """Return the operations of the forward pass of one sample; a multiply-add is two, an exponential one."""
-        return prod(given)
+Padding1d: TypeAlias = Literal["valid", "same", "causal"]
 
 
 class Dense(Element, frozen=True):
@@ -53,7 +28,7 @@ class Dense(Element, frozen=True):
     activation: Activation = "linear"
 
     def shape(self, given: Shape) -> Shape:
-        _positive("units", self.units)
+        positive("units", self.units)
         if len(given) != 1:
             raise SpecError("it takes flat samples: put flatten() before it")
         return (self.units,)
@@ -81,20 +56,30 @@ class _Conv(Element, frozen=True):
 
     def shape(self, given: Shape) -> Shape:
         for name in ("filters", "kernel", "stride"):
-            _positive(name, getattr(self, name))
+            positive(name, getattr(self, name))
         if len(given) != self.rank + 1:
             wanted = "(steps, channels)" if self.rank == 1 else "(height, width, channels)"
             raise SpecError(f"it takes samples {wanted}: give the model such an input, or use dense")
-        if self.padding == "same":
+        if self.padding != "valid":
             return (*(ceil(n / self.stride) for n in given[:-1]), self.filters)
-        return (*places(given[:-1], self.kernel, self.stride, "kernel"), self.filters)
+        return (*places(given[:-1], self.reach, self.stride, "kernel"), self.filters)
+
+    @property
+    def apart(self) -> int:
+        """How far the numbers that a window takes lie apart."""
+        return 1
+
+    @property
+    def reach(self) -> int:
+        """How long a window is from its first number to its last."""
+        return (self.kernel - 1) * self.apart + 1
 
     def margins(self, given: Shape) -> tuple[tuple[int, int], ...]:
         """Return the zeros put before and after each spatial axis; of an odd number one more after."""
         if self.padding == "valid":
             return ((0, 0),) * self.rank
         whole = zip(given[:-1], self.shape(given)[:-1], strict=True)
-        totals = [max((out - 1) * self.stride + self.kernel - size, 0) for size, out in whole]
+        totals = [max((out - 1) * self.stride + self.reach - size, 0) for size, out in whole]
         return tuple((total // 2, total - total // 2) for total in totals)
 
     def parameters(self, given: Shape) -> dict[str, Shape]:
@@ -112,12 +97,30 @@ class _Conv(Element, frozen=True):
         return prod(self.shape(given)) * (2 * window + 1 + (self.activation != "linear"))
 
 
-class Conv1d(_Conv, frozen=True):
-    """Convolution of signals `(T, C)`; weight `(kernel, C, filters)`."""
+class Conv1d(_Conv, frozen=True, omit_defaults=True):
+    """Convolution of signals `(T, C)`; weight `(kernel, C, filters)`.
+
+    Of a window only every `dilation`-th step is taken. "causal" is "same" with all zeros before the signal: what is
+    given for a step has seen nothing after it (van den Oord et al. 2016, section 2.1).
+    """
+
+    padding: Padding1d = "valid"  # type: ignore[assignment]
+    dilation: int = 1
+
+    def shape(self, given: Shape) -> Shape:
+        positive("dilation", self.dilation)
+        return super().shape(given)
 
     @property
     def rank(self) -> int:
         return 1
+
+    @property
+    def apart(self) -> int:
+        return self.dilation
+
+    def margins(self, given: Shape) -> tuple[tuple[int, int], ...]:
+        return ((self.reach - 1, 0),) if self.padding == "causal" else super().margins(given)
 
 
 class Conv2d(_Conv, frozen=True):
@@ -140,8 +143,8 @@ class _Pool(Element, frozen=True, omit_defaults=True):
         return self.size if self.stride is None else self.stride
 
     def shape(self, given: Shape) -> Shape:
-        _positive("size", self.size)
-        _positive("stride", self.step)
+        positive("size", self.size)
+        positive("stride", self.step)
         if len(given) not in (2, 3):
             raise SpecError("it takes samples (steps, channels) or (height, width, channels): leave it out")
         return (*places(given[:-1], self.size, self.step, "size"), given[-1])
@@ -193,7 +196,7 @@ class LayerNorm(Element, frozen=True):
     eps: float = 1e-5
 
     def shape(self, given: Shape) -> Shape:
-        _positive("eps", self.eps)
+        positive("eps", self.eps)
         return given
 
     def parameters(self, given: Shape) -> dict[str, Shape]:
@@ -201,6 +204,43 @@ class LayerNorm(Element, frozen=True):
 
     def flops(self, given: Shape) -> int:
         return 7 * prod(given)  # the mean, less it, the squares and their sum, the quotient, weight and bias
+
+    def limit(self, field: str, shape: Shape, relu: bool) -> float:
+        return 0.0
+
+    def level(self, field: str) -> float:
+        return float(field in ("weight", "variance"))
+
+
+class GroupNorm(LayerNorm, frozen=True):
+    """The same over all places and the channels of one of `groups` groups, for each sample (Wu & He 2018)."""
+
+    groups: int = 1
+
+    def shape(self, given: Shape) -> Shape:
+        positive("groups", self.groups)
+        if given[-1] % self.groups:
+            raise SpecError(f"groups is {self.groups}: it must divide the {given[-1]} channels")
+        return super().shape(given)
+
+
+class BatchNorm(LayerNorm, frozen=True):
+    """The same for each channel over a device's batch; in use, with the running statistics (Ioffe & Szegedy 2015).
+
+    These begin at 0 and 1, move by `rate` of the way to each batch's, and travel with the parameters: no optimiser
+    touches them, and the fleet's are the mean of the devices'. A batch with one number a channel has no variance:
+    it is taken as in use.
+    """
+
+    rate: float = 0.1
+
+    def shape(self, given: Shape) -> Shape:
+        if not 0 < self.rate <= 1:
+            raise SpecError(f"rate is {self.rate}: it must be above 0 and at most 1")
+        return super().shape(given)
+
+    def parameters(self, given: Shape) -> dict[str, Shape]:
+        return dict.fromkeys(("weight", "bias", *RUNNING), (given[-1],))
 
 
 class Dropout(Element, frozen=True):
@@ -214,46 +254,66 @@ class Dropout(Element, frozen=True):
         return given
 
 
-class Standardise(Element, frozen=True):
-    """(x - mean) / deviation, with NaN taken as `fill`; not trained.
+class Embedding(Element, frozen=True, omit_defaults=True):
+    """A vector of `width` numbers, learned, for each of the whole numbers below `rows`; for a gap, that of 0.
 
-    Each field is little-endian float32, one number for each of the flattened input's features.
+    Of the last axis it takes the number in `column`, and its vector stands at the end of the others; without a column
+    it takes every number: `(T,)` becomes `(T, width)`.
     """
 
-    mean: bytes
-    deviation: bytes
-    fill: bytes
-
-    def arrays(self, given: Shape) -> tuple[Array, Array, Array]:
-        """Return mean, deviation and fill in the shape of a sample."""
-        fields = (self.mean, self.deviation, self.fill)
-        mean, deviation, fill = (np.frombuffer(field, "<f4").reshape(given) for field in fields)
-        return mean, deviation, fill
+    rows: int
+    width: int
+    column: int | None = None
 
     def shape(self, given: Shape) -> Shape:
-        for name in ("mean", "deviation", "fill"):
-            size = len(getattr(self, name))
-            if size != 4 * prod(given):
-                raise SpecError(f"{name} has {size / 4:g} numbers: give {prod(given)}, one for each feature")
-        if not all(np.isfinite(array).all() for array in self.arrays(given)):
-            raise SpecError("mean, deviation or fill is not finite somewhere: leave those features out")
-        if not (self.arrays(given)[1] > 0).all():
-            raise SpecError("a deviation is not above 0: use 1 for a feature that never changes")
-        return given
+        positive("rows", self.rows)
+        positive("width", self.width)
+        return (*given, self.width) if self.column is None else replaced(given, self.column, self.width)
+
+    def parameters(self, given: Shape) -> dict[str, Shape]:
+        return {"vectors": (self.rows, self.width)}
 
     def flops(self, given: Shape) -> int:
-        return 3 * prod(given)  # fill, difference, quotient
+        return prod(self.shape(given))
+
+    def limit(self, field: str, shape: Shape, relu: bool) -> float:
+        return sqrt(3 / self.width)  # so that a vector is about 1 long
 
 
-class Impute(Element, frozen=True):
-    """NaN becomes `value`."""
+class Gru(Element, frozen=True, omit_defaults=True):
+    """A gated recurrent unit over signals `(T, C)` (Cho et al. 2014), as PyTorch has it.
 
-    value: float = 0.0
+    It gives its last state `(units,)`, or with `sequence` that after each step `(T, units)`. Arrays hold the reset
+    gate, the update gate and the candidate beside each other.
+    """
+
+    units: int
+    sequence: bool = False
 
     def shape(self, given: Shape) -> Shape:
-        if not isfinite(self.value):
-            raise SpecError(f"value is {self.value}: it must be a finite number")
-        return given
+        positive("units", self.units)
+        if len(given) != 2:
+            raise SpecError("it takes samples (steps, channels): give the model such an input, or a window")
+        return (given[0], self.units) if self.sequence else (self.units,)
+
+    def parameters(self, given: Shape) -> dict[str, Shape]:
+        gates = 3 * self.units
+        return {
+            "weight": (given[-1], gates),
+            "recurrent": (self.units, gates),
+            "bias": (gates,),
+            "recurrent_bias": (gates,),
+        }
+
+    def work(self, given: Shape) -> int:
+        return given[0] * max(given[1], 7 * self.units)
+
+    def flops(self, given: Shape) -> int:
+        steps, channels = given
+        return steps * self.units * (6 * (channels + self.units) + 20)
+
+    def limit(self, field: str, shape: Shape, relu: bool) -> float:
+        return 0.0 if "bias" in field else 1 / sqrt(self.units)
 
 
 Layer: TypeAlias = (
@@ -268,29 +328,27 @@ Layer: TypeAlias = (
     | Sigmoid
     | Softmax
     | LayerNorm
+    | GroupNorm
+    | BatchNorm
     | Dropout
+    | Embedding
+    | Gru
     | Standardise
     | Impute
+    | Log1p
+    | Cyclic
+    | OneHot
+    | Rescale
+    | Centroids
+    | Gaussians
+    | Forest
 )
 
 dense, conv1d, conv2d, max_pool, avg_pool = Dense, Conv1d, Conv2d, MaxPool, AvgPool
 flatten, relu, tanh, sigmoid, softmax = Flatten, Relu, Tanh, Sigmoid, Softmax
-layer_norm, dropout, impute = LayerNorm, Dropout, Impute
+layer_norm, batch_norm, dropout, embedding, gru = LayerNorm, BatchNorm, Dropout, Embedding, Gru
 
 
-def standardise(mean: ArrayLike, deviation: ArrayLike, fill: ArrayLike | None = None) -> Standardise:
-    """Return the layer for arrays of the input's shape; `fill` for NaN is the mean where it is not given."""
-    rows = (mean, deviation, mean if fill is None else fill)
-    return Standardise(*(np.asarray(row, "<f4").tobytes() for row in rows))
-
-
-def places(sizes: Shape, window: int, stride: int, name: str) -> Shape:
-    """Return on how many places a window fits along axes of `sizes`. Raises SpecError where on none."""
-    if min(sizes) < window:
-        raise SpecError(f"{name} is {window}, more than the input has: make it {min(sizes)} or less")
-    return tuple((n - window) // stride + 1 for n in sizes)
-
-
-def _positive(name: str, value: int | float) -> None:
-    if not value > 0:
-        raise SpecError(f"{name} is {value}: it must be above 0")
+def group_norm(groups: int, eps: float = 1e-5) -> GroupNorm:
+    """Return group normalisation over `groups` groups of channels."""
+    return GroupNorm(eps, groups)

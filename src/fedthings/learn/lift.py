@@ -7,6 +7,7 @@ import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
@@ -16,7 +17,7 @@ import numpy as np
 
 from fedthings.errors import FedthingsError, SpecError, nearest
 from fedthings.learn.data import Shard
-from fedthings.learn.layers import Shape
+from fedthings.learn.element import Shape
 from fedthings.learn.metrics import METRICS, Metric, fixed, mean
 from fedthings.vector import Array, Key, Layout, Vector
 
@@ -31,8 +32,10 @@ From `start` `(n, dim)`, which are left at the last step; `change` `(n, dim)` be
 `received` `(dim,)` or `(n, dim)`. `seen`: samples seen, and the sum of their losses at 2**20. A weight of -1 means
 the number of the device's samples.
 """
-HERE, TORCH = str(Path(__file__).parent.parent) + os.sep, f"{os.sep}torch{os.sep}"
-"""What stands in the paths of our files, and of PyTorch's."""
+EXTRAS = {"torch": "torch", "keras": "keras", "sklearn": "sklearn", "jax": "jax", "onnx": "onnx"}
+"""Of each framework's module the extra of fedthings that brings it."""
+NOT_THEIRS = (str(Path(__file__).parent.parent) + os.sep, *(f"{os.sep}{name}{os.sep}" for name in EXTRAS))
+"""What stands in the paths of files that are none of the user's: ours, and those of frameworks."""
 ASKED = ("key", "loss", "mu", "effort")
 """What `train` is given beside params, data and recipe where it has a parameter of that name."""
 
@@ -43,6 +46,7 @@ class Lifted:
 
     `begin(seed)` gives the first row; `steps(task, mu)` the training; `predict(row, X)` outputs `(n, *outputs)` as
     the loss reads them; `evaluate(row, X, y)` one number a sample for the loss and each of `metrics`, where given.
+    `fitted(row)` is the framework's own object with the row in it.
     """
 
     input: Shape
@@ -55,6 +59,7 @@ class Lifted:
     metrics: tuple[str, ...] = ()
     flops: int = 0
     engine: Callable[[], str] = lambda: "own"
+    fitted: Callable[[Array], Any] | None = None
 
 
 def lift(
@@ -68,6 +73,7 @@ def lift(
     metrics: Mapping[str, Literal["high", "low"]] | None = None,
     flops: int = 0,
     engine: str = "own",
+    fitted: Callable[[dict[str, Array]], Any] | None = None,
 ) -> Lifted:
     """Return one's own model and training, in any framework.
 
@@ -76,7 +82,8 @@ def lift(
     (a Key), `loss`, `mu` and `effort`. `predict(params, X)` gives outputs `(n, *outputs)`, logits for a cross-entropy,
     by which the loss and the metrics of the task are measured. `evaluate(params, X, y)` instead gives one number a
     sample for "loss" and each name in `metrics`, which says whether high or low is better; the fleet's is their mean.
-    `flops` are a sample's forward pass (0: two for each parameter); `engine` stands in summary.json. Raises SpecError.
+    `flops` are a sample's forward pass (0: two for each parameter); `engine` stands in summary.json; `fitted(params)`
+    makes the framework's own object. Raises SpecError.
     """
     first = _arrays(init(0), "init")
     kinds = {name: array.dtype for name, array in first.items()}
@@ -136,7 +143,16 @@ def lift(
         metrics=tuple(metrics or ()),
         flops=flops,
         engine=lambda: engine,
+        fitted=None if fitted is None else lambda row: fitted(params(row)),
     )
+
+
+def framework(name: str, door: str) -> Any:
+    """Import the module `name` for `door`. Raises SpecError, with the extra to install, where it is not there."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise SpecError(f'{door} needs {name} ({error}): pip install "fedthings[{EXTRAS[name]}]"') from None
 
 
 def shape(given: int | Shape) -> Shape:
@@ -157,7 +173,7 @@ class guarded:  # noqa: N801
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, Exception | SystemExit) and not isinstance(error, FedthingsError):
-            frames = [f for f in traceback.extract_tb(trace) if HERE not in f.filename and TORCH not in f.filename]
+            frames = [f for f in traceback.extract_tb(trace) if not any(part in f.filename for part in NOT_THEIRS)]
             theirs = [frame for frame in frames if frame.filename == frames[0].filename]  # not what it calls elsewhere
             place = f" (line {theirs[-1].lineno} of {Path(theirs[-1].filename).name})" if theirs else ""
             raise SpecError(f"{self.where} raised {type(error).__name__}: {error}{place}: repair the code") from error
@@ -264,7 +280,7 @@ def by_evaluate(outputs: Array, y: Array) -> Array:
 
 def _locked(shard: Shard) -> Shard:
     """Return `shard` in views that cannot be written to: another device, or the next version, reads it too."""
-    views = [array.view() for array in shard]
+    X, y, test_X, test_y = views = [array.view() for array in shard[:4]]
     for view in views:
         view.flags.writeable = False
-    return Shard(*views)
+    return Shard(X, y, test_X, test_y, shard.columns)

@@ -73,6 +73,13 @@ def huber(outputs: Array, y: Array) -> tuple[Array, Array]:
     return costs.mean(-1), (slope / _share(y)).reshape(outputs.shape)
 
 
+def nearest(outputs: Array, y: Array) -> tuple[Array, Array]:
+    """Less the largest output: of centroids, the squared distance to the nearest (Lloyd 1982)."""
+    slope = np.zeros_like(outputs)
+    np.put_along_axis(slope, outputs.argmax(-1)[..., None], -1 / outputs.shape[1], -1)
+    return -outputs.max(-1), slope
+
+
 def _share(y: Array) -> int:
     return int(y.shape[-2] * y.shape[-1])
 
@@ -86,27 +93,46 @@ LOSSES: dict[str, Loss] = {
         Loss("mae", "values", "", mae),
         Loss("huber", "values", "", huber),
         Loss("reconstruction", "input", "", mse),
+        Loss("nearest", "input", "", nearest),
     )
 }
 
 
 def scoring(model: Sequential, loss: Loss) -> Sequential:
-    """Return the model whose outputs `loss` reads."""
+    """Return the model whose outputs `loss` reads: scaled, where the model's last layer gives them their units."""
+    if model.rescale is not None:
+        model = Sequential(model.input, model.layers[:-1])
     return without(model, loss.contains) if loss.contains else model
 
 
 def target(model: Sequential, loss: Loss, X: Array, y: Array) -> Array:
-    """Return what `loss` compares outputs with, from `X` `(K, B, *input)` and `y` `(K, B, ...)`."""
+    """Return what `loss` compares outputs with, from `X` `(K, B, *input)` and `y` `(K, B, ...)`; scaled as they are."""
     if loss.y == "labels":
         return y.reshape(y.shape[:2]).astype(np.int64, copy=False)
     if loss.y == "input":
         return prepare(model, X).reshape(*X.shape[:2], -1)
-    return y.reshape(*y.shape[:2], prod(model.outputs)).astype(X.dtype, copy=False)
+    values = y.reshape(*y.shape[:2], prod(model.outputs)).astype(X.dtype, copy=False)
+    if model.rescale is None:
+        return values
+    mean, deviation = model.rescale.arrays()
+    return np.asarray((values - mean.astype(X.dtype)) / deviation.astype(X.dtype))
+
+
+def in_units(model: Sequential, values: Array) -> Array:
+    """Return scaled outputs or targets `(..., n)` in the units of the data."""
+    if model.rescale is None:
+        return values
+    mean, deviation = model.rescale.arrays()
+    return np.asarray(values * deviation.astype(values.dtype) + mean.astype(values.dtype))
 
 
 def fit(model: Sequential, name: str) -> None:
     """Raise SpecError where the outputs of `model` cannot be judged by the loss `name`."""
     outputs = model.outputs
+    if model.rescale is not None and name not in ("mse", "mae", "huber"):
+        raise SpecError(
+            f"task.loss is {name!r} and the model ends with rescale: leave it out, or use mse, mae or huber"
+        )
     if name == "cross_entropy" and (len(outputs) != 1 or outputs[0] < 2):
         wanted = "one output for each class, at least 2; for 1 output use binary_cross_entropy"
     elif name == "binary_cross_entropy" and outputs != (1,):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from fedthings.errors import SpecError
-from fedthings.learn.losses import LOSSES, target
+from fedthings.learn.losses import LOSSES, in_units, target
 from fedthings.vector import Array
 
 if TYPE_CHECKING:
@@ -25,13 +25,15 @@ MOST = 2**52
 MANY = 1 << 20
 """Samples: no device's count goes beyond, so that none of them is the whole fleet's measure."""
 BINS = 1024
+PERSONAL = "personal."
+"""How the measures of the model that a device has for itself begin."""
 
 
 class Metric(NamedTuple):
     """`measure` gives sums for each of K devices, `value` what sums `(..., m)` mean (count above 0).
 
     Outputs are `(K, B, n)` as the loss reads them (logits), y `(K, B)` labels or `(K, B, n)` values; m is
-    `size(n)`. `y` says for which the metric is: "labels", "binary" (one 0/1 value), "values" or "any".
+    `size(n)`. `y` says for which the metric is: "labels", "binary" (one 0/1 value), "values", "nearest" or "any".
     """
 
     name: str
@@ -39,7 +41,7 @@ class Metric(NamedTuple):
     measure: Callable[[Array, Array], Array]
     value: Callable[[Array], Array]
     better: Literal["high", "low"]
-    y: Literal["labels", "binary", "values", "any"] = "any"
+    y: Literal["labels", "binary", "values", "nearest", "any"] = "any"
 
 
 def fixed(costs: Array) -> Array:
@@ -140,6 +142,10 @@ def _distances(outputs: Array, y: Array) -> Array:
     return fixed(np.abs(outputs - y).mean(-1))
 
 
+def _nearest(outputs: Array, y: Array) -> Array:
+    return fixed(-outputs.max(-1))
+
+
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -150,12 +156,14 @@ METRICS: dict[str, Metric] = {
         Metric("auc", lambda n: 1 + 2 * BINS, _scores, _auc, "high", "binary"),
         Metric("rmse", lambda n: 2, _squares, root, "low", "values"),
         Metric("mae", lambda n: 2, _distances, mean, "low", "values"),
+        Metric("distance", lambda n: 2, _nearest, root, "low", "nearest"),
     )
 }
 USUAL = {
     "cross_entropy": ("accuracy", "macro_f1"),
     "binary_cross_entropy": ("accuracy", "auc"),
     "reconstruction": ("rmse",),
+    "nearest": ("distance",),
 }
 
 
@@ -173,6 +181,11 @@ def register(
     return METRICS[name]
 
 
+def judging(name: str) -> Metric | None:
+    """Return the metric that the measure `name` is of, of a device's own model too; None where it is no metric's."""
+    return METRICS.get(name.removeprefix(PERSONAL))
+
+
 def usual(task: Task) -> tuple[Metric, ...]:
     """Return the task's metrics, or where it names none those usual for its loss."""
     return tuple(METRICS[name] for name in task.metrics or USUAL.get(task.loss, ("rmse", "mae")))
@@ -186,7 +199,9 @@ def suits(metric: Metric, loss: str, outputs: int) -> bool:
         case "binary":
             return loss == "binary_cross_entropy" or (loss == "cross_entropy" and outputs == 2)
         case "values":
-            return loss not in ("cross_entropy", "binary_cross_entropy")
+            return loss not in ("cross_entropy", "binary_cross_entropy", "nearest")
+        case "nearest":
+            return loss == "nearest"
         case _:
             return True
 
@@ -200,9 +215,10 @@ def impossible(metrics: Mapping[str, Array]) -> Array:
     for name, sums in metrics.items():
         count = sums[:, 0]
         wrong |= (count < 0) | ((sums < -MOST) | (sums > MOST)).any(-1)
-        if name in METRICS:  # local training counts a sample in each epoch
+        metric = judging(name)
+        if metric is not None:  # local training counts a sample in each epoch
             wrong |= count > MANY
-            if METRICS[name].y in ("labels", "binary"):
+            if metric.y in ("labels", "binary"):
                 wrong |= ((sums < 0) | (sums > count[:, None])).any(-1)
     return wrong
 
@@ -223,7 +239,8 @@ def collect(task: Task, outputs: Array, X: Array, y: Array) -> dict[str, Array]:
     loss = LOSSES[task.loss]
     true = target(task.model, loss, X, y)
     costs, _ = loss.of(outputs, true)
-    flat = outputs.reshape(*outputs.shape[:2], -1)
+    flat = in_units(task.model, outputs.reshape(*outputs.shape[:2], -1))
+    true = in_units(task.model, true)
     found = {name: metric.measure(flat, true) for name, metric in measured(task).items() if name != "loss"}
     return {"loss": fixed(costs), **found}
 

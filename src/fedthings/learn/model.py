@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from math import prod, sqrt
+from math import prod
 from typing import Any, TypeAlias
 
 import msgspec
@@ -12,45 +12,61 @@ import numpy as np
 from msgspec import Struct
 
 from fedthings.errors import SpecError
+from fedthings.learn import filled, filling, norms, passes, preparing, recurrent, transforms, windows
 from fedthings.learn import layers as kinds
-from fedthings.learn import passes, windows
+from fedthings.learn.element import Shape, snake
+from fedthings.learn.filled import centroids, forest, gaussians
 from fedthings.learn.layers import (
+    RUNNING,
     Layer,
-    Shape,
     avg_pool,
+    batch_norm,
     conv1d,
     conv2d,
     dense,
     dropout,
+    embedding,
     flatten,
-    impute,
+    group_norm,
+    gru,
     layer_norm,
     max_pool,
     relu,
     sigmoid,
     softmax,
-    standardise,
     tanh,
 )
 from fedthings.learn.passes import Draw, Kept, Pass, Weights
+from fedthings.learn.transforms import TRANSFORMS, cyclic, impute, log1p, one_hot, rescale, standardise
 from fedthings.vector import Array, Layout, Vector, keyed
 
 __all__ = [
     "Sequential",
     "avg_pool",
     "backward",
+    "batch_norm",
+    "centroids",
     "conv1d",
     "conv2d",
+    "cyclic",
     "dense",
     "dropout",
+    "embedding",
     "flatten",
+    "forest",
     "forward",
+    "gaussians",
+    "group_norm",
+    "gru",
     "impute",
     "layer_norm",
+    "log1p",
     "max_pool",
     "mlp",
+    "one_hot",
     "outputs",
     "relu",
+    "rescale",
     "sequential",
     "sigmoid",
     "softmax",
@@ -77,6 +93,12 @@ class Sequential(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         """Raise SpecError, with the layer, its input and the remedy, where shapes do not fit."""
         if not self.input or min(self.input) < 1:
             raise SpecError(f"model.input is {self.input}: give the shape of one sample, such as (28, 28, 1)")
+        for i, layer in enumerate(self.layers):
+            name = f"layer {i} ({snake(type(layer).__name__)})"
+            if isinstance(layer, TRANSFORMS) and i >= self.stem:
+                raise SpecError(f"{name} stands behind layer {self.stem}: put it in front, where the data comes in")
+            if isinstance(layer, transforms.Rescale) and i + 1 < len(self.layers):
+                raise SpecError(f"{name} is not the last: put it behind all others, it gives the targets' units")
         if not self.layout.dim:
             raise SpecError("model.layers has nothing to train: add a dense layer")
         if self.layout.dim > LARGEST:
@@ -90,7 +112,7 @@ class Sequential(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
             try:
                 shapes.append(layer.shape(shapes[-1]))
             except SpecError as error:
-                name = kinds.snake(type(layer).__name__)
+                name = snake(type(layer).__name__)
                 raise SpecError(f"layer {i} ({name}), with input {shapes[-1]}: {error}") from None
         return tuple(shapes)
 
@@ -103,7 +125,7 @@ class Sequential(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     def layout(self) -> Layout:
         """Where each layer's arrays lie in a row: "0.dense.weight", "0.dense.bias", ..."""
         return Layout(
-            (f"{i}.{kinds.snake(type(layer).__name__)}.{name}", shape)
+            (f"{i}.{snake(type(layer).__name__)}.{name}", shape)
             for i, (layer, given) in enumerate(zip(self.layers, self.shapes, strict=False))
             for name, shape in layer.parameters(given).items()
         )
@@ -148,8 +170,27 @@ class Sequential(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     @cached_property
     def stem(self) -> int:
         """How many layers at the front only prepare the input: they run once for all epochs."""
-        fixed = (isinstance(layer, kinds.Standardise | kinds.Impute) for layer in self.layers)
-        return next((i for i, holds in enumerate(fixed) if not holds), len(self.layers))
+        return next((i for i, layer in enumerate(self.layers) if not layer.fixed), len(self.layers))
+
+    @cached_property
+    def front(self) -> int:
+        """How many layers at the front make other features; scaling of the fleet comes behind them."""
+        return next((i for i, layer in enumerate(self.layers) if not isinstance(layer, TRANSFORMS)), len(self.layers))
+
+    @property
+    def rescale(self) -> transforms.Rescale | None:
+        """What turns the outputs into the units of the targets, where that is the last layer."""
+        last = self.layers[-1] if self.layers else None
+        return last if isinstance(last, transforms.Rescale) else None
+
+    @cached_property
+    def running(self) -> tuple[slice, ...]:
+        """Where in a row the running statistics lie, which no optimiser touches."""
+        return tuple(
+            slice(part.start, part.stop)
+            for part in self.layout.parts
+            if part.name.split(".")[1] == "batch_norm" and part.name.split(".")[2] in RUNNING
+        )
 
     @cached_property
     def first(self) -> int:
@@ -165,20 +206,14 @@ class Sequential(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         return own
 
     def init(self, seed: int) -> Vector:
-        """Return a row `(dim,)`: biases 0, weights uniform.
-
-        Before relu the limit is sqrt(6 / inputs) (He et al. 2015), otherwise sqrt(6 / (inputs + units))
-        (Glorot & Bengio 2010).
-        """
+        """Return a row `(dim,)`: each array as its layer begins, most biases 0 and weights uniform."""
         row = np.zeros(self.layout.dim, np.float32)
         for part in self.layout.parts:
-            index, kind, field = part.name.split(".")
-            if kind == "layer_norm":
-                row[part.start : part.stop] = field == "weight"
-            elif field == "weight":
-                inputs, units = prod(part.shape[:-1]), prod(part.shape[:-2]) * part.shape[-1]
-                fans = inputs if self._relu_follows(int(index)) else inputs + units
-                limit = sqrt(6 / fans)
+            index, _, field = part.name.split(".")
+            layer = self.layers[int(index)]
+            limit = layer.limit(field, part.shape, self._relu_follows(int(index)))
+            row[part.start : part.stop] = layer.level(field)
+            if limit:
                 draw = keyed(seed, "init", part.name).random(part.stop - part.start)
                 row[part.start : part.stop] = (2 * draw - 1) * limit
         return row
@@ -204,7 +239,7 @@ def mlp(*sizes: int) -> Sequential:
 def without(model: Sequential, activation: str) -> Sequential:
     """Return `model` less a final `activation`, which its loss contains; the layout stays."""
     last = model.layers[-1]
-    if kinds.snake(type(last).__name__) == activation:
+    if snake(type(last).__name__) == activation:
         return Sequential(model.input, model.layers[:-1])
     if getattr(last, "activation", "") == activation:
         linear = msgspec.structs.replace(last, activation="linear")
@@ -225,16 +260,38 @@ def build(layer: Layer, given: Shape, index: int) -> Pass:
             return windows.avg_pool(layer, given)
         case kinds.Flatten():
             return passes.flatten(given)
+        case kinds.GroupNorm():
+            return norms.group_norm(layer, given)
+        case kinds.BatchNorm():
+            return norms.batch_norm(layer)
         case kinds.LayerNorm():
-            return passes.layer_norm(layer)
+            return norms.layer_norm(layer)
+        case kinds.Embedding():
+            return recurrent.embedding(layer)
+        case kinds.Gru():
+            return recurrent.gru(layer, given)
         case kinds.Dropout():
             return passes.dropout(layer, index)
-        case kinds.Standardise():
-            return passes.standardise(layer, given)
-        case kinds.Impute():
-            return passes.impute(layer)
+        case filled.Centroids():
+            return filling.centroids(layer)
+        case filled.Gaussians():
+            return filling.gaussians(layer)
+        case filled.Forest():
+            return filling.forest(layer)
+        case transforms.Standardise():
+            return preparing.standardise(layer, given)
+        case transforms.Impute():
+            return preparing.impute(layer)
+        case transforms.Log1p():
+            return preparing.log1p(layer)
+        case transforms.Cyclic():
+            return preparing.cyclic(layer)
+        case transforms.OneHot():
+            return preparing.one_hot(layer)
+        case transforms.Rescale():
+            return preparing.rescale(layer)
         case _:
-            return passes.activation(kinds.snake(type(layer).__name__))
+            return passes.activation(snake(type(layer).__name__))
 
 
 def forward(
@@ -280,6 +337,13 @@ def backward(
 def prepare(model: Sequential, X: Array) -> Array:
     """Return `X` `(K, B, *input)` as the first layer after scaling and imputation sees it."""
     for step in model.passes[: model.stem]:
+        X, _ = step.forward({}, X, None)
+    return X
+
+
+def transformed(model: Sequential, X: Array) -> Array:
+    """Return `X` `(K, B, *input)` as the first layer behind the transforms sees it."""
+    for step in model.passes[: model.front]:
         X, _ = step.forward({}, X, None)
     return X
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from fedthings.errors import SpecError, nearest
-from fedthings.learn.layers import Shape
-from fedthings.learn.lift import Lifted, by_evaluate, guarded
+from fedthings.learn.element import Shape
+from fedthings.learn.lift import EXTRAS, Lifted, by_evaluate, guarded
 from fedthings.learn.losses import fit
 from fedthings.learn.metrics import METRICS, suits
 from fedthings.vector import Array, Layout, Vector
@@ -85,6 +85,10 @@ class Own(NamedTuple):
         return prod(self.input) + prod(self.outputs)
 
     @property
+    def rescale(self) -> None:
+        """What turns outputs into the units of the targets: the code's own matter."""
+
+    @property
     def stem(self) -> int:
         """How many layers prepare the input: none that fedthings knows of."""
         return 0
@@ -108,6 +112,13 @@ class Own(NamedTuple):
             raise SpecError(f"the model {self.factory} has no `predict`: give it to `lift`")
         parts = [predicted(self, row, X[i : i + CHUNK]) for i in range(0, len(X), CHUNK)]
         return np.concatenate(parts) if parts else np.empty((0, *self.outputs), np.float32)
+
+    def fitted(self, row: Array) -> Any:
+        """Return the framework's own object, such as a module, that `row` `(dim,)` is. Raises SpecError."""
+        if self.made.fitted is None:
+            raise SpecError(f"{self.factory} cannot be made from a row: give `fitted` to `lift`")
+        with guarded(f"`fitted` of {self.factory}"):
+            return self.made.fitted(row)
 
 
 def own(factory: str, **settings: bool | int | float) -> Own:
@@ -186,7 +197,8 @@ def _made(factory: str, settings: tuple[tuple[str, float], ...]) -> Lifted:
         made = function(**dict(settings))
     if not isinstance(made, Lifted):
         raise SpecError(
-            f"the factory {factory} returned {type(made).__name__}: return what ft.lift or ft.with_torch gives"
+            f"the factory {factory} returned {type(made).__name__}: return what ft.lift or ft.with_torch gives, "
+            "or one of ft.with_keras, ft.with_sklearn, ft.with_jax"
         )
     return made
 
@@ -197,10 +209,8 @@ def _found(factory: str) -> Callable[..., Any]:
     try:
         module = import_module(place)
     except ModuleNotFoundError as error:
-        whole = f"{place}.".startswith(f"{error.name}.")
         raise SpecError(
-            f"the model {factory} is not installed here: there is no module {error.name}; install "
-            + ("the package that holds it, or put its folder in PYTHONPATH" if whole else "it, which the model needs")
+            f"the model {factory} is not installed here: there is no module {error.name}; {_remedy(place, error.name)}"
         ) from None
     except (Exception, SystemExit) as error:
         raise SpecError(
@@ -212,6 +222,17 @@ def _found(factory: str) -> Callable[..., Any]:
         hint = f"; {nearest(name, there)}" if there else ""
         raise SpecError(f"the model {factory} is not there: {place} has no function {name!r}{hint}")
     return cast("Callable[..., Any]", function)
+
+
+def _remedy(place: str, lacking: str | None) -> str:
+    """Return what to do where importing `place` finds no module `lacking`."""
+    if f"{place}.".startswith(f"{lacking}."):
+        return "install the package that holds it, or put its folder in PYTHONPATH"
+    if lacking in EXTRAS:
+        return f'the model needs it: pip install "fedthings[{EXTRAS[lacking]}]"'
+    if lacking == "tensorflow":
+        return "Keras takes it where none is named: import keras within `build`, or set KERAS_BACKEND to torch or jax"
+    return "install it, which the model needs"
 
 
 def predicted(model: Own, row: Array, X: Array) -> Array:

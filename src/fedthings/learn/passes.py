@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from fedthings.learn import layers
-from fedthings.learn.layers import Shape
+from fedthings.learn.element import Shape
 from fedthings.vector import Array
 
 Weights: TypeAlias = Mapping[str, Array]
@@ -152,33 +152,6 @@ def flatten(given: Shape) -> Pass:
     return Pass(forward, backward)
 
 
-def layer_norm(layer: layers.LayerNorm) -> Pass:
-    """Return the pass of layer normalisation over the last axis (Ba et al. 2016, eq. 4)."""
-
-    def forward(w: Weights, X: Array, draw: Draw) -> tuple[Array, Kept]:
-        samples = X.reshape(len(X), -1, X.shape[-1])
-        centred = samples - samples.mean(-1, keepdims=True)
-        scale = 1 / np.sqrt((centred * centred).mean(-1, keepdims=True) + layer.eps)
-        centred *= scale
-        Y = centred * w["weight"][:, None]
-        Y += w["bias"][:, None]
-        return Y.reshape(X.shape), (centred, scale)
-
-    def backward(w: Weights, kept: Kept, dY: Array, g: Weights, deep: bool) -> Array | None:
-        unit, scale = kept
-        shape, dY = dY.shape, dY.reshape(unit.shape)
-        down(dY * unit, g["weight"])
-        down(dY, g["bias"])
-        if not deep:
-            return None
-        dY = dY * w["weight"][:, None]
-        dX = dY - dY.mean(-1, keepdims=True) - unit * (dY * unit).mean(-1, keepdims=True)
-        dX *= scale
-        return np.asarray(dX.reshape(shape))
-
-    return Pass(forward, backward)
-
-
 def dropout(layer: layers.Dropout, index: int) -> Pass:
     """Return the pass that drops a share of the numbers in training, and none otherwise."""
 
@@ -191,38 +164,5 @@ def dropout(layer: layers.Dropout, index: int) -> Pass:
 
     def backward(w: Weights, kept: Kept, dY: Array, g: Weights, deep: bool) -> Array:
         return dY if kept is None else dY * kept
-
-    return Pass(forward, backward)
-
-
-def standardise(layer: layers.Standardise, given: Shape) -> Pass:
-    """Return the pass of (x - mean) / deviation, NaN filled."""
-    mean, deviation, fill = layer.arrays(given)
-
-    def forward(w: Weights, X: Array, draw: Draw) -> tuple[Array, Kept]:
-        gaps = np.isnan(X)
-        Y = np.where(gaps, fill.astype(X.dtype), X)
-        Y -= mean
-        Y /= deviation
-        return Y, gaps
-
-    def backward(w: Weights, kept: Kept, dY: Array, g: Weights, deep: bool) -> Array:
-        dX = dY / deviation
-        np.putmask(dX, kept, 0)
-        return dX
-
-    return Pass(forward, backward)
-
-
-def impute(layer: layers.Impute) -> Pass:
-    """Return the pass that puts a number where there is none."""
-
-    def forward(w: Weights, X: Array, draw: Draw) -> tuple[Array, Kept]:
-        gaps = np.isnan(X)
-        return np.where(gaps, X.dtype.type(layer.value), X), gaps
-
-    def backward(w: Weights, kept: Kept, dY: Array, g: Weights, deep: bool) -> Array:
-        np.putmask(dY, kept, 0)
-        return dY
 
     return Pass(forward, backward)

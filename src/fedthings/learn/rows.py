@@ -28,7 +28,7 @@ class Rows:
             self.X, self.y = samples.X[order], samples.y[order]
         # Training samples of i lie in bounds[2i]:bounds[2i + 1], its test samples after them.
         self.bounds = np.concatenate([[0], np.cumsum(counts)])
-        self.names = names
+        self.names, self.columns = names, samples.columns
         self.sizes: Array = counts[0::2]
         self.test_sizes: Array = counts[1::2]
         empty = np.flatnonzero(self.sizes == 0)
@@ -43,7 +43,8 @@ class Rows:
 
     def cohort(self, names: Sequence[str], at: Sequence[float]) -> Cohort:
         """Return the shards of `names`, the same at all times."""
-        return Cohort(self.X, self.y, self.bounds[2 * places(self.names, names)[:, None] + np.arange(3)])
+        bounds = self.bounds[2 * places(self.names, names)[:, None] + np.arange(3)]
+        return Cohort(self.X, self.y, bounds, self.columns)
 
     def counts(self, name: str, at: float) -> tuple[int, int]:
         """Return how many training and test samples `name` has."""

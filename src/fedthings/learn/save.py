@@ -21,6 +21,8 @@ from fedthings.learn.own import Own, plain
 from fedthings.vector import Array, Vector
 
 ENTRY = "fedthings"
+CONSTANTS = {"standardise": ("mean", "deviation", "fill"), "rescale": ("mean", "deviation")}
+"""What of a layer lies among the arrays."""
 _BLOCK = 1 << 18  # numbers that are written at once
 
 
@@ -93,8 +95,8 @@ def load(path: str | Path) -> tuple[Any, Vector, dict[str, Any]]:
             return own, np.concatenate([arrays[name].reshape(-1) for name in header["arrays"]]), header["metadata"]
         for index, layer in enumerate(spec["layers"]):
             prefix = f"{index}.{layer['type']}."
-            if layer["type"] == "standardise":
-                layer |= {field: arrays[prefix + field].tobytes() for field in ("mean", "deviation", "fill")}
+            for field in CONSTANTS.get(layer["type"], ()):
+                layer[field] = arrays[prefix + field].tobytes()
         model = msgspec.convert(spec, Sequential)
         row = np.concatenate([arrays[part.name].reshape(-1) for part in model.layout.parts])
         return model, row, header["metadata"]

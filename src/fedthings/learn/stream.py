@@ -34,7 +34,7 @@ class Stream:
     ) -> None:
         self.make, self.names, self.count, self.many = make, names, count, many
         self._like: Shard | None = None  # an empty shard of the shapes and types that all have
-        self._like = Shard(*(part[:0] for part in self.cohort(names[:1], [0.0])[0]))
+        self._like = _nothing_of(self.cohort(names[:1], [0.0])[0])
 
     def described(self) -> str:
         """Return what there is."""
@@ -101,7 +101,8 @@ class Stream:
 
     def _shard(self, made: Any, name: str, at: float) -> Shard:
         """Return what a function has made as a shard, in the types that learning takes."""
-        where = f"{name} at {at:g} s"
+        where, columns = f"{name} at {at:g} s", made.columns if isinstance(made, Shard) else ()
+        made = made[:4] if isinstance(made, Shard) else made
         if not isinstance(made, tuple | list) or len(made) not in (2, 4):
             raise DataError(
                 f"{where}: the function returned {_kind(made)}: return (X, y), (X, y, test_X, test_y) or a Shard"
@@ -113,11 +114,11 @@ class Stream:
             )
         parts = _arrays(made[0], made[1], where)
         like = self._like or Shard(parts[0][:0], parts[1][:0], parts[0][:0], parts[1][:0])
-        tests = like[2:]
+        tests = like[2:4]
         if len(made) == 4 and len(made[2]):
             tests = _arrays(made[2], made[3], f"{where}: test samples")
-        shard = Shard(*parts, *tests)
-        for part, array, other in zip(Shard._fields, shard, like, strict=True):
+        shard = Shard(*parts, *tests, columns)
+        for part, array, other in zip(Shard._fields[:4], shard[:4], like[:4], strict=True):
             if array.shape[1:] != other.shape[1:] or array.dtype != other.dtype:
                 raise DataError(
                     f"{where}: {part} holds {array.dtype} of shape {array.shape[1:]} a sample, "
@@ -142,6 +143,10 @@ class Stream:
                 f"{names[first]} at {at[first]:g} s has {found[first, 0]} training and {found[first, 1]} test samples, "
                 f"size= says {said[first, 0]} and {said[first, 1]}: make both the same, or leave size= out"
             )
+
+
+def _nothing_of(shard: Shard) -> Shard:
+    return Shard(shard.X[:0], shard.y[:0], shard.test_X[:0], shard.test_y[:0], shard.columns)
 
 
 def _asked(function: Callable[[Any, Any], Any], who: Any, at: Any) -> Any:

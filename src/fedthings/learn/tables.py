@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from numpy.typing import ArrayLike
 from fedthings.errors import DataError, nearest
 from fedthings.vector import Array
 
-KEYS = ("X", "y", "device", "split")
+KEYS = ("X", "y", "device", "split", "columns", "feature_names")
 TARGETS = ("y", "target", "label")
 """What the target column of a CSV file is called where nobody says."""
 ROWS_AT_ONCE = 8192
@@ -30,7 +31,7 @@ class Table(NamedTuple):
     """`X` float32 `(n, ...)`; `y` int64 (labels) or float32 (real) `(n, ...)`; `test` bool `(n,)`.
 
     `device` `(n,)` as it was found, or None. `classes` names the labels where they were text;
-    `left_out` names the columns that hold no number at all.
+    `left_out` names the columns that hold no number at all. `columns` are what the features are called, and the target.
     """
 
     X: Array
@@ -39,6 +40,7 @@ class Table(NamedTuple):
     device: Array | None
     classes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
 
 def table(
@@ -132,7 +134,21 @@ def read_npz(path: str | Path, classes: Sequence[str] = (), need: Sequence[str] 
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError) as error:
         raise DataError(f"{path} cannot be read as npz, it may be damaged: {error}") from None
     y = arrays["y"] if "y" in arrays else np.zeros(len(arrays["X"]), np.int64)
-    return table(arrays["X"], y, arrays.get("split"), arrays.get("device"), classes, where=str(path))
+    made = table(arrays["X"], y, arrays.get("split"), arrays.get("device"), classes, where=str(path))
+    return made._replace(columns=_named(arrays, made, path))
+
+
+def _named(arrays: dict[str, Array], made: Table, path: Path) -> tuple[str, ...]:
+    """Return what the features are called, by the key columns or feature_names, and "y"."""
+    key = "columns" if "columns" in arrays else "feature_names"
+    if key not in arrays:
+        return ()
+    names, features = arrays[key], prod(made.X.shape[1:])
+    if names.dtype.kind not in "US" or names.shape != (features,):
+        raise DataError(
+            f"{path}: {key} holds {names.dtype} with the shape {names.shape}: give each of {features} features a name"
+        )
+    return (*plain(names, f"{path}: {key}").tolist(), "y")
 
 
 def _entry(archive: Any, key: str, path: Path) -> Array:
@@ -221,7 +237,10 @@ def _parse(
     found = {name: _column(path, name, cells) for name, cells in texts.items()}
     y = found[target] if target else np.zeros(n, np.int64)
     made = table(X, y, found.get(split or ""), found.get(device or ""), classes, str(path))
-    return made._replace(left_out=tuple(column.name for column in features if column not in kept))
+    return made._replace(
+        left_out=tuple(column.name for column in features if column not in kept),
+        columns=(*(column.name for column in kept), target or "y"),
+    )
 
 
 def _pieces(

@@ -12,6 +12,7 @@ from fedthings.learn.losses import LOSSES, fit
 from fedthings.learn.metrics import METRICS, suits
 from fedthings.learn.model import Sequential
 from fedthings.learn.own import Own, plain
+from fedthings.learn.series import Window
 
 if TYPE_CHECKING:
     # Where the mathematics needs the layers there is no Own, and all that others ask of a model it has too.
@@ -73,16 +74,28 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One model to train: `normalise="fleet"` learns scaling and imputation from all devices first.
 
-    `metrics` are measured on each device's own test samples; empty means those usual for the loss.
+    `window` says which of a device's rows, in the order of time, make a sample. `metrics` are measured on each device's
+    own test samples; empty means those usual for the loss. Layers that `local` names stay on each device: "head",
+    "body", a kind such as "layer_norm", or one of a kind, "dense.1". With `local_epochs` these are trained alone first,
+    so many epochs, then the others alone (Collins et al. 2021, Alg. 1).
     """
 
     model: Model
     loss: str
     recipe: Recipe = Recipe()
     normalise: Literal["none", "fleet"] = "none"
+    window: Window = Window()
     metrics: tuple[str, ...] = ()
+    local: tuple[str, ...] = ()
+    local_epochs: int = 0
 
     def __post_init__(self) -> None:
+        if self.local_epochs:
+            within("task.local_epochs", self.local_epochs, 1, 1 << 16)
+            recipe = self.recipe
+            for said, wrong in (("no local layers", not self.local), ("recipe.weight_decay", recipe.weight_decay > 0)):
+                if wrong:
+                    raise SpecError(f"task.local_epochs is {self.local_epochs} beside {said}: set it to 0")
         if self.loss not in LOSSES:
             raise SpecError(f"task.loss is {self.loss!r}: {nearest(self.loss, LOSSES)}")
         if isinstance(self.model, Own):  # what it is shows where it is imported: own.verify
@@ -92,13 +105,22 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                     f'task.normalise is "fleet", which cannot be put before the code {self.model.factory}: '
                     "scale the data, or let the model begin with a normalisation"
                 )
+            if self.local:
+                raise SpecError(
+                    f"task.local is {list(self.local)} beside {self.model.factory}: it names layers of a list"
+                )
             return
         if not isinstance(self.model, Sequential):
             raise SpecError(
                 f"task.model is {self.model!r:.60}: give ft.mlp(...) or ft.sequential(...); Python code is named, "
                 'ft.own("package.module:factory"), in TOML ["package.module:factory"]'
             )
+        self.window.fits(self.model.input)
         fit(self.model, self.loss)
+        if self.model.rescale is not None and not self.model.rescale.mean and self.normalise != "fleet":
+            raise SpecError(
+                'task.model ends with rescale() without numbers: give mean and deviation, or set normalise="fleet"'
+            )
         for name in self.metrics:
             if name not in METRICS:
                 raise SpecError(f"task.metrics has {name!r}: {nearest(name, METRICS)}")
@@ -109,25 +131,27 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 )
 
     def flops(self, samples: int, tested: int, effort: float = 1.0) -> int:
-        """Return the operations of local training on `samples`, the received model measured on `tested` others.
+        """Return the operations of local training on `samples` rows, the received model measured on `tested` others.
 
         Of the steps the share `effort` is done, rounded up as `descent.schedule` does.
         """
         recipe, model = self.recipe, self.model
+        samples, tested = self.window.count(samples), self.window.count(tested)
         batch = recipe.batch or max(samples, 1)
-        epoch = -(-samples // batch)
-        steps, seen = recipe.epochs * epoch, recipe.epochs * samples
+        epoch, epochs = -(-samples // batch), recipe.epochs + self.local_epochs
+        steps, seen = epochs * epoch, epochs * samples
         if effort < 1 and epoch:
-            steps = max(1, ceil(effort * epoch * recipe.epochs - 1e-9))
+            steps = max(1, ceil(effort * epoch * epochs - 1e-9))
             seen = steps // epoch * samples + min(steps % epoch * batch, samples)
         passes = seen * model.training_flops + tested * model.flops
         return passes + steps * UPDATE[recipe.optimizer] * model.layout.dim
 
     def memory(self, samples: int) -> int:
-        """Return the bytes that training on `samples` holds at least, in float32.
+        """Return the bytes that training on `samples` rows holds at least, in float32.
 
         These are parameters, gradients and moments, and a batch in every layer; samples may come from flash.
         """
+        samples = self.window.count(samples)
         batch = min(self.recipe.batch or samples, samples)
         rows = 2 + MOMENTS[self.recipe.optimizer]
         return 4 * (rows * self.model.layout.dim + batch * self.model.held)

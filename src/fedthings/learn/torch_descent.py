@@ -86,7 +86,7 @@ def one(net: Net, ask: Asked, start: Array, received: Array, shard: Shard, key: 
     with alone(key.word("torch"), place):
         X, y = tensors(shard.X, shard.y, ask.kind, place)
         net.load(start)
-        net.module.train()
+        net.train()
         theta, slope = net.row[: net.learned], net.slope[: net.learned]
         near = torch.tensor(received, device=place)[: net.learned] if mu else None
         theirs = net.optimizer(net.module.parameters(), recipe) if net.optimizer else None
@@ -143,7 +143,7 @@ def together(
     seen = np.zeros((len(shards), 2), np.int64)
     slopes = _slopes(net, ask)
     with alone(0, place):
-        net.module.train()
+        net.train()
         mine, answers = (np.concatenate([shard[part] for shard in some]) for part in (0, 1))
         X, y = tensors(mine, answers, ask.kind, place)
         theta = torch.tensor(start[order], device=place)
@@ -190,7 +190,7 @@ def apart(net: Net, ask: Asked, shard: Shard) -> str:
         return "it has recurrent layers"
     place = str(net.row.device)
     with alone(0, place):
-        net.module.train()
+        net.train()
         X, y = tensors(shard.X[:1], shard.y[:1], ask.kind, place)
         try:
             _slopes(net, ask)(net.row[None], X[None], y[None])

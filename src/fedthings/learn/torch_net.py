@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fedthings.errors import SpecError
-from fedthings.learn.layers import Shape
+from fedthings.learn.element import Shape
 from fedthings.vector import Array, Layout
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class Net(NamedTuple):
     """A module whose parameters and float buffers are views of `row` `(dim,)`, its gradients views of `slope`.
 
     The first `learned` numbers are parameters, the others buffers. `stays` are the buffers that do not travel, such as
-    a count of batches. `lone`: whether a batch of one sample can be trained on; a BatchNorm finds no variance in it.
+    a count of batches. `still` are the parts that are frozen. `lone`: whether a batch of one sample can be trained on;
+    a BatchNorm finds no variance in it.
     """
 
     module: Any
@@ -40,6 +41,7 @@ class Net(NamedTuple):
     learned: int
     travels: tuple[Buffer, ...]
     stays: tuple[Buffer, ...]
+    still: tuple[Any, ...]
     lone: bool
     optimizer: Callable[[Any, Recipe], Any] | None
 
@@ -54,6 +56,12 @@ class Net(NamedTuple):
         for owner, name, first in self.stays:
             owner._buffers[name] = first.clone()
 
+    def train(self) -> None:
+        """Be in training mode, but for what is frozen: its statistics are not to move either."""
+        self.module.train()
+        for part in self.still:
+            part.eval()
+
     def saved(self) -> Array:
         """Return the row `(dim,)` that the module is now; it may share memory with it."""
         for owner, name, view in self.travels:
@@ -63,10 +71,17 @@ class Net(NamedTuple):
 
 
 def state(module: Any) -> list[tuple[str, Any]]:
-    """Return what travels: the trained parameters, then the buffers of real numbers, each once."""
-    saved = module.state_dict()
+    """Return what travels: the trained parameters, then the buffers of real numbers, each once; nothing frozen."""
+    saved, still = module.state_dict(), {id(b) for part in frozen(module) for b in part.buffers(recurse=False)}
     buffers = [(name, b) for name, b in module.named_buffers() if name in saved and b.is_floating_point()]
-    return [(name, p) for name, p in module.named_parameters() if p.requires_grad] + buffers
+    trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    return trained + [(name, b) for name, b in buffers if id(b) not in still]
+
+
+def frozen(module: Any) -> list[Any]:
+    """Return the parts whose own parameters are all frozen, such as a BatchNorm of a base that stays."""
+    own = ((part, list(part.parameters(recurse=False))) for part in module.modules())
+    return [part for part, some in own if some and not any(p.requires_grad for p in some)]
 
 
 def travelling(module: Any) -> tuple[Layout, int]:
@@ -107,8 +122,9 @@ def attached(module: Any, place: str, layout: Layout, learned: int, optimizer: A
             travels.append(Buffer(where, name, views[path]))
         else:
             stays.append(Buffer(where, name, tensor.clone()))
-    normalised = any(isinstance(part, _BatchNorm) for part in module.modules())
-    return Net(module, layout, row, slope, learned, tuple(travels), tuple(stays), not normalised, optimizer)
+    still = tuple(frozen(module))
+    normalised = any(isinstance(part, _BatchNorm) and part not in still for part in module.modules())
+    return Net(module, layout, row, slope, learned, tuple(travels), tuple(stays), still, not normalised, optimizer)
 
 
 def given(module: Any, takes: Shape) -> Shape:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from fedthings.learn.layers import AvgPool, Conv1d, Conv2d, MaxPool, Shape
+from fedthings.learn.element import Shape
+from fedthings.learn.layers import AvgPool, Conv1d, Conv2d, MaxPool
 from fedthings.learn.passes import ACTIVATIONS, Draw, Kept, Pass, Weights, down
 from fedthings.vector import Array
 
@@ -16,18 +17,18 @@ from fedthings.vector import Array
 def convolution(layer: Conv1d | Conv2d, given: Shape) -> Pass:
     """Return the pass: windows become the rows of one matrix product for each device (im2col)."""
     spatial, channels, filters = given[:-1], given[-1], layer.filters
-    size, stride, rank = layer.kernel, layer.stride, layer.rank
+    size, stride, rank, every, reach = layer.kernel, layer.stride, layer.rank, layer.apart, layer.reach
     out = layer.shape(given)[:-1]
     margins = layer.margins(given)
     padded = tuple(before + n + after for n, (before, after) in zip(spatial, margins, strict=True))
     middle = tuple(slice(before, before + n) for n, (before, _) in zip(spatial, margins, strict=True))
     # Backward, the gradients stand `stride` apart between zeros, and the same windows slide over them.
-    apart = tuple(slice(size - 1, size + stride * (o - 1), stride) for o in out)
+    apart = tuple(slice(reach - 1, reach + stride * (o - 1), stride) for o in out)
     flipped = (slice(None), *(slice(None, None, -1) for _ in spatial))
     activate, slope = ACTIVATIONS[layer.activation]
 
     def forward(w: Weights, X: Array, draw: Draw) -> tuple[Array, Kept]:
-        columns = unfold(spread(X, padded, middle), size, stride, rank)
+        columns = unfold(spread(X, padded, middle), size, stride, rank, every)
         Y = columns @ w["weight"].reshape(-1, columns.shape[-1], filters)
         Y += w["bias"][:, None]
         activate(Y)
@@ -41,10 +42,10 @@ def convolution(layer: Conv1d | Conv2d, given: Shape) -> Pass:
         down(dY, g["bias"])
         if not deep:
             return None
-        wide = tuple(n + size - 1 for n in padded)
+        wide = tuple(n + reach - 1 for n in padded)
         around = spread(dY.reshape(*samples, *out, filters), wide, apart)
-        inside = tuple(slice(m.start, m.stop + size - 1) for m in middle)  # zeros of the margin need no gradient
-        windows = unfold(around[:, :, *inside], size, 1, rank)
+        inside = tuple(slice(m.start, m.stop + reach - 1) for m in middle)  # zeros of the margin need no gradient
+        windows = unfold(around[:, :, *inside], size, 1, rank, every)
         back = np.ascontiguousarray(w["weight"][flipped].swapaxes(-1, -2)).reshape(-1, windows.shape[-1], channels)
         dX: Array = windows @ back
         return dX.reshape(*samples, *given)
@@ -61,10 +62,14 @@ def spread(X: Array, sizes: Shape, where: tuple[slice, ...]) -> Array:
     return wide
 
 
-def unfold(X: Array, size: int, stride: int, rank: int) -> Array:
-    """Return the windows of `X` `(K, B, *spatial, C)` as rows `(K, B * places, size**rank * C)`."""
-    every = (slice(None, None, stride),) * rank
-    windows = sliding_window_view(X, (size,) * rank, axis=tuple(range(2, 2 + rank)))[:, :, *every]
+def unfold(X: Array, size: int, stride: int, rank: int, apart: int = 1) -> Array:
+    """Return the windows of `X` `(K, B, *spatial, C)` as rows `(K, B * places, size**rank * C)`.
+
+    The `size` numbers of a window lie `apart`.
+    """
+    every, taken = (slice(None, None, stride),) * rank, (slice(None, None, apart),) * rank
+    reach = (size - 1) * apart + 1
+    windows = sliding_window_view(X, (reach,) * rank, axis=tuple(range(2, 2 + rank)))[:, :, *every, :, *taken]
     places, kernel, width = range(1, 2 + rank), range(3 + rank, 3 + 2 * rank), size**rank * X.shape[-1]
     if X.shape[-1] == 1:  # the longest runs in memory lie along the places: copy the rows as columns
         return windows.transpose(0, *kernel, 2 + rank, *places).reshape(len(X), width, -1).swapaxes(-1, -2)

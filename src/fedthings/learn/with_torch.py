@@ -1,4 +1,4 @@
-"""PyTorch: a user's own module as a model, and the portable model as a module and back.
+"""PyTorch: a user's own module as a model. The portable model as a module is in `to_torch.py`.
 
 torch is imported only where it is used.
 """
@@ -13,10 +13,8 @@ from weakref import ref
 import numpy as np
 
 from fedthings.errors import SpecError, nearest
-from fedthings.learn import layers as kinds
-from fedthings.learn.layers import Layer, Shape
-from fedthings.learn.lift import Lifted, Steps, guarded, shape
-from fedthings.learn.model import Sequential
+from fedthings.learn.element import Shape
+from fedthings.learn.lift import Lifted, Steps, framework, guarded, shape
 from fedthings.vector import Array, Key, Vector
 
 if TYPE_CHECKING:
@@ -37,12 +35,12 @@ def with_torch(
 ) -> Lifted:
     """Return the model whose module `build()` makes, for samples of shape `input`, with outputs as the loss reads them.
 
-    Its trained parameters and float buffers travel; frozen parameters and counters stay as `build` makes them with
-    the generator at 0. `loss(outputs, y)` gives each sample's cost `(n,)`, `optimizer(parameters, recipe)` a
-    torch.optim optimiser; without them they are the task's. `device` "auto" is the GPU where there is one. `at_once`
-    trains many devices by torch.func.vmap (None: on a GPU, where the module can). Raises SpecError.
+    Its trained parameters and float buffers travel; what is frozen, statistics included, and counters stay as `build`
+    makes them with the generator at 0. `loss(outputs, y)` gives each sample's cost `(n,)`, `optimizer(parameters,
+    recipe)` a torch.optim optimiser; without them they are the task's. `device` "auto" is the GPU where there is one.
+    `at_once` trains many devices by torch.func.vmap (None: on a GPU, where the module can). Raises SpecError.
     """
-    torch = _torch()
+    torch = framework("torch", "with_torch")
     from torch.utils.flop_counter import FlopCounterMode
 
     from fedthings.learn import torch_descent, torch_net
@@ -132,116 +130,12 @@ def with_torch(
         where = torch.cuda.get_device_name() if net().row.is_cuda else torch.backends.cpu.get_cpu_capability()
         return f"torch {torch.__version__} {where}"
 
-    return Lifted(takes, gives, layout, begin, steps, predict, flops=int(counter.get_total_flops()), engine=engine)
-
-
-def _torch() -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise SpecError(f'with_torch needs PyTorch ({error}): pip install "fedthings[torch]"') from None
-    return torch
-
-
-def module(model: Sequential, row: Vector | None = None) -> Any:
-    """Return a `torch.nn.Sequential`, channels last, as ours; with `row` `(dim,)` where it is given."""
-    import torch
-
-    parts = [_build(layer, given) for layer, given in zip(model.layers, model.shapes, strict=False)]
-    found = torch.nn.Sequential(*(torch.nn.Sequential(*some) for some in parts))
-    found.fedthings = model
-    if row is not None:
+    def fitted(row: Array) -> Any:
+        module, arrays = made(0).eval(), layout.views(row)
         with torch.no_grad():
-            for name, array in model.layout.views(row).items():
-                parameter = _parameter(found, name)
-                parameter.copy_(torch.from_numpy(_turned(np.asarray(array)).copy()))
-    return found
+            for name, tensor in torch_net.state(module):
+                tensor.copy_(torch.tensor(arrays[name]))
+        return module
 
-
-def row(module: Any) -> Vector:
-    """Return the row `(dim,)` of a module that `module` made, after training it in PyTorch."""
-    found = [
-        _back(_parameter(module, part.name).detach().cpu().numpy()).reshape(-1)
-        for part in module.fedthings.layout.parts
-    ]
-    return np.concatenate(found)
-
-
-def _turned(array: Array) -> Array:
-    """Turn a weight (*window, in, out) to PyTorch's (out, in, *window); a bias stays."""
-    return array if array.ndim == 1 else np.moveaxis(array, (-1, -2), (0, 1))
-
-
-def _back(array: Array) -> Array:
-    return array if array.ndim == 1 else np.moveaxis(array, (0, 1), (-1, -2))
-
-
-def _parameter(module: Any, name: str) -> Any:
-    """Return the parameter "3.conv2d.weight": that of the only trained part of layer 3."""
-    index, _, field = name.split(".")
-    return next(value for key, value in module[int(index)].named_parameters() if key.endswith(field))
-
-
-def _build(layer: Layer, given: Shape) -> list[Any]:
-    """Return the modules of one layer."""
-    import torch
-    from torch import nn
-
-    class Axis(nn.Module):  # type: ignore[misc]
-        """Move the channels, which PyTorch has first."""
-
-        def __init__(self, source: int, target: int) -> None:
-            super().__init__()
-            self.source, self.target = source, target
-
-        def forward(self, x: Any) -> Any:
-            return x.movedim(self.source, self.target)
-
-    class Scale(nn.Module):  # type: ignore[misc]
-        """Fill gaps, then scale."""
-
-        def __init__(self, mean: Any, deviation: Any, fill: Any) -> None:
-            super().__init__()
-            for name, value in (("mean", mean), ("deviation", deviation), ("fill", fill)):
-                self.register_buffer(name, torch.as_tensor(value))
-
-        def forward(self, x: Any) -> Any:
-            fill = self.fill.to(x.dtype).expand_as(x)
-            return (torch.where(torch.isnan(x), fill, x) - self.mean) / self.deviation
-
-    activations: dict[str, Any] = {
-        "linear": list,
-        "relu": lambda: [nn.ReLU()],
-        "tanh": lambda: [nn.Tanh()],
-        "sigmoid": lambda: [nn.Sigmoid()],
-        "softmax": lambda: [nn.Softmax(-1)],
-    }
-    first, last = Axis(-1, 1), Axis(1, -1)
-    flat = len(given) == 2
-    match layer:
-        case kinds.Dense():
-            return [nn.Linear(given[0], layer.units), *activations[layer.activation]()]
-        case kinds.Conv1d() | kinds.Conv2d():
-            pads = [zeros for pair in reversed(layer.margins(given)) for zeros in pair]  # the last axis first
-            kind = nn.Conv1d if flat else nn.Conv2d
-            around = nn.ConstantPad1d(pads, 0.0) if flat else nn.ConstantPad2d(pads, 0.0)
-            conv = kind(given[-1], layer.filters, layer.kernel, layer.stride)
-            return [first, around, conv, last, *activations[layer.activation]()]
-        case kinds.MaxPool():
-            return [first, (nn.MaxPool1d if flat else nn.MaxPool2d)(layer.size, layer.step), last]
-        case kinds.AvgPool():
-            return [first, (nn.AvgPool1d if flat else nn.AvgPool2d)(layer.size, layer.step), last]
-        case kinds.Flatten():
-            return [nn.Flatten()]
-        case kinds.LayerNorm():
-            return [nn.LayerNorm(given[-1], layer.eps)]
-        case kinds.Dropout():
-            return [nn.Dropout(layer.rate)]
-        case kinds.Standardise():
-            return [Scale(*(array.copy() for array in layer.arrays(given)))]
-        case kinds.Impute():
-            fill = np.full(given, layer.value, np.float32)
-            return [Scale(np.float32(0), np.float32(1), fill)]
-        case _:
-            built: list[Any] = activations[kinds.snake(type(layer).__name__)]()
-            return built
+    flops = int(counter.get_total_flops())
+    return Lifted(takes, gives, layout, begin, steps, predict, flops=flops, engine=engine, fitted=fitted)

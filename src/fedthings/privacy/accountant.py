@@ -22,6 +22,14 @@ numbers the sum of these stays below 10^-9 at `noise.SIGMA`, except with a chanc
 """
 
 
+def coarse(deviation: float, numbers: int) -> float:
+    """Return by how much so many `numbers` of discrete noise of a small `deviation` differ from rounded Gaussian ones.
+
+    It is the largest sum of the logarithms above, except with a chance of e^-70 (Laurent, Massart 2000, lemma 1).
+    """
+    return (2 * sqrt(70.0 * numbers) + 140) / (24 * deviation**2)
+
+
 # ---------------------------------------------------------------- Gaussian mechanisms
 
 

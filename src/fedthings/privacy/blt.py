@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from math import isfinite, log
+from math import isfinite, log, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -77,6 +77,16 @@ def error(fit: Toeplitz, participation: Participation) -> float:
     """Return the root mean square error of the prefix sums, for noise that hides reports of norm 1 at multiplier 1."""
     theta, omega = fit
     return _error(theta, omega, *_inverse(theta, _zeros(theta, omega)), participation)
+
+
+def growth(fit: Toeplitz, versions: int) -> float:
+    """Return the deviation of the noise of the last version, the largest there is, over that of fresh noise."""
+    buffers, square, out = np.zeros_like(fit.theta), 0.0, 1.0
+    for _ in range(versions):  # as in `stream`, without its rounding: the first column of C^-1
+        square += out * out
+        buffers = buffers * fit.theta + out
+        out = -float(fit.omega @ buffers)
+    return sqrt(square)
 
 
 def _error(theta: Row, omega: Row, decays: Row, scales: Row, participation: Participation) -> float:

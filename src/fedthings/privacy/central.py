@@ -6,7 +6,7 @@ Kairouz et al. 2021, definition 1.1). The coordinator sees the reports and is tr
 
 from __future__ import annotations
 
-from math import ceil, sqrt
+from math import ceil, exp, sqrt
 from typing import Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from fedthings.errors import SpecError
-from fedthings.privacy import accountant, mechanism
+from fedthings.privacy import accountant, mechanism, noise, rounding
 from fedthings.privacy.blt import Blt, Participation, Row, Toeplitz
 from fedthings.privacy.clip import AdaptiveClip, Clip
 from fedthings.privacy.mechanism import Independent, Mechanism
@@ -81,7 +81,8 @@ class Claim(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Sums of reports are rounded to multiples of `unit`, the count of adaptive clipping to those of `count_unit`, and
     get whole-numbered noise of `deviation` such steps. `rounding` is by how much fixed point may have lengthened a
     report, `share` the sampling rate that is assumed (0: none), `versions` how many the budget allows, `theta` and
-    `omega` what BLT was fitted to.
+    `omega` what BLT was fitted to. `shared`: each of two servers adds such noise to its share of the sums, and epsilon
+    is against either of them, who knows its own; the deviation is that of the `factors`.
     """
 
     privacy: CentralDp
@@ -100,6 +101,8 @@ class Claim(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     source: Source
     theta: tuple[float, ...] = ()
     omega: tuple[float, ...] = ()
+    shared: bool = False
+    factors: tuple[int, int] = noise.WIDEST
 
     @property
     def participation(self) -> Participation:
@@ -122,6 +125,11 @@ class Claim(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.deviation * self.unit / _bound(self.clip)
 
     @property
+    def bound(self) -> float:
+        """The clipping bound; of adaptive clipping 1, in units of it."""
+        return _bound(self.clip)
+
+    @property
     def size(self) -> int:
         """How many numbers get noise in a version."""
         return self.dim + isinstance(self.clip, AdaptiveClip)
@@ -138,7 +146,8 @@ class Claim(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             return spent
         if self.share:
             return spent + accountant.amplified(self.deviation / _steps(self), self.share, version, delta)
-        return spent + accountant.epsilon(float(self.mus()[version - 1]), delta)
+        coarse = _coarse(self)
+        return spent + accountant.epsilon(float(self.mus()[version - 1]), delta * exp(-coarse)) + 2 * coarse
 
 
 def _bound(clip: Clip | AdaptiveClip) -> float:
@@ -147,8 +156,15 @@ def _bound(clip: Clip | AdaptiveClip) -> float:
 
 def _steps(claim: Claim) -> float:
     """Return how many steps, as an L2 norm, one report moves a rounded sum at the most."""
+    if claim.shared:
+        return rounding.longest(_bound(claim.clip) / claim.unit, claim.dim)  # rounded on the device, and nowhere else
     most = (_bound(claim.clip) + claim.rounding) / claim.unit + sqrt(claim.dim)  # two roundings, half a step each
     return sqrt(most**2 + (0.5 / claim.count_unit + 1) ** 2) if claim.count_unit else most
+
+
+def _coarse(claim: Claim) -> float:
+    """Return how far the noise of all versions is from a rounded Gaussian one; for `SIGMA` epsilon has it already."""
+    return accountant.coarse(claim.deviation, claim.size * claim.planned) if claim.shared else 0.0
 
 
 def _feedback(claim: Claim, versions: np.ndarray) -> np.ndarray:
@@ -171,18 +187,20 @@ def claimed(
     devices: int,
     rounds: int,
     dim: int,
-    rounding: float,
-    deviation: float,
     source: Source,
+    lengthened: float = 0.0,
+    shared: bool = False,
+    factors: noise.Factors = noise.WIDEST,
 ) -> Claim:
     """Return the claim for `rounds` versions, with noise as the budget needs it. Raises SpecError where none is enough.
 
-    A device reports at most `cap` times (0: always), with `separation` versions in between; the noise's `deviation`
-    is in steps.
+    A device reports at most `cap` times (0: always), with `separation` versions in between; fixed point has
+    `lengthened` a report by so much. For noise of two servers see `distributed.claimed`.
     """
     apart = separation + 1
     sampled = privacy.sampled
     times = rounds if sampled else min(cap or rounds, ceil(rounds / apart))
+    deviation = noise.deviation(factors)
     claim = Claim(
         privacy=privacy,
         clip=clip,
@@ -196,8 +214,10 @@ def claimed(
         unit=(privacy.multiplier or 1.0) * _bound(clip) / deviation,
         count_unit=0.0,
         deviation=deviation,
-        rounding=rounding,
+        rounding=lengthened,
         source=source,
+        shared=shared,
+        factors=factors,
     )
     fit = mechanism.fitted(privacy.mechanism, claim.participation)
     if fit is not None:
@@ -207,13 +227,13 @@ def claimed(
         claim = replace(claim, count_unit=_count_unit(_steps(claim) / sqrt(1 - counts), counts))
         return replace(claim, versions=_affordable(claim))
     steps = _allowed(claim)
-    most = steps * sqrt(1 - counts) - sqrt(dim)
+    most = rounding.shortest(steps, dim) if shared else steps * sqrt(1 - counts) - sqrt(dim)
     if most <= 0:
         raise SpecError(
             f"privacy.epsilon is {privacy.epsilon:g}: noise for {dim:,} parameters cannot be made that strong; raise "
             "it, or lower rounds"
         )
-    return replace(claim, unit=(_bound(clip) + rounding) / most, count_unit=_count_unit(steps, counts))
+    return replace(claim, unit=(_bound(clip) + lengthened) / most, count_unit=_count_unit(steps, counts))
 
 
 def _count_unit(steps: float, share: float) -> float:
@@ -226,13 +246,18 @@ def _allowed(claim: Claim) -> float:
     epsilon, delta = claim.privacy.left
     if claim.share:
         return claim.deviation / accountant.multiplier(epsilon, delta, claim.share, claim.planned)
-    most = accountant.mu(epsilon, delta) * claim.deviation - float(_feedback(claim, np.array(claim.planned)))
+    most = _mu(claim) * claim.deviation - float(_feedback(claim, np.array(claim.planned)))
     return float(most / sqrt(claim.squares[-1]))
+
+
+def _mu(claim: Claim) -> float:
+    """Return the sensitivity, in deviations of the noise, that what is left allows; 0 where it allows none."""
+    (epsilon, delta), coarse = claim.privacy.left, _coarse(claim)
+    return accountant.mu(epsilon - 2 * coarse, delta * exp(-coarse)) if epsilon > 2 * coarse else 0.0
 
 
 def _affordable(claim: Claim) -> int:
     """Return how many versions the budget allows. Raises SpecError where it allows none."""
-    epsilon, delta = claim.privacy.left
     if claim.share:
         low, high = 0, claim.planned + 1
         while high - low > 1:
@@ -240,10 +265,10 @@ def _affordable(claim: Claim) -> int:
             low, high = (low, middle) if claim.epsilon(middle) > claim.privacy.epsilon else (middle, high)
         found = low
     else:
-        found = int(np.searchsorted(claim.mus(), accountant.mu(epsilon, delta), side="right"))
+        found = int(np.searchsorted(claim.mus(), _mu(claim), side="right"))
     if not found:
         raise SpecError(
             f"privacy.multiplier is {claim.privacy.multiplier:g}: the first version alone costs more than epsilon "
-            f"{epsilon:g}; raise it, or give 0 for what the budget needs"
+            f"{claim.privacy.left[0]:g}; raise it, or give 0 for what the budget needs"
         )
     return found

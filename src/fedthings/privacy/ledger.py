@@ -63,6 +63,7 @@ def status(claim: Claim, lines: Sequence[Line]) -> dict[str, Any]:
         "multiplier": claim.multiplier,
         "clip": msgspec.to_builtins(claim.clip),
         "noise": claim.source,
+        "servers": 2 if claim.shared else 1,
         "unit": "device",
         "rests_on": rests_on(claim),
     }
@@ -74,17 +75,30 @@ def rests_on(claim: Claim) -> list[str]:
         "unit: a device, with all of its data and all of its reports; the claim compares a fleet with one in which the "
         "device's reports are zero",
         _participation(claim),
-        "trust: the coordinator, and gateways, see each report; they clip it once more, add the noise and keep it "
-        "secret. What leaves them, to devices or in the run's results, is covered, but not who took part and when",
+        _trust(claim),
         "names: a device counts as one under each name that it has",
         {
             "secure": "noise: drawn with AES-256 from a key of the system's cryptographic generator; that of the next "
-            "version lies in the run's state, which is as secret as the reports",
+            "version lies in the run's state, which is as secret as the reports"
+            + ("; the helper has a key of its own" if claim.shared else ""),
             "keyed": "noise: drawn from the federation's seed, which is what a simulation does: who knows the seed can "
             "take the noise away, so nothing that was learned from real people may be released with it",
         }[claim.source],
         _accounted(claim),
     ]
+
+
+def _trust(claim: Claim) -> str:
+    if claim.shared:
+        return (
+            "trust: coordinator and helper do not work together. Each adds noise enough by itself to its share before "
+            "the shares are added, and knows its own: epsilon is against either of them, and all others. Each device "
+            "clips its own report, which nobody can check. Who took part and when is not covered"
+        )
+    return (
+        "trust: the coordinator, and gateways, see each report; they clip it once more, add the noise and keep it "
+        "secret. What leaves them, to devices or in the run's results, is covered, but not who took part and when"
+    )
 
 
 def _participation(claim: Claim) -> str:
@@ -98,7 +112,7 @@ def _participation(claim: Claim) -> str:
     apart = f", at least {claim.apart} versions apart" if claim.apart > 1 and claim.times > 1 else ""
     return (
         f"participation: a device's reports count at most {often} in {claim.planned} versions{apart}, which the "
-        "coordinator enforces; nothing is assumed about sampling"
+        f"coordinator enforces{', and the helper too' if claim.shared else ''}; nothing is assumed about sampling"
     )
 
 
@@ -109,4 +123,10 @@ def _accounted(claim: Claim) -> str:
         type(claim.privacy.mechanism), "independent noise"
     )
     count = "; the count of adaptive clipping is in it" if isinstance(claim.clip, AdaptiveClip) else ""
-    return f"accounting: {how}, exactly as a Gaussian mechanism (Balle, Wang 2018); rounding is in it{count}"
+    exactly = "as a Gaussian mechanism (Balle, Wang 2018)"
+    if claim.shared:
+        return (
+            f"accounting: {how}, discrete noise {exactly} and by how much it differs from one; the random rounding on "
+            "the devices, bounded there, is in it (Kairouz, Liu, Steinke 2021)"
+        )
+    return f"accounting: {how}, exactly {exactly}; rounding is in it{count}"

@@ -78,6 +78,13 @@ def go_on(spec: Mechanism, fit: Toeplitz | None, state: State, version: int, fre
     return fresh
 
 
+def growth(spec: Mechanism, fit: Toeplitz | None, participation: Participation) -> float:
+    """Return the largest deviation of the noise of one version, over that of fresh noise."""
+    if fit is not None:
+        return blt.growth(fit, participation.versions)
+    return float(np.sqrt(1 + participation.versions.bit_length())) if isinstance(spec, Tree) else 1.0
+
+
 def prefix_error(spec: Mechanism, participation: Participation) -> float:
     """Return the root mean square error of the prefix sums, at noise multiplier 1 of the whole mechanism."""
     n = participation.versions

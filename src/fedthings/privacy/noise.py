@@ -2,9 +2,10 @@
 
 A discrete Gaussian (Canonne, Kamath, Steinke 2020) has no floating point in which the data's low bits could show
 (Mironov 2012). One of deviation `SIGMA` is made of four of deviation 256, by convolution (Micciancio, Walter 2017,
-section 4; Pöppelmann, Ducas, Güneysu 2014, lemma 2: each factor is below 256 / 1.9, so the result is a discrete
-Gaussian up to a factor of 1 + 2^-190). Those of 256 come from an alias table (Walker 1977) that is exact to 2^-128.
-What else noise is scaled to is the unit's matter, never the sampler's.
+section 4; Pöppelmann, Ducas, Güneysu 2014, lemma 2: each factor is below 1 / 1.9 of the deviation that it widens, so
+the result is a discrete Gaussian up to a factor of 1 + 2^-190); smaller factors make smaller ones. Those of 256 come
+from an alias table (Walker 1977) that is exact to 2^-128. What else noise is scaled to is the unit's matter,
+never the sampler's.
 """
 
 from __future__ import annotations
@@ -14,18 +15,35 @@ from decimal import Decimal, localcontext
 from functools import cache
 from hashlib import blake2b
 from math import hypot
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers import CipherContext
 
 SMALL = 256
 """Deviation of the Gaussians in the table; its 8,192 numbers end at 16 deviations, beyond which lies 2^-180."""
-FIRST, SECOND = 96, 9216
-"""Factors of the two convolutions."""
-SIGMA = SMALL * hypot(1, FIRST) * hypot(1, SECOND)
-"""Deviation of what `draw` gives, in units: 2.27e8."""
+Factors: TypeAlias = "tuple[int, int]"
+"""Those of the two convolutions, 0 for none."""
+WIDEST: Factors = (96, 9216)
+
+
+def deviation(factors: Factors) -> float:
+    """Return the deviation of what `draw` gives with these factors."""
+    return SMALL * hypot(1, factors[0]) * hypot(1, factors[1])
+
+
+SIGMA = deviation(WIDEST)
+"""The largest, 2.27e8."""
+SIZES: tuple[Factors, ...] = (
+    WIDEST,
+    *((96, 1 << i) for i in range(13, -1, -1)),
+    *((1 << i, 0) for i in range(6, -1, -1)),
+    (0, 0),
+)
+"""Factors of deviations from `SIGMA` to `SMALL`, each about half of the one before."""
 KEY = 32
 """Bytes of a key."""
 _BITS = 13
@@ -39,9 +57,9 @@ def fresh() -> bytes:
     return secrets.token_bytes(KEY)
 
 
-def known(seed: int) -> bytes:
-    """Return the key of a simulation: who knows `seed` knows the noise (law 5)."""
-    return blake2b(b"%d" % seed, digest_size=KEY, person=b"simulated noise").digest()
+def known(seed: int, whose: bytes = b"") -> bytes:
+    """Return the key of a simulation: who knows `seed` knows the noise (law 5). `whose`: of two servers."""
+    return blake2b(b"%d%b" % (seed, whose), digest_size=KEY, person=b"simulated noise").digest()
 
 
 def ratchet(key: bytes) -> tuple[bytes, bytes]:
@@ -52,22 +70,25 @@ def ratchet(key: bytes) -> tuple[bytes, bytes]:
     return this, later
 
 
-def draw(key: bytes, count: int) -> NDArray[np.int64]:
-    """Return `count` numbers `(count,)` of a discrete Gaussian of deviation `SIGMA`; a key is for one call only."""
+def draw(key: bytes, count: int, factors: Factors = WIDEST) -> NDArray[np.int64]:
+    """Return `count` numbers `(count,)` of a discrete Gaussian of `deviation(factors)`; a key is for one call only."""
+    first, second = factors
     words, more = _stream(key, 0), _stream(key, 1)
     out = np.empty(count, np.int64)
     for start in range(0, count, _BLOCK):
         block = out[start : start + _BLOCK]
         small = _small(words, more, 4 * len(block)).reshape(4, -1)
-        small[0] += FIRST * small[1]
-        small[2] += FIRST * small[3]
-        np.multiply(small[2], SECOND, out=block)
+        small[0] += first * small[1]
+        small[2] += first * small[3]
+        np.multiply(small[2], second, out=block)
         block += small[0]
     return out
 
 
 def _stream(key: bytes, which: int) -> CipherContext:
     """Return AES-256 in counter mode (NIST SP 800-38A), whose output for zeros is the stream."""
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
     return Cipher(algorithms.AES(key), modes.CTR(which.to_bytes(16, "little"))).encryptor()
 
 

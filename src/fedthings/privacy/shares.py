@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import cbor2
@@ -19,7 +20,8 @@ from msgspec import Struct
 from fedthings.aggregate.ring import EXACT, Ring, X
 from fedthings.errors import SpecError, WireError
 from fedthings.learn.task import within
-from fedthings.privacy import masks
+from fedthings.privacy import distributed, masks
+from fedthings.privacy.central import Claim
 from fedthings.privacy.keys import KEY, private, public, public_of
 from fedthings.protocol.events import Ticket
 from fedthings.vector import Array, Payload
@@ -69,7 +71,8 @@ class Scope(NamedTuple):
     """What a sealed seed is good for, and for nothing else: the helper opens it for no other report, set or shape.
 
     `task` is the SHA-256 of the task body. The report has `dim` numbers of `bits`, and `exact` of 64 bits; `norms`: its
-    projections may be seen, and must be before it is summed.
+    projections may be seen, and must be before it is summed; `claim`: the SHA-256 of what is claimed of a sum that it
+    is in, whose noise it must have, "" for nothing.
     """
 
     federation: str
@@ -79,15 +82,47 @@ class Scope(NamedTuple):
     bits: int
     dim: int
     exact: int
+    claim: bytes = b""
 
     def of(self, ticket: Ticket, share: bytes) -> bytes:
         """Return the HPKE info of the report of `ticket` whose leader's share has the SHA-256 `share`."""
         return cbor2.dumps([LABEL, *self, list(ticket), share])
 
 
-def scope_of(spec: TwoServers, ring: Ring, federation: str, task: bytes) -> Scope:
+class Hidden(NamedTuple):
+    """What the helper must know of a report: the SHA-256 of the leader's share, and the sealed seed."""
+
+    share: bytes
+    seed: bytes
+
+
+def hidden(arrays: Payload) -> Hidden:
+    """Return it of the report that has the `arrays` which `split` gave."""
+    return Hidden(digest(arrays), arrays[SEALED_SEED].tobytes())
+
+
+def joined(reports: Sequence[Hidden]) -> dict[str, Array]:
+    """Return `reports` as arrays, "shares" and "seeds", one behind the other."""
+    shares, seeds = (b"".join(column) for column in zip(*reports, strict=True))
+    return {"shares": np.frombuffer(shares, np.uint8), "seeds": np.frombuffer(seeds, np.uint8)}
+
+
+def parted(arrays: Payload, n: int) -> list[Hidden]:
+    """Return the `n` reports of which `joined` made the `arrays`. Raises WireError where they are not of so many."""
+    columns = []
+    for name, size in (("shares", SHA), ("seeds", SEALED)):
+        row = arrays.get(name)
+        if row is None or row.dtype != np.uint8 or len(row) != n * size:
+            raise WireError("malformed", f"{name} of {n} reports are {n * size} bytes")
+        data = row.tobytes()
+        columns.append([data[start : start + size] for start in range(0, len(data), size)])
+    return [Hidden(*row) for row in zip(*columns, strict=True)]
+
+
+def scope_of(spec: TwoServers, ring: Ring, federation: str, task: bytes, claim: Claim | None = None) -> Scope:
     """Return what the seeds of one phase are good for."""
-    return Scope(federation, task, spec.min_batch, ring.longest > 0, ring.bits, ring.dim, ring.exact)
+    claimed = b"" if claim is None else sha256(distributed.written(claim)).digest()
+    return Scope(federation, task, spec.min_batch, ring.longest > 0, ring.bits, ring.dim, ring.exact, claimed)
 
 
 def split(
@@ -153,14 +188,20 @@ def _suite() -> Any:
 
 
 def commitment(
-    scope: Scope, tickets: Sequence[Ticket], shares: Sequence[bytes], seeds: Sequence[bytes], draw: bytes = b""
+    scope: Scope,
+    tickets: Sequence[Ticket],
+    shares: Sequence[bytes],
+    seeds: Sequence[bytes],
+    draw: bytes = b"",
+    sums: Sequence[int] = (),
 ) -> bytes:
-    """Return the SHA-256 that stands for exactly this set of reports, whatever their order.
+    """Return the SHA-256 that stands for exactly this set of reports, in these `sums`, whatever the order in each.
 
     `draw` is what the leader adds to the draw where it asks for norms, "" where it asks for the sum.
     """
-    rows = sorted([list(ticket), share, seed] for ticket, share, seed in zip(tickets, shares, seeds, strict=True))
-    return sha256(cbor2.dumps([LABEL, *scope, draw, rows])).digest()
+    rows = iter(zip(map(list, tickets), shares, seeds, strict=True))
+    parts = [sorted(islice(rows, size)) for size in sums or (len(tickets),)]
+    return sha256(cbor2.dumps([LABEL, *scope, draw, parts])).digest()
 
 
 def about(what: str, federation: str) -> bytes:

@@ -42,6 +42,9 @@ from fedthings.protocol.selection import Forecast, Uniform
 from fedthings.protocol.tasks import Tasks
 from fedthings.protocol.waits import waits
 
+TRIES = 3
+"""How often what is optional is asked of a device that lets the patience pass."""
+
 
 class Coordinator:
     """`on(event, now)` gives the commands; `Woke` is due at `alarm` at the latest.
@@ -343,7 +346,9 @@ class Coordinator:
         elif over:
             # Below the quorum: try again, at once only where the patience is over already.
             self.goal, self.ends = 0, inf
-            if expired:
+            if expired and self.plan.optional and max(self.attempts.values(), default=0) >= self.first + TRIES:
+                self._finish(self._reached or "done", out)  # it takes everybody longer than the patience
+            elif expired:
                 self.presence.renew(self.version)
                 fill(self, now, out)
             else:

@@ -74,9 +74,9 @@ class Settled(NamedTuple):
 
 
 class Excluded(NamedTuple):
-    """The helper takes the report of `ticket` into no sum."""
+    """The helper takes the report of the first of `tickets` into no sum; the others came summed with it."""
 
-    ticket: Ticket
+    tickets: tuple[Ticket, ...]
     reason: str
 
 
@@ -219,9 +219,9 @@ class Ask(NamedTuple):
 
 
 class Exclude(NamedTuple):
-    """Take this report out of the set that is fixed."""
+    """Take this report, and those that came summed with it, out of the set that is fixed."""
 
-    ticket: Ticket
+    tickets: tuple[Ticket, ...]
     lag: int
     reason: str
 

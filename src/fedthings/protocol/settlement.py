@@ -73,11 +73,12 @@ class Settlement:
                 self.fixed = {ticket: lag for ticket, lag in self.filling.items() if ticket.phase == phase}
                 self.filling, self.version, self.unchecked = {}, version, phase in self.norms
                 return self._asked(now + self.patience) if self.party and self.fixed else self._over("")
-            case Excluded(ticket=ticket, reason=reason) if self.until < inf and ticket in self.fixed:
-                return [Exclude(ticket, self.fixed.pop(ticket), reason), *self._asked(self.until)]
+            case Excluded(tickets=tickets, reason=reason) if self.until < inf and tickets[0] in self.fixed:
+                lags = [self.fixed.pop(ticket) for ticket in tickets]
+                return [Exclude(tickets, lags[0], reason), *self._asked(self.until)]
             case Checked(out=out) if self.until < inf and self.unchecked:
                 self.unchecked = False
-                long = [Exclude(ticket, self.fixed.pop(ticket), "norm beyond the bound") for ticket in out]
+                long = [Exclude((ticket,), self.fixed.pop(ticket), "norm beyond the bound") for ticket in out]
                 return [*long, *self._asked(self.until)]
             case Settled() if self.until < inf:
                 return self._over("")

@@ -6,24 +6,17 @@ rules in mosquitto's formats. The amqtt broker reads the same files, in its own 
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fedthings.errors import SpecError, StoreError
+from fedthings.identity.files import private
+from fedthings.identity.passwords import HASH, drawn, hashed
+from fedthings.server import certificates
 from fedthings.transport import topics
 from fedthings.wire import NAME
-
-ROUNDS = 1000
-"""PBKDF2 iterations: generated passwords have 128 bits, and a broker hashes one each time a device links."""
-
-_HASH = "$7$"
 
 
 class Access:
@@ -38,6 +31,7 @@ class Access:
         self.port = 0
         self.root = topics.ROOT
         self.passwords: dict[str, str] = {}
+        self.tls = certificates.mosquitto_lines(directory)  # none: without TLS
         self.read()
 
     @property
@@ -67,58 +61,31 @@ class Access:
         known = {"host": self.host, "port": self.port, "root": self.root, "passwords": self.passwords}
         private(self.directory / "broker.json", json.dumps(known, indent=1) + "\n")
         lines = [
-            f"{user}:{word if word.startswith(_HASH) else hashed(word)}\n"
+            f"{user}:{word if word.startswith(HASH) else hashed(word)}\n"
             for user, word in sorted(self.passwords.items())
         ]
         private(self.hashes, "".join(lines))
-        private(self.rules, "".join(f"user {user}\n{self._rules(user)}\n" for user in sorted(self.passwords)))
+        private(self.rules, rules(self.root))
 
     def admit(self, passwords: Mapping[str, str]) -> None:
         """Let these users in; a password "" is made up. Raises SpecError."""
         for user, password in passwords.items():
             if not NAME.fullmatch(user):
                 raise SpecError(f"a device cannot be called {user!r}: use 1 to 64 of A-Z a-z 0-9 . _ -")
-            self.passwords[user] = password or self.passwords.get(user) or secrets.token_urlsafe(16)
-
-    def _rules(self, user: str) -> str:
-        reads, writes = topics_of(self.root, user)
-        lines = [f"topic read {topic}" for topic in reads] + [f"topic write {topic}" for topic in writes]
-        return "\n".join(lines) + "\n"
+            self.passwords[user] = password or self.passwords.get(user) or drawn()
 
 
 def topics_of(root: str, user: str) -> tuple[list[str], list[str]]:
     """Return which topics `user` may read and write; a device cannot speak as another, nor hear for it."""
     if user == topics.COORDINATOR:
         return [f"{root}/#"], [f"{root}/#"]
-    reads = [topics.to(root, user), f"{root}/announce/#", f"{root}/blob/#"]
-    return reads, [topics.sent(root, user)]
+    own = f"{root}/to/{user}"
+    return [own, f"{own}/#", f"{root}/announce/#", f"{root}/blob/#"], [f"{root}/from/{user}"]
 
 
-def hashed(password: str, salt: bytes | None = None) -> str:
-    """Return `$7$rounds$salt$hash`, PBKDF2 (RFC 8018) with HMAC-SHA-512, as mosquitto_passwd(1) writes it."""
-    salt = salt or secrets.token_bytes(12)
-    key = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, ROUNDS, 64)
-    return f"{_HASH}{ROUNDS}${base64.b64encode(salt).decode()}${base64.b64encode(key).decode()}"
-
-
-def matches(password: str, line: str) -> bool:
-    """Return whether `password` is the one of the hash `line`, in a time that does not tell where it differs."""
-    try:
-        _, kind, rounds, salt, key = line.split("$")
-        wanted = base64.b64decode(key)
-        found = hashlib.pbkdf2_hmac("sha512", password.encode(), base64.b64decode(salt), int(rounds), 64)
-    except ValueError:
-        return False
-    return kind == "7" and hmac.compare_digest(wanted, found)
-
-
-def private(path: Path, text: str) -> None:
-    """Write `text` to `path`, mode 0600, all of it or nothing. Raises StoreError."""
-    fresh = path.with_name(path.name + ".new")
-    try:
-        fresh.unlink(missing_ok=True)
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text)
-        fresh.replace(path)
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}; is the folder writable?") from error
+def rules(root: str) -> str:
+    """Return mosquitto's access file: as `topics_of`, for whoever it lets in."""
+    reads, writes = topics_of(root, "%u")
+    lines = [f"user {topics.COORDINATOR}", f"topic readwrite {root}/#", ""]
+    lines += [f"pattern read {topic}" for topic in reads] + [f"pattern write {topic}" for topic in writes]
+    return "\n".join(lines) + "\n"

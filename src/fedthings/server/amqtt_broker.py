@@ -15,7 +15,9 @@ from amqtt.contexts import Action, BaseContext
 from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 from amqtt.session import Session
 
-from fedthings.server.access import Access, matches, topics_of
+from fedthings.identity.passwords import matches
+from fedthings.server import certificates
+from fedthings.server.access import Access, topics_of
 
 
 @dataclass
@@ -125,7 +127,7 @@ async def _serve(access: Access) -> None:
     host = f"[{access.host}]" if ":" in access.host else access.host
     broker = Quiet(
         {
-            "listeners": {"default": {"type": "tcp", "bind": f"{host}:{access.port}"}},
+            "listeners": {"default": {"type": "tcp", "bind": f"{host}:{access.port}", **_tls(access)}},
             "plugins": {
                 "fedthings.server.amqtt_broker.Passwords": settings,
                 "fedthings.server.amqtt_broker.Rules": settings,
@@ -134,3 +136,10 @@ async def _serve(access: Access) -> None:
     )
     await broker.start()
     await asyncio.Event().wait()
+
+
+def _tls(access: Access) -> dict[str, Any]:
+    if not access.tls:
+        return {}
+    folder = access.directory / certificates.FOLDER / certificates.BROKER
+    return {"ssl": True, "certfile": f"{folder}.pem", "keyfile": f"{folder}.key"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import ssl
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from fedthings.errors import SpecError, StoreError, TransportError
 from fedthings.federation import load, phases
 from fedthings.messages import Ask, Refusal, Status
 from fedthings.run import FEDERATION
-from fedthings.server import place
+from fedthings.server import certificates, place
 from fedthings.server.store import FILE, Store
 from fedthings.transport.mqtt import MqttTransport
 from fedthings.transport.topics import COORDINATOR, OPERATOR, ROOT
@@ -21,7 +22,14 @@ PATIENCE = 3.0
 """Seconds within which a coordinator that runs answers."""
 
 
-def ask(verb: str, directory: Path | None, broker: str = "", root: str = "", federation: str = "") -> dict[str, Any]:
+def ask(
+    verb: str,
+    directory: Path | None,
+    broker: str = "",
+    root: str = "",
+    federation: str = "",
+    tls: ssl.SSLContext | None = None,
+) -> dict[str, Any]:
     """Ask the coordinator `verb` and return its status; that of several federations is `{"federations": [...]}`.
 
     It is found by the URL `broker`, or by what it left in its run `directory`; `federation` names one of several.
@@ -33,10 +41,16 @@ def ask(verb: str, directory: Path | None, broker: str = "", root: str = "", fed
     served = place.read(directory) if directory is not None else None
     if not broker and served is None:
         raise StoreError(f"{directory} was never served: name a run directory, or the broker with --broker URL")
-    link = _Asking(broker or (served.broker if served else ""), root or (served.root if served else ROOT), directory)
+    url, at = broker or (served.broker if served else ""), root or (served.root if served else ROOT)
+    link = _Asking(url, at, directory, tls or (_trust(directory) if directory is not None else None))
     if served is not None:
         return link.ask(verb, served.federation)
     return link.ask(verb, link.known_as(federation) if federation else "")
+
+
+def _trust(directory: Path) -> ssl.SSLContext | None:
+    """Return how the broker's certificate is checked; one of several federations has its files above."""
+    return certificates.own_trust(directory) or certificates.own_trust(directory.resolve().parent)
 
 
 class _Asking(NamedTuple):
@@ -45,13 +59,14 @@ class _Asking(NamedTuple):
     url: str
     root: str
     directory: Path | None
+    tls: ssl.SSLContext | None
 
     def ask(self, verb: str, federation: str) -> dict[str, Any]:
         """Ask about the federation of this id; "" where there is one, or about all."""
         asking = f"no coordinator answers for {self.directory or 'this broker'}: is `fedthings serve` running?"
         name = f"{OPERATOR}cli-{secrets.token_hex(4)}"
         try:
-            transport = MqttTransport(self.url, name, federation, root=self.root, timeout=PATIENCE)
+            transport = MqttTransport(self.url, name, federation, root=self.root, timeout=PATIENCE, tls=self.tls)
         except TransportError as error:
             raise TransportError(f"{asking} ({error})") from None
         try:

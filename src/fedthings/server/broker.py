@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
-from fedthings.errors import StoreError, TransportError
+from fedthings.errors import SpecError, StoreError, TransportError
+from fedthings.server import certificates
 from fedthings.server.access import Access
 from fedthings.transport.topics import COORDINATOR, ROOT, check_root
 
@@ -71,7 +72,10 @@ class Broker:
         access.port = port or access.port or _free(access.host)
         _wait_free(access.host, access.port, _FREED if again else 0.0)
         access.write()
-        return cls(access, _choose(prefer), on_end)
+        kind = _choose(prefer)
+        if kind == "amqtt" and certificates.mutual(directory):
+            raise SpecError("the amqtt broker asks nobody for a certificate: install mosquitto, or leave --client out")
+        return cls(access, kind, on_end)
 
     def restart(self, on_news: Callable[[str], None]) -> None:
         """Start it again after it has died; it may be killed while it starts, too. Raises TransportError."""
@@ -132,11 +136,18 @@ class Broker:
         own = "127.0.0.1" if self.access.host in ("0.0.0.0", "::") else self.access.host
         shown = host or own
         shown = f"[{shown}]" if ":" in shown else shown
-        return f"mqtt://{quote(name)}:{quote(self.access.passwords[name], safe='')}@{shown}:{self.port}"
+        scheme = "mqtts" if self.access.tls else "mqtt"
+        return f"{scheme}://{quote(name)}:{quote(self.access.passwords[name], safe='')}@{shown}:{self.port}"
 
     def admit(self, passwords: Mapping[str, str]) -> None:
         """Let these users in from now on; a password "" is made up (see `url`)."""
         self.access.admit(passwords)
+        self.access.write()
+        self._tell(b"reload\n")
+
+    def admit_only(self, passwords: Mapping[str, str]) -> None:
+        """Let in these users, and the coordinator, and nobody else from now on."""
+        self.access.passwords = {COORDINATOR: self.access.passwords[COORDINATOR], **passwords}
         self.access.write()
         self._tell(b"reload\n")
 

@@ -53,6 +53,7 @@ def configuration(access: Access) -> str:
     """Return mosquitto.conf(5): our users and rules, nothing on disk, no queue that loses silently."""
     lines = [
         f"listener {access.port} {access.host}",
+        *access.tls,
         "allow_anonymous false",
         f"password_file {access.hashes}",
         f"acl_file {access.rules}",

@@ -1,62 +1,102 @@
-"""Who may join: the devices table of a run directory, and the password that each is given once.
+"""What an operator does to the list of devices of a run directory; tokens are left there for their owners.
 
-The coordinator keeps hashes only; `<directory>/passwords/NAME` is for its owner to carry to the device.
+`<directory>/tokens/NAME.token` is to be carried to the device; the coordinator keeps nothing that lets anybody in.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedthings.errors import SpecError, StoreError
+from msgspec.structs import replace
+
+from fedthings.errors import StoreError
+from fedthings.identity import tokens
+from fedthings.identity.keys import held, public_of
+from fedthings.identity.tokens import Token
 from fedthings.server import place
-from fedthings.server.access import hashed, private
+from fedthings.server.roll import Roll, check
 from fedthings.server.store import Store
-from fedthings.transport.topics import COORDINATOR
-from fedthings.wire import NAME
 
-PASSWORDS = "passwords"
+KEY_FILE = "coordinator.key"
+"""The coordinator's private key, by which devices know it."""
+LINKS_FILE = "coordinator.links"
+TOKENS = "tokens"
+LASTS = 30 * 86400.0
+"""Seconds for which a token can be used, unless set otherwise."""
 
 
-def add(directory: Path, names: Iterable[str]) -> dict[str, str]:
-    """Let `names` join; return each one's new password, kept here as its hash only.
+def enrol(
+    directory: Path,
+    names: Iterable[str] = (),
+    count: int = 0,
+    *,
+    group: str = "",
+    lasts: float = LASTS,
+    approve: bool = False,
+    broker: str = "",
+    root: str = "ft",
+    again: bool = False,
+) -> list[Path]:
+    """Make a token for each of `names`, or one for `count` devices of any name; return their files, of mode 0600.
 
-    Raises SpecError for a name that cannot be, StoreError where one is there already.
+    `broker` is the URL that devices are to use, without a user; `approve`: the operator is asked; `again`: for devices
+    on the list, whose keys are replaced. Raises SpecError for a name that cannot be, StoreError.
     """
     names = list(dict.fromkeys(names))
     for name in names:
         check(name)
-    passwords = {name: secrets.token_urlsafe(16) for name in names}
+    if group:
+        check(group, "a group")
     own(directory)
-    with _store(directory, new=True) as store:
-        there = {device["name"] for device in store.devices()} & set(names)
-        if there:
-            raise StoreError(f"the device {min(there)} is there already: remove it first for a new password")
-        for name, password in passwords.items():
-            store.add_device(name, hashed(password))
-    return passwords
+    with _roll(directory, new=not again) as roll:
+        public = public_of(held(directory / KEY_FILE))
+        authority = directory / "tls" / "ca.pem"
+        ca = authority.read_text() if authority.is_file() else ""
+        out = [
+            replace(tokens.made(public, time.time() + lasts, name, group), broker=broker, root=root, ca=ca)
+            for name in names or [""]
+        ]
+        roll.issue(out, count or 1, approve, again)
+    return [_left(directory, token) for token in out]
 
 
-def remove(directory: Path, names: Iterable[str]) -> None:
+def _left(directory: Path, token: Token) -> Path:
+    try:
+        (directory / TOKENS).mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{directory / TOKENS} cannot be made: {error.strerror}") from None
+    path = token_file(directory, token.name or token.group or token.id)
+    token.write(path)
+    return path
+
+
+def token_file(directory: Path, name: str) -> Path:
+    """Return where the token of device `name` is left for its owner."""
+    return directory / TOKENS / f"{name}.token"
+
+
+def remove(directory: Path, names: Sequence[str]) -> None:
     """Let `names` join no longer. Raises StoreError where one is not on the list."""
-    names = list(dict.fromkeys(names))
+    with edited(directory) as roll:
+        roll.remove(names)
+    for name in names:
+        token_file(directory, name).unlink(missing_ok=True)
+
+
+@contextmanager
+def edited(directory: Path) -> Iterator[Roll]:
+    """Change the roll of `directory`. Raises StoreError."""
     own(directory)
-    with _store(directory) as store:
-        known = [device["name"] for device in store.devices()]
-        for name in names:
-            if name not in known:
-                shown = ", ".join(known[:10]) or "nobody"
-                raise StoreError(f"the device {name!r} is not on the list of {directory}, which has {shown}")
-        for name in names:
-            store.remove_device(name)
-            password_file(directory, name).unlink(missing_ok=True)
+    with _roll(directory) as roll:
+        yield roll
 
 
 def listed(directory: Path) -> list[dict[str, Any]]:
-    """Return every device that may join, with what it has cost."""
+    """Return every device on the list, with its state, key and group, and what it has cost."""
     with _store(directory) as store:
         return store.devices()
 
@@ -72,36 +112,18 @@ def costs(directory: Path) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def hand_out(directory: Path, passwords: dict[str, str]) -> dict[str, Path]:
-    """Write each password into a file that only its owner may read, and return where."""
-    try:
-        (directory / PASSWORDS).mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{directory / PASSWORDS} cannot be made: {error.strerror}") from None
-    for name, password in passwords.items():
-        private(password_file(directory, name), password + "\n")
-    return {name: password_file(directory, name) for name in passwords}
-
-
-def password_file(directory: Path, name: str) -> Path:
-    """Return where the password of device `name` is left for its owner."""
-    return directory / PASSWORDS / name
-
-
-def check(name: str) -> None:
-    """Raise SpecError unless `name` can be a device's: part of a topic and of a file's name."""
-    if not NAME.fullmatch(name) or not name.strip("."):
-        raise SpecError(f"a device cannot be called {name!r}: use 1 to 64 of A-Z a-z 0-9 . _ -")
-    if name == COORDINATOR:
-        raise SpecError(f"a device cannot be called {name!r}, which is the coordinator's: choose another name")
-
-
 def own(directory: Path) -> None:
     """Raise StoreError where `directory` is one of several that share the devices of the directory above."""
     above = directory.resolve().parent
     shared = place.read(above)
     if shared is not None and not shared.federation and directory.resolve().name in place.several(above):
         raise StoreError(f"{directory} shares its devices with other federations: name {directory.parent} with --out")
+
+
+@contextmanager
+def _roll(directory: Path, new: bool = False) -> Iterator[Roll]:
+    with _store(directory, new) as store:
+        yield Roll(store)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from fedthings.protocol.events import Arrived, Ticket
 from fedthings.server import devices, place
 from fedthings.server.access import Access
 from fedthings.server.gateways import Inbound
+from fedthings.server.roll import Roll
 from fedthings.server.serve import TRACE
 from fedthings.server.store import Store
 from fedthings.server.turns import Turns
@@ -65,11 +66,12 @@ def forget(directory: Path, name: str) -> list[Stays]:
         for where in runs:
             _settled(stores[where], where, name)
         found = [_stays(stores[where], where, name) for where in runs]
+        Roll(stores[directory]).forget(name)
         for where, store in stores.items():
             store.forget(name, lambda event: _arrived(event, name))
             for file in _spooled(where, name):
                 file.unlink(missing_ok=True)
-        devices.password_file(directory, name).unlink(missing_ok=True)
+        devices.token_file(directory, name).unlink(missing_ok=True)
         access = Access(directory)
         if access.passwords.pop(name, None) is not None:
             access.write()

@@ -33,6 +33,7 @@ from fedthings.messages import (
 )
 from fedthings.protocol import events
 from fedthings.server import reception
+from fedthings.server.leader import Leader
 from fedthings.server.turns import Turns
 from fedthings.transport.chunks import Assembly
 from fedthings.wire import pack, unpack, unpack_body
@@ -198,6 +199,7 @@ def _proceed(service: Service, sender: str, assembly: Assembly, now: float) -> N
         return
     subtotal = service.inbound.take(sender)
     reception.take_turns(service, now)
+    _left_out(service, subtotal, now)
     verdict = judge(service, digest, subtotal)
     if not verdict.merged:
         service.inbound.remove(digest)
@@ -214,11 +216,30 @@ def _proceed(service: Service, sender: str, assembly: Assembly, now: float) -> N
     service.merge(digest, subtotal, now)
 
 
+def _left_out(service: Service, subtotal: Subtotal, now: float) -> None:
+    """Close the tickets of `subtotal` that no sum of secure mode may have: the gateway is told to sum without them.
+
+    While the helper is asked, the reports of the version being made are too late already. And a device of which it has
+    refused a report once would take all that is summed with it out of the set again.
+    """
+    coordinator = service.coordinator
+    made = coordinator.version + coordinator.stepping
+    suspects = service.leader.suspects if isinstance(service.leader, Leader) else ()
+    for ticket in subtotal.tickets:
+        if not coordinator.open(ticket):
+            continue
+        if coordinator.stepping and made - ticket.version > coordinator.plan.pace.staleness:
+            service.on(events.Arrived(ticket), now)
+        elif ticket.device in suspects:
+            service.on(events.Declined(ticket, "refused by the helper before"), now)
+
+
 def judge(service: Service, digest: bytes, subtotal: Subtotal) -> Verdict:
     """Say whether `subtotal` can be merged as it is, or without which tickets, or as how many."""
     coordinator = service.coordinator
     out = tuple(receipt(service, ticket) for ticket in subtotal.tickets if not coordinator.open(ticket))
-    room = coordinator.goal - coordinator.kept if coordinator.goal else inf
+    # More than the goal may have come while the helper was asked: one more, and the version is made.
+    room = max(1, coordinator.goal - coordinator.kept) if coordinator.goal else inf
     most = int(room) if len(subtotal.tickets) - len(out) > room else 0
     return Verdict(digest, not out and not most, out, most)
 

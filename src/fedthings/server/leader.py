@@ -7,34 +7,50 @@ are in. The answer is a file until the checkpoint, like a report (law 8).
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection
 from hashlib import sha256
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedthings.aggregate.ring import Ring, X
 from fedthings.errors import WireError
-from fedthings.messages import Batch, Bye, Chunk, Envelope, Hello, Offer, Refusal, Sealed, Share, Verdict, Want
+from fedthings.messages import (
+    Batch,
+    Bye,
+    Chunk,
+    Envelope,
+    Hello,
+    Offer,
+    Refusal,
+    Sealed,
+    Share,
+    Subtotal,
+    Verdict,
+    Want,
+)
 from fedthings.partial import alike
 from fedthings.privacy import sketch
+from fedthings.privacy.distributed import written
 from fedthings.privacy.keys import held, public, public_of, spelled
 from fedthings.privacy.secagg import SecAgg
 from fedthings.privacy.shares import (
-    SEALED_SEED,
     Channel,
+    Hidden,
     TwoServers,
     about,
     commitment,
-    digest,
+    joined,
     scope_of,
 )
 from fedthings.protocol import events
 from fedthings.protocol.events import Ticket
 from fedthings.protocol.settlement import Settlement
 from fedthings.server import reception
+from fedthings.subtotal import hidden
 from fedthings.transport.chunks import Assembly, Source
 from fedthings.vector import Payload
 from fedthings.wire import pack_body, unpack_body
@@ -46,13 +62,6 @@ if TYPE_CHECKING:
 KEY_FILE = "leader.key"
 RETRY = (5.0, 60.0)
 """Seconds after which the helper is asked again: doubled from the first to the last while nothing comes."""
-
-
-class Kept(NamedTuple):
-    """What the helper must know of a report that is kept: the hash of our share of it, and its sealed seed."""
-
-    share: bytes
-    seed: bytes
 
 
 class Leader:
@@ -68,17 +77,31 @@ class Leader:
         self._pause = RETRY[0]
         self.refusal = ""  # why the helper has not answered, where it has said
         self.answer = b""  # the file that the version being made has its sum from
-        self._kept: dict[Ticket, Kept] = {}
+        self._kept: dict[Ticket, Hidden] = {}
+        self.within: dict[Ticket, bytes] = {}  # the subtotal that a report has come in
+        self.suspects: set[str] = set()  # devices of which the helper has refused a report that came in one
         self._batch = b""  # what stands for the set that is asked about
         self.sender = spec.name  # whose messages are for it
         self._draw = b""  # what we add to the draw of the norms that are asked for; "" while the sum is
         self._tickets: tuple[Ticket, ...] = ()  # of the set, in order
+        self._sums: tuple[int, ...] = ()  # how many of them are summed together
         self._question: Source | None = None
         self._assembly: Assembly | None = None
 
-    def keep(self, ticket: Ticket, arrays: Payload) -> None:
+    def keep(self, ticket: Ticket, hidden: Hidden) -> None:
         """Note what the helper will need of a report that is kept."""
-        self._kept[ticket] = Kept(digest(arrays), arrays[SEALED_SEED].tobytes())
+        self._kept[ticket] = hidden
+
+    def keep_sum(self, engine: Engine, digest: bytes, subtotal: Subtotal) -> None:
+        """Note it of those in a `subtotal` that is kept, which lies in the file `digest`."""
+        for ticket, report in hidden(engine.partial, subtotal).items():
+            self.keep(ticket, report)
+            self.within[ticket] = digest
+
+    def summed(self, service: Service, ticket: Ticket) -> Payload:
+        """Return what is in the sums of the report of `ticket`: our share, or that of all it came summed with."""
+        digest = self.within.get(ticket)
+        return service.spool.read(ticket).arrays if digest is None else service.inbound.read(digest).arrays
 
     # ------------------------------------------------------------------------ asking
 
@@ -87,28 +110,34 @@ class Leader:
         engine = service.engine
         ring = engine.partial.ring
         assert ring is not None
-        scope = scope_of(self.spec, ring, service.transport.federation, service.bodies.task(engine).digest)
-        tickets = tuple(sorted(service.settlement.fixed))
-        shares, seeds = zip(*(self._kept[ticket] for ticket in tickets), strict=True)
+        claim = engine.spec.claim
+        scope = scope_of(self.spec, ring, service.transport.federation, service.bodies.task(engine).digest, claim)
+        lags = Counter(service.settlement.fixed.values())
+        parts = engine.partial.lags(lags) if not norms else (tuple(lags),)
+        self._sums = tuple(sum(lags[lag] for lag in some) for some in parts)
+        place = {lag: at for at, some in enumerate(parts) for lag in some}
+        tickets = tuple(sorted(fixed := service.settlement.fixed, key=lambda ticket: (place[fixed[ticket]], ticket)))
+        reports = [self._kept[ticket] for ticket in tickets]
+        shares, seeds = zip(*reports, strict=True)
         draw = b""
         if norms:  # the same after a restart, or the helper would see another set
             draw = sha256(self._key + commitment(scope, tickets, shares, seeds)).digest()[: sketch.SEED]
         self._draw, self._tickets = draw, tickets
-        self._batch = commitment(scope, tickets, shares, seeds, draw)
-        arrays = {
-            name: np.frombuffer(b"".join(rows), np.uint8) for name, rows in (("shares", shares), ("seeds", seeds))
-        }
+        self._batch = commitment(scope, tickets, shares, seeds, draw, self._sums)
         batch = Batch(
             self._batch,
             scope.task,
             tickets,
-            arrays,
+            joined(reports),
             scope.bits,
             scope.dim,
             scope.exact,
             scope.min_batch,
             scope.norms,
             draw,
+            self._sums,
+            service.settlement.version,
+            b"" if claim is None else written(claim),
         )
         data = self._channel.close(pack_body(batch), about("batch", scope.federation))
         self._question = Source(pack_body(Sealed(self.public, data)))
@@ -140,7 +169,7 @@ class Leader:
         """Take the helper's `message`. Raises WireError with the reason that is counted and answered."""
         if not service.allowed(self.spec.name):
             name = self.spec.name
-            raise WireError("unknown helper", f"{name} is not on the list: add it with `fedthings devices add {name}`")
+            raise WireError("unknown helper", f"{name} is not on the list: let it in with `fedthings enrol {name}`")
         ours = service.transport.federation
         if federation != ours and not isinstance(message, Bye):
             raise WireError("another federation", federation)
@@ -159,13 +188,22 @@ class Leader:
             case Verdict(digest=batch) if batch == self._batch and self._question is not None:
                 self.refusal = message.reason
                 for receipt in message.out:
-                    service.on(events.Excluded(receipt.ticket, receipt.reason), now)
+                    self._exclude(service, receipt.ticket, receipt.reason, now)
             case Refusal(reason=reason):
                 self.refusal = reason
             case Verdict() | Bye():
                 pass
             case _:
                 raise WireError("unexpected", f"a helper does not send {type(message).__name__}")
+
+    def _exclude(self, service: Service, ticket: Ticket, reason: str, now: float) -> None:
+        """Leave out a report that the helper refuses, and those that came summed with it: no share of it is here."""
+        digest = self.within.get(ticket)
+        beside: list[Ticket] = []
+        if digest is not None:
+            self.suspects.add(ticket.device)
+            beside = [other for other, one in self.within.items() if one == digest and other != ticket]
+        service.on(events.Excluded((ticket, *beside), reason), now)
 
     def _answer(self, service: Service, want: Want) -> None:
         if self.find(want) is None:
@@ -226,7 +264,11 @@ class Leader:
     def _due(self, ring: Ring) -> Payload:
         """Return arrays like those of the answer."""
         if not self._draw:
-            return {name: rows[0] for name, rows in ring.zeros(1).items()}
+            rows = ring.zeros(1)
+            return {
+                name: np.zeros(rows[name].size * (len(self._sums) if name == X else 1), rows[name].dtype)
+                for name in rows
+            }
         sketches = np.zeros(len(self._tickets) * sketch.PROJECTIONS, ring.dtype)
         return {"sketches": sketches, "draw": np.zeros(sketch.SEED, np.uint8)}
 
@@ -253,6 +295,7 @@ class Leader:
     def tidy(self, tickets: Collection[Ticket]) -> None:
         """Forget all that no set to come needs: the checkpoint has it, or it is asked for again."""
         self._kept = {ticket: kept for ticket, kept in self._kept.items() if ticket in tickets}
+        self.within = {ticket: digest for ticket, digest in self.within.items() if ticket in tickets}
         for file in self._directory.iterdir():
             file.unlink()
 

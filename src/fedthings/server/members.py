@@ -20,7 +20,7 @@ from fedthings.privacy.graph import circle
 from fedthings.privacy.keys import held
 from fedthings.privacy.secagg import SEALED, Scope, SecAgg
 from fedthings.privacy.shamir import SHARE
-from fedthings.privacy.signing import Signing
+from fedthings.privacy.signing import Signing, Verify
 from fedthings.privacy.unmasking import Set, masking, secrets
 from fedthings.protocol import events
 from fedthings.protocol.committee import KEYS, SHARES, Committee
@@ -38,13 +38,13 @@ UNMASKED = "unmasked"
 
 
 class Members:
-    """It knows one committee at a time. Raises StoreError."""
+    """It knows one committee at a time; `verify` tells whose the signatures of keys are. Raises StoreError."""
 
     sender = ""  # it hears devices only
 
-    def __init__(self, spec: SecAgg, directory: Path) -> None:
+    def __init__(self, spec: SecAgg, directory: Path, verify: Verify = signing.verified) -> None:
         self.spec = spec
-        self.verify = signing.verified  # to be the identities' own
+        self._verify = verify
         self.refusal = ""
         self.answer = b""  # what stands for the set that is settled
         self.committee = Committee(max(2, spec.min_batch), spec.patience)
@@ -179,7 +179,7 @@ class Members:
         if ticket not in self.committee.members or self.committee.stage != stage:
             raise WireError("too late for the set", f"the {stage} of {ticket.device}")
         if isinstance(message, Keys):
-            secagg.check(self._scope(service), message, Signing(b"", lambda data: b"", self.verify))
+            secagg.check(self._scope(service), message, Signing(b"", lambda data: b"", self._verify))
             return
         assert self._set is not None
         lengths = [len(sealed) for sealed in message.sealed]
@@ -190,9 +190,6 @@ class Members:
         service.on(events.Said(ticket, what, pack(message, service.transport.federation)), now)
 
     # -------------------------------------------------------------------------- unmasking
-
-    def keep(self, ticket: Ticket, arrays: Payload) -> None:
-        """Note nothing: a masked report is all there is."""
 
     def ask(self, service: Service, norms: bool) -> None:
         """Ask those whose reports are in the settlement's set for shares; they hear of it at `wake`."""

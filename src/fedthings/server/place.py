@@ -11,7 +11,7 @@ from typing import NamedTuple
 from fedthings import run
 from fedthings.errors import SpecError, StoreError
 from fedthings.federation import Federation
-from fedthings.server.access import private
+from fedthings.identity.files import private
 
 FILE = "serve.json"
 

@@ -6,7 +6,20 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from fedthings.errors import WireError
-from fedthings.messages import Bye, Chunk, Decline, Envelope, Hello, Keys, Offer, Receipt, Shares, Unmasked, Want
+from fedthings.messages import (
+    Bye,
+    Chunk,
+    Decline,
+    Envelope,
+    Hello,
+    Keys,
+    Offer,
+    Pause,
+    Receipt,
+    Shares,
+    Unmasked,
+    Want,
+)
 from fedthings.protocol import events
 from fedthings.protocol.events import Ticket
 from fedthings.transport.chunks import CHUNK, MOST, Assembly, Source
@@ -21,6 +34,8 @@ MOST_BYTES = MOST * CHUNK
 """Bytes that one Want may ask for; a device asks for a window of 8 chunks."""
 LONGEST = 30 * 86400.0
 """Seconds between two wakings of a device at the most."""
+QUARANTINED = "quarantined"
+"""Why a device gets no work, and what it says nevertheless is not taken."""
 SLACK = 4096
 """Bytes that a report may be larger than the schema says: ticket and names."""
 
@@ -31,16 +46,23 @@ def take(service: Service, sender: str, message: Envelope, federation: str, now:
     Raises WireError with the reason that is counted and answered.
     """
     if sender == COORDINATOR or not service.allowed(sender):
-        raise WireError("unknown device", f"{sender} is not on the list: add it with `fedthings devices add`")
+        raise WireError("unknown device", f"{sender} is not on the list: let it in with `fedthings enrol {sender}`")
     # A will may have been written before the device knew the federation.
     if federation != service.transport.federation and not (federation == "" and isinstance(message, Bye)):
         raise WireError("another federation", federation)
     if isinstance(message, Bye):
+        service.resting.pop(sender, None)
         if service.routes.get(sender, "") == via:  # else it has moved, and the way it has left says so late
             service.gone.add(sender)
             service.turns.drop(sender)
             service.on(events.Left(sender), now)
             take_turns(service, now)
+        return
+    if service.held(sender):
+        if not isinstance(message, Hello):
+            raise WireError(QUARANTINED, f"{sender} is to do nothing, by its operator")
+        service.resting[sender] = message
+        service.send(sender, Pause(QUARANTINED))
         return
     service.heard.add(sender)
     if service.routes.get(sender, "") != via and _is_there(service, message):

@@ -14,6 +14,7 @@ from fedthings.history import Tally
 from fedthings.messages import Report, Subtotal
 from fedthings.protocol import events
 from fedthings.protocol.events import Answered, Conversed, Event, Ticket
+from fedthings.server.leader import Leader
 from fedthings.server.store import Saved, Usage
 from fedthings.wire import unpack_body
 
@@ -28,6 +29,8 @@ def checkpoint(service: Service, made: int | None = None) -> None:
     """
     phase = service.coordinator.phase
     filling = {ticket: lag for ticket, lag in service.settlement.filling.items() if ticket.phase == phase}
+    within = service.leader.within if isinstance(service.leader, Leader) else {}
+    sums = {within[ticket]: lag for ticket, lag in filling.items() if ticket in within}
     state = {
         "terms": service.terms,
         "coordinator": service.coordinator.snapshot(),
@@ -35,7 +38,8 @@ def checkpoint(service: Service, made: int | None = None) -> None:
         "published": [[digest, count] for digest, count in service.bodies.published.items()],
         "reason": service.reason,
         "failure": service.failure,
-        "filling": [[list(ticket), lag] for ticket, lag in filling.items()],
+        "filling": [[list(ticket), lag] for ticket, lag in filling.items() if ticket not in within],
+        "sums": [[digest, lag] for digest, lag in sums.items()],
     }
     usage = {device: Usage(*numbers) for device, numbers in service.usage.items()}
     parts = {ticket.device for ticket in service.parts if ticket not in service.settlement.filling}
@@ -47,10 +51,11 @@ def checkpoint(service: Service, made: int | None = None) -> None:
         if ticket not in filling:
             service.spool.remove(ticket)
     for digest in service.summed:
-        service.inbound.remove(digest)
+        if digest not in sums:
+            service.inbound.remove(digest)
     if service.leader is not None:
         service.leader.tidy(filling)
-    service.folded, service.summed = [*filling], []
+    service.folded, service.summed = [t for t in filling if t not in within], [*sums]
     service.parts = [ticket for ticket in service.parts if ticket in filling]
 
 
@@ -101,6 +106,8 @@ def _replay(service: Service, saved: Saved) -> None:
     tally, service.engine.partial.tally = service.engine.partial.tally, Tally()
     for ticket, lag in saved.state["filling"]:  # the tally has them already
         service.fold(Ticket(*ticket), lag, service.spool.read(Ticket(*ticket)))
+    for digest, lag in saved.state["sums"]:
+        service.add(digest, service.inbound.read(digest), lag)
     service.engine.partial.tally = tally
     for at, (kind, *fields), body in saved.events:
         service.now = at

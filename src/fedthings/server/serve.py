@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import ssl
 import sys
 import time
 from collections import ChainMap
@@ -14,15 +15,17 @@ from types import TracebackType
 from typing import Self
 
 from fedthings import run
-from fedthings.errors import SpecError
+from fedthings.errors import SpecError, WireError
 from fedthings.lifeline import Ending, alone
-from fedthings.messages import Ask, Bye, Decline
+from fedthings.messages import Ask, Bye, Decline, Enrol, Hello, Pause
+from fedthings.privacy import signing
 from fedthings.run import Run
-from fedthings.server import devices, place
-from fedthings.server.access import Access
+from fedthings.server import certificates, place
+from fedthings.server.admission import Admission
 from fedthings.server.broker import KINDS, Broker, Kind
 from fedthings.server.place import Place, identity
 from fedthings.server.ranges import Ranges
+from fedthings.server.reception import QUARANTINED
 from fedthings.server.service import Service
 from fedthings.server.services import Services
 from fedthings.server.serving import Serving, Terms
@@ -30,7 +33,7 @@ from fedthings.transport.lane import Lane
 from fedthings.transport.link import Address
 from fedthings.transport.mqtt import MqttTransport
 from fedthings.transport.topics import COORDINATOR, ROOT
-from fedthings.transport.transport import Arrival, Delivery, Inbox, Linked, Unlinked
+from fedthings.transport.transport import Arrival, Delivery, Inbox, Linked, Refused, Unlinked, Woken
 
 log = logging.getLogger("fedthings.server")
 
@@ -48,8 +51,10 @@ class Server:
     One has its run in `directory`, each of several in `directory/NAME`; they share the devices, the broker and its
     passwords. `broker` is the URL of an MQTT broker, coordinator's password included; "" starts one in `directory`,
     "mosquitto" or "amqtt" that kind. `gateways` are the devices that may speak for others. `http` is a port (0: a free
-    one) where large bodies can be had by range requests too, over TLS with the PEM files `certificate` and `key`.
-    `on_news(text)` hears what a person should know. Raises StoreError, TransportError, SpecError.
+    one) where large bodies can be had by range requests too, over TLS with the PEM files `certificate` and `key`. `tls`
+    is how a broker's certificate is checked. `roll` is the directory whose devices and coordinator's key are used, in
+    place of those in `directory`. `on_news(text)` hears what a person should know.
+    Raises StoreError, TransportError, SpecError.
     """
 
     def __init__(
@@ -67,6 +72,8 @@ class Server:
         http: int | None = None,
         certificate: str = "",
         key: str = "",
+        tls: ssl.SSLContext | None = None,
+        roll: Path | None = None,
         on_news: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.directory = directory
@@ -78,13 +85,26 @@ class Server:
         self._inbox = Inbox()
         with ExitStack() as stack, run.written(self.directory):
             stack.enter_context(alone(self.directory, "the run directory"))
-            self.names = {device["name"]: device["password"] for device in devices.listed(self.directory)}
-            self._kind: Kind | None = broker if broker in KINDS else None
-            url = "" if self._kind else broker
-            self._open = bool(url) and not self.names  # a broker of one's own lets in whom it lets in
-            self.url = url or self._start_broker(stack, host, port, root)
+            self.home = roll or self.directory
+            if self.home != self.directory:
+                stack.enter_context(alone(self.home, "the directory of the devices"))
+            self.admission = Admission(self.home)
+            stack.callback(self.admission.close)
+            kind: Kind | None = broker if broker in KINDS else None
+            self.url = "" if kind else broker
+            if not self.url:
+                self.broker = self.admission.start(self.directory, port, kind, host, root, self._inbox.wake)
+                stack.callback(self.broker.stop)
+                self.url = self.broker.url()
             self.root = (root or ROOT) if self.broker is None else self.broker.access.root
-            self.transport = MqttTransport(self.url, COORDINATOR, root=self.root, inbox=self._inbox)
+            self.transport = MqttTransport(
+                self.url,
+                COORDINATOR,
+                root=self.root,
+                inbox=self._inbox,
+                seal=self.admission.seal,
+                tls=tls or certificates.own_trust(self.directory),
+            )
             stack.callback(self.transport.close)
             self.services = Services(
                 [
@@ -93,6 +113,9 @@ class Server:
                 ],
                 self.transport,
             )
+            if self.home != self.directory:  # for who manages the devices there
+                known = place.read(self.home)
+                Place(known.federation if known else "", self.url, self.root).write(self.home)
             if len(served) > 1:
                 Place("", self.url, self.root).write(self.directory)
             if http is not None:
@@ -120,7 +143,9 @@ class Server:
             init=terms.init,
             test=terms.test,
             stop=terms.stop,
-            allowed=lambda name: self._open or name in self.names,
+            allowed=self.admission.allowed,
+            held=self.admission.held,
+            verify=signing.of(self.admission.key),
             gateways=frozenset(gateways),
             on_version=terms.on_version,
             fsync=fsync,
@@ -128,8 +153,8 @@ class Server:
             shared=directory != self.directory,
         )
         stack.callback(service.close)
-        if directory != self.directory:
-            service.store.know(self.names)
+        if directory != self.home:
+            service.store.know(self.admission.names)
         return service
 
     def __enter__(self) -> Self:
@@ -184,13 +209,15 @@ class Server:
 
     def _step(self, until: float) -> None:
         """Wait for arrivals, for an alarm or `until` at the latest, and see to what is here."""
-        timeout = min(max(0.0, min(until, self.services.alarm) - self.now), _LONGEST)
+        timeout = min(max(0.0, min(until, self.services.alarm, self.admission.alarm) - self.now), _LONGEST)
         arrivals = self.transport.inbox.several(timeout, AT_ONCE)
         now = self.now
         with run.written(self.directory):
             for left, arrival in zip(range(len(arrivals) - 1, -1, -1), arrivals, strict=True):
-                self._look(arrival, now)
-                self.services.receive(arrival, now, more=left > 0)
+                self.services.receive(self._look(arrival, now), now, more=left > 0)
+            if now >= self.admission.alarm:
+                self.admission.flush(self.transport, now)
+                self._know()
             self.services.wake(now)
             if self.broker is not None and not self.broker.alive:
                 self.broker.restart(self.on_news)
@@ -203,8 +230,8 @@ class Server:
 
     # ----------------------------------------------------------------- arrivals
 
-    def _look(self, arrival: Arrival, now: float) -> None:
-        """See to what is the process's own concern: the link, the list of devices."""
+    def _look(self, arrival: Arrival, now: float) -> Arrival:
+        """See to what is the process's own concern: the link, who may join; return what is left for the services."""
         if isinstance(arrival, Unlinked):
             self.on_news(f"no link to the broker: {arrival.reason}; waiting for it to come back")
             self._linked_again = True
@@ -213,36 +240,45 @@ class Server:
             self._linked_again = False
         elif isinstance(arrival, Delivery) and arrival.message == Ask("reload"):
             self._reload(now)
+        elif isinstance(arrival, Delivery) and isinstance(arrival.message, Enrol):
+            try:
+                self.admission.take(arrival.sender, arrival.message, now)
+            except WireError as error:
+                return Refused(arrival.sender, error)
+            return Woken()
+        return arrival
 
     def _reload(self, now: float) -> None:
-        """Read the list of devices again; one that was taken off it is gone."""
-        names = {device["name"]: device["password"] for device in devices.listed(self.directory)}
-        gone = self.names.keys() - names.keys()
-        self._open = self._open and not names
+        """Read the roll again: who was taken off it is gone, and who was put into quarantine has nothing to do."""
+        changed = self.admission.changed()
         for service in self.services.services:
-            tasks, federation = service.coordinator.tasks, service.transport.federation
-            for name in sorted(gone & service.coordinator.present):
-                if name in tasks:
-                    self.services.receive(Delivery(name, Decline(tasks[name][0], "removed"), federation), now)
-                service.routes.pop(name, None)
-                self.services.receive(Delivery(name, Bye(), federation), now)
-            if service.directory != self.directory:
-                service.store.know(names)
-        self.names = names
-        if self.broker is not None:
-            for name in gone:
-                self.broker.access.passwords.pop(name, None)
-            self.broker.admit(names)
+            for name in sorted((changed.gone | changed.quarantined) & service.coordinator.present):
+                self._part(service, name, name in changed.quarantined, now)
+        self.admission.read()
+        for service in self.services.services:
+            federation = service.transport.federation
+            for name in sorted(changed.released & service.resting.keys()):
+                self.services.receive(Delivery(name, service.resting.pop(name), federation), now)
+        self._know()
+        self.admission.flush(self.transport, now)
 
-    # ------------------------------------------------------------------- broker
+    def _part(self, service: Service, name: str, stays: bool, now: float) -> None:
+        """End the work of a device that is out, or `stays` linked without any."""
+        tasks, federation = service.coordinator.tasks, service.transport.federation
+        every, _ = service.coordinator.sleepers.seen.get(name, (0.0, 0.0))
+        via = service.routes.pop(name, "")
+        if name in tasks:
+            declined = Decline(tasks[name][0], QUARANTINED if stays else "removed")
+            self.services.receive(Delivery(name, declined, federation), now)
+        self.services.receive(Delivery(name, Bye(), federation), now)
+        if stays:
+            if via:
+                service.routes[name] = via
+            service.resting[name] = Hello("", every)
+            service.send(name, Pause(QUARANTINED))
 
-    def _start_broker(self, stack: ExitStack, host: str, port: int, root: str) -> str:
-        access = Access(self.directory)
-        if access.passwords.keys() - self.names.keys() - {COORDINATOR}:  # taken off the list while nobody served
-            access.passwords = {user: word for user, word in access.passwords.items() if user == COORDINATOR}
-            access.write()
-        self.broker = Broker.start(
-            self.directory, port, self.names, self._kind, host=host, root=root, on_end=self._inbox.wake
-        )
-        stack.callback(self.broker.stop)
-        return self.broker.url()
+    def _know(self) -> None:
+        """Let federations that share the devices count what each costs there."""
+        for service in self.services.services:
+            if service.directory != self.home:
+                service.store.know(self.admission.names)

@@ -18,7 +18,7 @@ from typing import TextIO
 
 import numpy as np
 
-from fedthings import down, run
+from fedthings import down, hidden, run
 from fedthings.engine import Engine
 from fedthings.errors import SpecError, WireError
 from fedthings.federation import Federation, plans
@@ -28,6 +28,7 @@ from fedthings.messages import (
     Assignment,
     Envelope,
     Farewell,
+    Hello,
     Pause,
     Receipt,
     Refusal,
@@ -35,9 +36,11 @@ from fedthings.messages import (
     Report,
     Subtotal,
 )
+from fedthings.privacy import shares
 from fedthings.privacy.central import Source
 from fedthings.privacy.secagg import SecAgg
 from fedthings.privacy.shares import TwoServers
+from fedthings.privacy.signing import Verify, verified
 from fedthings.protocol import events
 from fedthings.protocol.coordinator import Coordinator
 from fedthings.protocol.events import Answered, Command, Conversed, Event, Settling, Ticket
@@ -68,13 +71,12 @@ faster than the system makes a file (sqlite.org/intern-v-extern-blob.html)."""
 class Service:
     """`receive` an arrival, `wake` at `alarm`; `done` when the federation has ended.
 
-    `directory` is the run directory; `allowed` says who may join, `gateways` who of them may speak for others; a
-    restart in the same directory goes on. `edge` are the engine and the coordinator of an edge. `shared`: other
-    federations are served beside it (`services`). Under a privacy claim every write is on the disk before it counts,
-    since two releases with the same noise would tell their difference; `noise` "keyed" is that of the simulator, for
-    tests.
-    Raises StoreError where the directory is another federation's or cannot be written, SpecError for gateways beside
-    secure mode.
+    `directory` is the run directory; `allowed` says who may join, `held` who of them gets no work, `verify` whose a
+    signature is, `gateways` who may speak for others; a restart in the same directory goes on. `edge` are the engine
+    and the coordinator of an edge. `shared`: other federations are served beside it (`services`). Under a privacy claim
+    every write is on the disk before it counts, since two releases with the same noise would tell their difference;
+    `noise` "keyed" is that of the simulator, for tests.
+    Raises StoreError where the directory is another's or cannot be written, SpecError for gateways that cannot sum.
     """
 
     def __init__(
@@ -88,6 +90,8 @@ class Service:
         test: tuple[Array, Array] | None = None,
         stop: Mapping[str, float] | None = None,
         allowed: Callable[[str], bool] = lambda name: True,
+        held: Callable[[str], bool] = lambda name: False,
+        verify: Verify = verified,
         gateways: Collection[str] = (),
         on_version: Callable[[Line], None] | None = None,
         fsync: bool = False,
@@ -97,14 +101,11 @@ class Service:
         shared: bool = False,
         noise: Source = "secure",
     ) -> None:
-        if gateways and federation.secure is not None:
-            raise SpecError(
-                f"the gateway {min(gateways)} cannot sum reports of secure mode: the helper opens a seed for the hash "
-                "of one share, and a sum has none; let the devices join the coordinator"
-            )
+        hidden.check_gateways(federation.secure, gateways)
         self.directory = run.prepare(directory, federation)
         fsync = fsync or federation.privacy is not None
-        self.transport, self.allowed, self.gateways, self.trace = transport, allowed, gateways, trace
+        self.transport, self.allowed, self.held = transport, allowed, held
+        self.gateways, self.trace = gateways, trace
         self.on_version, self.fsync = on_version, fsync
         self.store = Store(directory, fsync)
         self.boot = secrets.token_hex(8)
@@ -121,7 +122,7 @@ class Service:
         secure = federation.secure  # its reports are read again when a set is settled, so they lie in files
         self.spool = Spool(directory / "spool", self.turns, fsync, JOURNALED if secure is None else 0)
         self.inbound = Inbound(directory / "subtotals", self.turns, fsync)
-        self.members = Members(secure, directory) if isinstance(secure, SecAgg) else None
+        self.members = Members(secure, directory, verify) if isinstance(secure, SecAgg) else None
         self.leader = Leader(secure, directory, fsync) if isinstance(secure, TwoServers) else self.members
         self.settlement = settlement(self.engine)
         self.terms = {"rounds": rounds, "stop": dict(stop or {}), "init": _mark(init), "test": _mark(*(test or ()))}
@@ -129,6 +130,7 @@ class Service:
         self.refusals: Counter[str] = Counter()
         self.heard: set[str] = set()  # who has spoken since the last boot
         self.gone: set[str] = set()  # who has said Bye
+        self.resting: dict[str, Hello] = {}  # who is in quarantine, and has said Hello
         self.routes: dict[str, str] = {}  # device -> the gateway it came by last
         self.merged: dict[str, bytes] = {}  # gateway -> the last of its subtotals that was merged
         self.history: list[Line] = []
@@ -240,13 +242,22 @@ class Service:
 
     def count(self, digest: bytes, subtotal: Subtotal) -> None:
         """Count a subtotal that is journaled."""
-        self.engine.merge(subtotal, self.coordinator.version - subtotal.tickets[0].version)
-        self.summed.append(digest)
-        self.parts += subtotal.tickets
+        made = self.coordinator.version + self.coordinator.stepping
+        self.add(digest, subtotal, made - subtotal.tickets[0].version)
         self._merging = True
         for ticket in subtotal.tickets:  # only the last can end the version
             self.act(events.Arrived(ticket))
         self._merging = False
+
+    def add(self, digest: bytes, subtotal: Subtotal, lag: int) -> None:
+        """Add a subtotal, whose reports lag by `lag`, to the sums."""
+        self.engine.merge(subtotal, lag)
+        self.summed.append(digest)
+        self.parts += subtotal.tickets
+        for ticket in subtotal.tickets:
+            self.settlement.on(events.Keep(ticket, lag), self.now)
+        if isinstance(self.leader, Leader):
+            self.leader.keep_sum(self.engine, digest, subtotal)
 
     def act(self, event: Event | Answered | Conversed) -> None:
         """Do what follows from an event that is journaled."""
@@ -264,8 +275,7 @@ class Service:
         if self.trace is not None and not self.replaying:
             self._traced.append(traced(self.now, event, commands))
         if isinstance(event, events.Arrived):
-            size = self.engine.arrived(event.ticket)
-            self._used(event.ticket.device)[1] += size
+            self._used(event.ticket.device)[1] += self.engine.arrived(event.ticket)
         self.on_act(event, commands)
         for command in commands:
             self.engine.obey(command)
@@ -310,9 +320,9 @@ class Service:
             match command:
                 case events.Ask(norms=norms) if self.leader is not None:
                     self.leader.ask(self, norms)
-                case events.Exclude(ticket=ticket, lag=lag, reason=reason):
-                    self.engine.leave_out(self.spool.read(ticket).arrays, lag, reason)
-                    self.parts.remove(ticket)
+                case events.Exclude(tickets=tickets, lag=lag, reason=reason) if isinstance(self.leader, Leader):
+                    self.engine.leave_out(self.leader.summed(self, tickets[0]), lag, reason, len(tickets))
+                    self.parts = [ticket for ticket in self.parts if ticket not in tickets]
                 case events.Settle(reason=reason):
                     self._advance(reason)
 
@@ -331,8 +341,8 @@ class Service:
             {name: stats[None] for name, stats in report.metrics.items()},
             [lag],
         )
-        if self.leader is not None:
-            self.leader.keep(ticket, report.arrays)
+        if isinstance(self.leader, Leader):
+            self.leader.keep(ticket, shares.hidden(report.arrays))
         self.settlement.on(events.Keep(ticket, lag), self.now)
         self.folded.append(ticket)
         if not reasons[0]:

@@ -46,6 +46,9 @@ DEVICES = sa.Table(
     META,
     sa.Column("name", sa.String(64), primary_key=True),
     sa.Column("password", sa.Text, nullable=False, default=""),
+    sa.Column("state", sa.String(16), nullable=False, default="enrolled"),
+    sa.Column("key", sa.LargeBinary),
+    sa.Column("group", sa.String(64), nullable=False, default=""),
     sa.Column("added", sa.Float, nullable=False),
     sa.Column("seen", sa.Float),
     sa.Column("reports", sa.Integer, nullable=False, default=0),
@@ -180,16 +183,6 @@ class Store:
 
     # --------------------------------------------------------------- devices
 
-    def add_device(self, name: str, password: str) -> None:
-        """Let `name` join; `password` is kept as its hash. Raises StoreError where it is there already."""
-        try:
-            with self._writing():
-                self._connection.execute(DEVICES.insert(), {"name": name, "password": password, "added": time.time()})
-        except StoreError as error:
-            if isinstance(error.__cause__, sa.exc.IntegrityError):
-                raise StoreError(f"the device {name} is there already: remove it first") from None
-            raise
-
     def know(self, passwords: Mapping[str, str]) -> None:
         """Count what these devices cost here; the list is kept elsewhere, with these hashes of passwords."""
         with self._writing():
@@ -199,11 +192,6 @@ class Store:
                 self._connection.execute(DEVICES.insert(), device)
             for name in known - passwords.keys():
                 self._connection.execute(DEVICES.delete().where(DEVICES.c.name == name))
-
-    def remove_device(self, name: str) -> bool:
-        """Take `name` off the list; return whether it was on it."""
-        with self._writing():
-            return self._connection.execute(DEVICES.delete().where(DEVICES.c.name == name)).rowcount > 0
 
     def devices(self) -> list[dict[str, Any]]:
         """Return every device that may join, with what it has cost."""
@@ -239,6 +227,12 @@ class Store:
             with _told(), self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as alone:
                 alone.exec_driver_sql("VACUUM")
                 alone.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """Read and write tables, all of it or nothing. Raises StoreError."""
+        with self._writing():
+            yield self._connection
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -69,6 +69,8 @@ def audit(
     verify(federation, fleet, rounds)
     if federation.edge is not None:
         raise SpecError("edge is set: an edge's report is that of many devices, and an audit is of one; leave it out")
+    if federation.query or federation.strategy.statistic is not None:
+        raise SpecError("the federation sums statistics, and an audit is of updates: audit one that trains by gradient")
     canaries = canaries or min(MOST, len(fleet) // 2)
     if not 2 <= canaries <= len(fleet):
         raise SpecError(f"canaries is {canaries}: give 2 to {len(fleet)}, which is how many devices there are")

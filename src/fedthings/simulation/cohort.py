@@ -12,7 +12,7 @@ from fedthings.federation import Federation
 from fedthings.learn.engines import choose
 from fedthings.learn.fleet import Fleet
 from fedthings.partial import Partial
-from fedthings.phase import Phase
+from fedthings.phase import Phase, width
 from fedthings.simulation.forked import forked
 from fedthings.simulation.pool import Here, Job, Pool
 from fedthings.simulation.worker import Kept, Models, Setting
@@ -86,9 +86,11 @@ class Cohorts:
         self.states = {device: (state[0], state[1]) for device, state in states.items()}
 
     def enter(self, phase: int, spec: Phase) -> None:
-        """Begin `phase`, with nothing kept, unless it is the one at hand."""
+        """Begin `phase` unless it is the one at hand; but for the closing evaluation with nothing kept."""
         if phase != self._phase:
-            self._phase, self._dim, self.states = phase, spec.task.model.layout.dim, {}
+            self._phase, self._dim = phase, width(spec)
+            if spec.kind != "evaluate":
+                self.states = {}
             self.pool.begin(Setting(spec, self.engine, self.threads))
 
 
@@ -97,7 +99,7 @@ def hired(federation: Federation, fleet: Fleet, engine: str, workers: int | str)
 
     Raises SpecError.
     """
-    engine = choose(federation.task, engine)
+    engine = choose(federation.task, engine, federation.strategy.method.corrects)
     if workers == "ray":
         from fedthings.simulation.cluster import Cluster
 

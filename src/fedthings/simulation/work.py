@@ -9,6 +9,7 @@ from fedthings import down
 from fedthings.engine import Engine
 from fedthings.learn.effort import effort
 from fedthings.learn.fleet import Fleet
+from fedthings.phase import statistic
 from fedthings.protocol.events import Ticket
 from fedthings.simulation.links import OFFERED
 
@@ -47,9 +48,11 @@ class Counted:
         samples, tested = self.fleet.counts(ticket.device, now)
         if phase.kind == "normalise":
             return float(STATISTICS * samples * prod(phase.task.model.input))
+        if (found := statistic(phase)) is not None:
+            return float((samples + tested) * sum(f.dim for f in found.fields))  # each sum takes in each sample
         if phase.kind == "evaluate":
-            return float(tested * phase.task.model.flops)
-        return float(phase.task.flops(samples, tested, effort))
+            return float(tested * phase.task.model.flops + phase.strategy.method.closing(phase.task, samples))
+        return float(phase.strategy.method.flops(phase.task, samples, tested, effort))
 
     def memory(self, ticket: Ticket) -> int:
         """Return the bytes that the task holds at least; of a stream, as if it had grown to its batch.
@@ -60,6 +63,8 @@ class Counted:
         model = phase.task.model
         if phase.kind == "normalise":
             return 8 * STATISTICS * prod(model.input)
+        if (found := statistic(phase)) is not None:
+            return 8 * sum(f.dim for f in found.fields)
         if phase.kind == "evaluate":
             return 4 * (model.layout.dim + 2 * model.work)
         return phase.task.memory(self.fleet.size(ticket.device, inf))

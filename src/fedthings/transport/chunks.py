@@ -35,6 +35,8 @@ GRAIN = 512
 """Bytes: chunks begin at multiples of this, or of the offered chunk where that is smaller."""
 GRAINS = 1 << 20
 """A body of more grains is refused: one byte is kept for each."""
+TOGETHER = 4
+"""Chunks that are stored, and hashed, together where they follow each other: a process that is killed asks again."""
 
 MISSING, HERE, ASKED = b"\0", b"\1", b"\2"
 
@@ -221,24 +223,43 @@ class Assembly:
 
     def discard(self) -> None:
         """Remove the files of a body that nobody waits for any more; the assembly ends with this."""
+        self._held.clear()
         self._store.remove()
         self._done = False
+
+    def _begin(self) -> None:
+        self._sha = hashlib.sha256()
+        self._hashed = 0
+        self._held: list[bytes] = []  # from `_start` to `_stop`, not stored yet
+        self._start = self._stop = 0
 
     def _put(self, start: int, data: bytes) -> None:
         first, last = start // self._grain, -(-(start + len(data)) // self._grain)
         self._asked -= self._state.count(ASKED, first, last)
         self._here += last - first  # none of it was here
         self._state[first:last] = HERE * (last - first)
-        self._store.put(start, data, first, HERE * (last - first))
-        if start == self._hashed:  # while it is in the cache, and without reading the file again
+        if start != self._stop:
+            self._keep()
+            self._start = start
+        self._held.append(data)
+        self._stop = start + len(data)
+        if len(self._held) == TOGETHER or not self._asked:
+            self._keep()
+
+    def _keep(self) -> None:
+        """Store what is held, and hash it where all before it is: without reading the file again."""
+        if not self._held:
+            return
+        data = b"".join(self._held)
+        self._held.clear()
+        self._store.put(self._start, data, self._start // self._grain)
+        if self._start == self._hashed:
             self._sha.update(data)
             self._hashed += len(data)
-
-    def _begin(self) -> None:
-        self._sha = hashlib.sha256()
-        self._hashed = 0
+        self._start = self._stop
 
     def _finish(self) -> None:
+        self._keep()
         for data in self._store.read(self._hashed):
             self._sha.update(data)
         if self._sha.digest() == self.offer.digest:

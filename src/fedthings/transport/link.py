@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
@@ -54,6 +54,19 @@ class Address(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
+
+
+def with_login(url: str, user: str, password: str) -> str:
+    """Return the broker's `url` with `user` and `password`, unless it names a user, or there is none.
+
+    Raises SpecError for a URL that is none.
+    """
+    address = Address.parse(url)
+    if address.user is not None or not password:
+        return url
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    scheme = "mqtts" if address.tls else "mqtt"
+    return f"{scheme}://{quote(user)}:{quote(password, safe='')}@{host}:{address.port}"
 
 
 class Link:
@@ -219,7 +232,7 @@ class Link:
         elif code.value in (0x86, 0x87):  # bad user name or password; not authorised
             user = self._broker.user
             who = f"the user `{user}` or the password" if user else "a client without user and password"
-            self.reason = f"it refuses {who}: ask for a password file, which `fedthings devices add` makes"
+            self.reason = f"it refuses {who}: ask for a token, which `fedthings enrol` makes"
         else:
             self.reason = f"it refuses: {code}"
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from fedthings.errors import WireError
 from fedthings.messages import Announce, Bye, Chunk, Envelope
-from fedthings.transport.topics import COORDINATOR, OPERATOR
-from fedthings.transport.transport import Arrival, Delivery, Inbox, Linked, Refused, Unlinked
-from fedthings.wire import pack, unpack
+from fedthings.transport import topics
+from fedthings.transport.topics import COORDINATOR, OPERATOR, ROOT
+from fedthings.transport.transport import Arrival, Delivery, Inbox, Linked, Plain, Refused, Seal, Unlinked
 
 
 class Hub:
@@ -27,13 +27,13 @@ class Hub:
         self._announced: dict[str, bytes] = {}
         self._blobs: dict[tuple[bytes, int], bytes] = {}
 
-    def coordinator(self, federation: str) -> MemoryTransport:
-        """Return the coordinator's end, linked."""
-        return self._join(COORDINATOR, federation)
+    def coordinator(self, federation: str, seal: Seal | None = None) -> MemoryTransport:
+        """Return the coordinator's end, linked; `seal` signs and checks its messages."""
+        return self._join(COORDINATOR, federation, seal)
 
-    def device(self, name: str, federation: str = "") -> MemoryTransport:
+    def device(self, name: str, federation: str = "", seal: Seal | None = None) -> MemoryTransport:
         """Return the end of the device `name`, linked; a second one with this name replaces the first."""
-        return self._join(name, federation)
+        return self._join(name, federation, seal)
 
     def operator(self, client: str, federation: str = "") -> MemoryTransport:
         """Return the end of the operator `client`, linked."""
@@ -45,14 +45,14 @@ class Hub:
         if end is not None and (end.linked or isinstance(arrival, Unlinked)):
             end.inbox.put(arrival)
 
-    def inject(self, sender: str, to: str, data: bytes) -> None:
+    def inject(self, sender: str, to: str, data: bytes, topic: str = "") -> None:
         """Hand on `data` as it is: what a faulty or malicious end may send."""
         end = self._ends.get(to)
         if end is None or not end.linked:
             return
         end.bytes_received += len(data)
         try:
-            federation, message = unpack(data)
+            federation, message = end.seal.open(topic or _topic(sender, to), data)
         except WireError as error:
             self._post(to, Refused(sender, error))
         else:
@@ -65,7 +65,7 @@ class Hub:
             end.linked = False
             self._post(address, Unlinked(reason))
             if address != COORDINATOR and not address.startswith(OPERATOR):
-                self.inject(address, COORDINATOR, pack(Bye(), end.federation))
+                self.inject(address, COORDINATOR, end.will)
 
     def sleep(self, address: str) -> None:
         """Take down the link of `address` in order: no will is delivered."""
@@ -75,18 +75,21 @@ class Hub:
         """Mend the link of `address`; a device gets what is announced."""
         end = self._ends[address]
         end.linked = True
+        end.seal.link()
+        if address != COORDINATOR and not address.startswith(OPERATOR):
+            end.will = end.seal.close(topics.sent(ROOT, address), Bye(), end.federation, will=True)
         self._post(address, Linked())
         if address != COORDINATOR:
-            for data in self._announced.values():
-                self.inject(COORDINATOR, address, data)
+            for federation, data in self._announced.items():
+                self.inject(COORDINATOR, address, data, topics.announce(ROOT, federation))
 
     def forget(self) -> None:
         """Lose what is kept, as a broker does that starts anew without a store."""
         self._announced.clear()
         self._blobs.clear()
 
-    def _join(self, address: str, federation: str) -> MemoryTransport:
-        self._ends[address] = end = MemoryTransport(self, address, federation)
+    def _join(self, address: str, federation: str, seal: Seal | None = None) -> MemoryTransport:
+        self._ends[address] = end = MemoryTransport(self, address, federation, seal)
         self.link(address)
         return end
 
@@ -94,13 +97,15 @@ class Hub:
         self._announced[federation] = data
         for address in list(self._ends):
             if address != COORDINATOR:
-                self.inject(COORDINATOR, address, data)
+                self.inject(COORDINATOR, address, data, topics.announce(ROOT, federation))
 
 
 class MemoryTransport:
     """One end at a `Hub`; see `transport.Transport` for what its methods promise."""
 
-    def __init__(self, hub: Hub, address: str, federation: str) -> None:
+    def __init__(self, hub: Hub, address: str, federation: str, seal: Seal | None = None) -> None:
+        self.seal: Seal = seal or Plain()
+        self.will = b""
         self.address = address
         self.federation = federation
         self.inbox = Inbox()
@@ -111,14 +116,14 @@ class MemoryTransport:
 
     def send(self, to: str, message: Envelope, federation: str = "") -> bool:
         """Send to the address `to`; a device that is not there misses it."""
-        data = self._pack(message, federation)
+        data = self._pack(_topic(self.address, to), message, federation)
         if data:
             self._hub.inject(self.address, to, data)
         return bool(data)
 
     def announce(self, message: Announce, federation: str = "") -> bool:
         """Keep `message` for every device, now and later."""
-        data = self._pack(message, federation)
+        data = self._pack(topics.announce(ROOT, federation or self.federation), message, federation)
         if data:
             self._hub._announce(federation or self.federation, data)
         return bool(data)
@@ -131,7 +136,7 @@ class MemoryTransport:
 
     def publish_blob(self, index: int, chunk: Chunk, federation: str = "") -> bool:
         """Keep a chunk at the hub."""
-        packed = self._pack(chunk, federation)
+        packed = self._pack(topics.blob(ROOT, chunk.digest, index), chunk, federation)
         if packed:
             self._hub._blobs[chunk.digest, index] = packed
         return bool(packed)
@@ -148,7 +153,7 @@ class MemoryTransport:
         if self.linked:
             for index in indexes:
                 if packed := self._hub._blobs.get((digest, index)):
-                    self._hub.inject(COORDINATOR, self.address, packed)
+                    self._hub.inject(COORDINATOR, self.address, packed, topics.blob(ROOT, digest, index))
         return self.linked
 
     def close(self) -> None:
@@ -157,10 +162,17 @@ class MemoryTransport:
             self.send(COORDINATOR, Bye())
         self.linked = False
 
-    def _pack(self, message: Envelope, federation: str) -> bytes:
+    def _pack(self, topic: str, message: Envelope, federation: str) -> bytes:
         """Return `message` packed and counted, or nothing where the link is down."""
-        data = pack(message, federation or self.federation)
         if not self.linked:
             return b""
+        data = self.seal.close(topic, message, federation or self.federation)
         self.bytes_sent += len(data)
         return data
+
+
+def _topic(sender: str, to: str) -> str:
+    """Return on which topic `sender` says something to `to`."""
+    if sender == COORDINATOR:
+        return topics.to(ROOT, to)
+    return topics.ask(ROOT, sender.removeprefix(OPERATOR)) if sender.startswith(OPERATOR) else topics.sent(ROOT, sender)

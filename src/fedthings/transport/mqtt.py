@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Sequence
 from math import inf
 
-from fedthings.errors import SpecError, TransportError, WireError
+from fedthings.errors import SpecError, StoreError, TransportError, WireError
 from fedthings.messages import Announce, Bye, Chunk, Envelope, Offer, Want
 from fedthings.transport import topics
 from fedthings.transport.link import Address, Link
-from fedthings.transport.transport import Delivery, Inbox, Linked, Refused, Unlinked
-from fedthings.wire import NAME, pack, unpack
+from fedthings.transport.transport import Delivery, Inbox, Linked, Plain, Refused, Seal, Unlinked
+from fedthings.wire import NAME
 
 KEEPALIVE = 60
 """Seconds of silence after which either side asks whether the other is there."""
@@ -38,7 +38,8 @@ class MqttTransport:
     `address` is "coordinator", a device's name or "operator/<client>". The constructor waits for the first
     link; `timeout` is in seconds; `inbox` takes the place of one of its own. With several URLs, the next broker is
     tried after `next_after` seconds without a link, in turn; every `go_back` seconds it
-    is looked whether the first is there again.
+    is looked whether the first is there again. `seal` signs what is sent and checks what comes. A `guest`, who
+    enrols, says no Bye; this tells it from others with its address.
     Raises TransportError, or SpecError for a URL or name that cannot be.
     """
 
@@ -54,6 +55,8 @@ class MqttTransport:
         timeout: float = 10.0,
         tls: ssl.SSLContext | None = None,
         inbox: Inbox | None = None,
+        seal: Seal | None = None,
+        guest: str = "",
         next_after: float = NEXT_AFTER,
         go_back: float = RETURN,
     ) -> None:
@@ -64,6 +67,8 @@ class MqttTransport:
         self.federation = federation
         self._only = federation  # a device made without one hears of all, also when it takes part in one
         self.inbox = inbox or Inbox()
+        self._seal: Seal = seal or Plain()
+        self._guest = guest
         self.bytes_sent = 0
         self.bytes_received = 0
         self.messages_sent = 0  # what moves bodies, and announcements, apart
@@ -143,7 +148,7 @@ class MqttTransport:
         self._closing.set()
         link = self._link
         if link is not None:
-            if self._is_device and bye:
+            if self._has_will and bye:
                 self._publish(self._own, Bye())
             link.drain(patience)
             self._end(link, Link.leave)
@@ -162,7 +167,18 @@ class MqttTransport:
         """Link, and link again, until closed."""
         pause, since = self._backoff[0], time.monotonic()
         while not self._closing.is_set():
-            link = self._new_link()
+            try:
+                link = self._new_link()
+            except StoreError as error:  # the disk is full, say: tried again like a lost link
+                self._reason, before = str(error), self._reason
+                if self._reason != before:
+                    self.inbox.put(Unlinked(self._reason))
+                if not self._first.is_set():
+                    self._refused[self.broker] = self._reason
+                    self._first.set()
+                self._closing.wait(pause)
+                pause = min(2 * pause, self._backoff[1])
+                continue
             stood = link.run()
             with self._lock:
                 known, self._link = self._link is not None, None
@@ -226,11 +242,14 @@ class MqttTransport:
             return
 
     def _new_link(self) -> Link:
+        self._seal.link()
+        name = f"{self._root}-{self.address}".replace("/", "-")
+        will = (self._own, self._seal.close(self._own, Bye(), self.federation, will=True)) if self._has_will else None
         link = Link(
             self.broker,
-            f"{self._root}-{self.address}".replace("/", "-"),
+            f"{name}-{self._guest}" if self._guest else name,
             reads=self._reads,
-            will=(self._own, pack(Bye(), self.federation)) if self._is_device else None,
+            will=will,
             stands=lambda: self._stands(link),
             came=self._came,
             keepalive=self._keepalive,
@@ -267,7 +286,7 @@ class MqttTransport:
         self.bytes_received += len(payload)
         sender = topics.device_of(topic)
         try:
-            federation, message = unpack(payload)
+            federation, message = self._seal.open(topic, payload)
             if wanted and (not isinstance(message, Chunk) or message.digest != wanted[0]):
                 raise WireError("malformed", f"{topic} holds something else")
             if not NAME.fullmatch(sender.removeprefix(topics.OPERATOR)):
@@ -279,15 +298,22 @@ class MqttTransport:
             self.inbox.put(Delivery(sender, message, federation))
 
     def _publish(self, topic: str, message: Envelope | None, federation: str = "", retain: bool = False) -> bool:
-        data = b"" if message is None else pack(message, federation or self.federation)
         with self._lock:
-            if self._link is None or not self._link.publish(topic, data, retain):
+            if self._link is None:
+                return False
+            # Signed here: numbers must grow in the order in which messages go.
+            data = b"" if message is None else self._seal.close(topic, message, federation or self.federation)
+            if not self._link.publish(topic, data, retain):
                 return False
             self.bytes_sent += len(data)
             self.messages_sent += not isinstance(message, Offer | Want | Chunk | Announce)
         return True
 
     # -------------------------------------------------------------------- its place
+
+    @property
+    def _has_will(self) -> bool:
+        return self._is_device and not self._guest
 
     @property
     def _is_device(self) -> bool:
@@ -306,6 +332,6 @@ class MqttTransport:
         """Return the topics that this end reads all the time."""
         if self.address == topics.COORDINATOR:
             return [topics.sent(self._root, "+"), topics.ask(self._root, "+")]
-        own = topics.to(self._root, self.address)
+        own = topics.to(self._root, f"{self.address}/{self._guest}" if self._guest else self.address)
         # Its own topic first: what the announcement makes a device ask for must find it listening.
-        return [own, topics.announce(self._root, self._only or "+")] if self._is_device else [own]
+        return [own, topics.announce(self._root, self._only or "+")] if self._has_will else [own]

@@ -13,7 +13,7 @@ from typing import Protocol
 from fedthings.errors import StoreError
 
 _BLOCK = 1 << 18  # bytes that are read at once to be hashed
-_NOTED = 4  # chunks that may come before it is noted which: a process that is killed asks for them again
+_HERE = b"\1"
 
 
 class Store(Protocol):
@@ -22,7 +22,7 @@ class Store(Protocol):
     ready: bool
     state: bytes  # one byte a grain, 1 where it is here, as it was found
 
-    def put(self, start: int, data: bytes, grain: int, state: bytes) -> None:
+    def put(self, start: int, data: bytes, grain: int) -> None:
         """Keep `data` from byte `start` on, and then that its grains, from `grain` on, are here."""
 
     def read(self, start: int) -> Iterator[bytes]:
@@ -51,7 +51,7 @@ class MemoryStore:
         self._body = bytearray()
         self._whole = b""
 
-    def put(self, start: int, data: bytes, grain: int, state: bytes) -> None:
+    def put(self, start: int, data: bytes, grain: int) -> None:
         if len(self._body) < start:
             self._body += bytes(start - len(self._body))
         self._body[start : start + len(data)] = data
@@ -101,17 +101,16 @@ class OneChunkStore(MemoryStore):
 class FileStore:
     """Pieces in `<path>.part`, and behind the place of the last one a byte for each grain, after the offer's numbers.
 
-    Data is written before its byte, and bytes a few chunks at a time: after kill -9 none lies. After a power cut one
-    may; SHA-256 tells.
+    Data is written before its bytes: after kill -9 none lies. After a power cut one may; SHA-256 tells.
     """
 
     def __init__(self, digest: bytes, size: int, grain: int, path: Path) -> None:
         self._digest, self._size = digest, size
         self._path = path
         self._part = path.with_name(path.name + ".part")
+        self._grain = grain
         self._head = digest + size.to_bytes(8, "big") + grain.to_bytes(8, "big")
         self.state = bytes(-(-size // grain))
-        self._new: list[tuple[int, bytes]] = []  # what is to be noted: place and bytes
         with _told(path):
             # Killed just before the file got its name, it has its length already.
             self.ready = self._is(path) or (self._is(self._part) and bool(self._part.replace(path)))
@@ -133,16 +132,12 @@ class FileStore:
             file.seek(self._size)
             file.write(self._head + bytes(len(self.state)))
 
-    def put(self, start: int, data: bytes, grain: int, state: bytes) -> None:
+    def put(self, start: int, data: bytes, grain: int) -> None:
         with _told(self._path):
             file = os.open(self._part, os.O_WRONLY)  # not kept open: there may be thousands
             try:
                 _write(file, data, start)
-                self._new.append((self._size + len(self._head) + grain, state))
-                if len(self._new) == _NOTED:
-                    for at, note in self._new:
-                        _write(file, note, at)
-                    self._new = []
+                _write(file, _HERE * -(-len(data) // self._grain), self._size + len(self._head) + grain)
             finally:
                 os.close(file)
 
@@ -166,7 +161,6 @@ class FileStore:
             return self._path.read_bytes()
 
     def clear(self) -> None:
-        self._new = []
         with _told(self._path):
             self._renew()
 

@@ -19,10 +19,13 @@ def announce(root: str, federation: str) -> str:
 
 
 def to(root: str, address: str) -> str:
-    """Return the topic that `address` reads: a device's `<root>/to/<device>`, an operator's answers."""
+    """Return the topic that `address` reads: a device's `<root>/to/<device>`, an operator's answers.
+
+    Of those who enrol with one token each reads its own, `<root>/to/<token>/<key id>`.
+    """
     if address.startswith(OPERATOR):
         return answer(root, address.removeprefix(OPERATOR))
-    return _topic(root, "to", address)
+    return _topic(root, "to", *address.split("/"))
 
 
 def sent(root: str, device: str) -> str:

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from fedthings.errors import WireError
 from fedthings.messages import Announce, Chunk, Envelope
+from fedthings.wire import pack, unpack
 
 
 class Delivery(NamedTuple):
@@ -79,6 +80,34 @@ class Inbox:
             return self._queue.get(timeout != 0, timeout)
         except queue.Empty:
             return None
+
+
+class Seal(Protocol):
+    """What packs and signs every message of one end, and checks what it gets (`identity.seal`)."""
+
+    def link(self) -> None:
+        """A new link is made."""
+
+    def close(self, topic: str, message: Envelope, federation: str, will: bool = False) -> bytes:
+        """Return `message` as it is published on `topic`; `will`: as the last that is heard of this link."""
+
+    def open(self, topic: str, data: bytes) -> tuple[str, Envelope]:
+        """Return the federation's id and the message in `data`, which came on `topic`. Raises WireError."""
+
+
+class Plain:
+    """No signatures: of an operator, whom the broker knows, and where no keys are at stake."""
+
+    def link(self) -> None:
+        """Nothing."""
+
+    def close(self, topic: str, message: Envelope, federation: str, will: bool = False) -> bytes:
+        """Return `message` packed."""
+        return pack(message, federation)
+
+    def open(self, topic: str, data: bytes) -> tuple[str, Envelope]:
+        """Return what is in `data`. Raises WireError."""
+        return unpack(data)
 
 
 class Transport(Protocol):

@@ -1,0 +1,70 @@
+"""What a method can be beside; all else is refused when the federation is built, with the method's own reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from fedthings.aggregate.step import Constant
+from fedthings.errors import SpecError
+from fedthings.learn import staying
+from fedthings.learn.own import Own
+from fedthings.methods.method import Way
+
+if TYPE_CHECKING:
+    from fedthings.federation import Federation
+
+REMEDIES: dict[Way, tuple[str, str]] = {
+    "asynchronous": ("pace.staleness is set", "set it to 0"),
+    "stale": ("strategy.staleness is set", "leave it out"),
+    "edge": ("edge is set", "leave it out: gateways that are no edges are right with every method"),
+    "secure": ("secure is set", "leave it out"),
+    "privacy": ("privacy is claimed", "leave it out"),
+    "partial": ("strategy.partial is set", "leave it out"),
+    "mu": ("strategy.mu is set", "set it to 0"),
+    "samples": ('strategy.weight is "samples"', 'set it to "equal"'),
+    "keep": ("task.recipe.keep is set", "set it to 0"),
+    "local": ("task.local is set", "leave it out, or use ft.fedavg()"),
+    "own": ("task.model is Python code", "give a list of layers, or use ft.fedavg()"),
+}
+"""How a federation says that it is so, and what to do."""
+
+
+def check(federation: Federation) -> None:
+    """Raise SpecError, with the reason, where the method of `federation` cannot be beside the rest of it."""
+    if federation.task.local:
+        staying.layout(federation.task)  # raises where a layer is unknown
+    method, strategy = federation.strategy.method, federation.strategy
+    for way in _ways(federation):
+        if way in method.lacks:
+            said, remedy = REMEDIES[way]
+            raise SpecError(f"{said} beside strategy.method {method.name}: {method.lacks[way]}; {remedy}")
+    if federation.task.local and federation.edge is not None:
+        raise SpecError("edge is set beside task.local: an edge keeps no layers of its devices; leave one of them out")
+    if federation.task.local_epochs and federation.task.recipe.keep:
+        raise SpecError("task.recipe.keep is set beside task.local_epochs, which keeps no whole model: set it to 0")
+    method.fits(federation.task.recipe, strategy.mu, federation.pace.goal)
+    if federation.secure is not None and method.fields(1) and strategy.weight != "equal":
+        raise SpecError(
+            f'strategy.weight is "samples" beside secure and strategy.method {method.name}: a weight that is cut to '
+            'secure.heaviest would be right in one sum and wrong in another; set it to "equal"'
+        )
+
+
+def _ways(federation: Federation) -> Iterator[Way]:
+    """Yield how `federation` is."""
+    strategy, pace = federation.strategy, federation.pace
+    found: dict[Way, bool] = {
+        "asynchronous": pace.staleness > 0,
+        "stale": not isinstance(strategy.staleness, Constant),
+        "edge": federation.edge is not None,
+        "secure": federation.secure is not None,
+        "privacy": federation.privacy is not None,
+        "partial": strategy.partial,
+        "mu": strategy.mu > 0,
+        "samples": strategy.weight == "samples",
+        "keep": federation.task.recipe.keep > 0,
+        "local": bool(federation.task.local),
+        "own": isinstance(federation.task.model, Own),
+    }
+    return (way for way, so in found.items() if so)

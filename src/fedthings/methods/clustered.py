@@ -1,0 +1,112 @@
+"""IFCA: several models, of which each device trains the one that fits it best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar, TypeAlias
+
+import numpy as np
+
+from fedthings.learn.data import Shard
+from fedthings.learn.local import Personal, Work
+from fedthings.learn.task import Task, within
+from fedthings.methods.method import Local, Method, Row, Way
+from fedthings.stage import Field, Schema, State
+from fedthings.vector import Array, Key, Payload
+
+Costs: TypeAlias = Callable[[Array, Sequence[Shard]], Array]
+
+
+class Clustered(Method, frozen=True):
+    """IFCA with averaging of models (Ghosh et al. 2020, Alg. 1, option II): so many `models`.
+
+    A device takes the model with the least loss on its training samples, trains it, and reports its change in the
+    place of that one, zeros in the others, and its weight in the place chosen. Each model moves by the mean change of
+    those who chose it. "x" is the first model. Bytes: `models` times those of averaging, both ways.
+    """
+
+    models: int = 2
+
+    measures: ClassVar[tuple[str, ...]] = ("train", "evaluate")
+    chooses: ClassVar[bool] = True
+    plain: ClassVar[bool] = True
+    lacks: ClassVar[dict[Way, str]] = {
+        "stale": "how many chose a model has no age",
+        "edge": "an edge reports the change of one model",
+        "secure": "no clipping bounds the models beside the first, so their sum could wrap unseen",
+        "privacy": "the models beside the first, and who chose which, have no bound and get no noise",
+        "local": "both say which model is a device's own",
+        "keep": "a device starts from the model that it chooses",
+        "own": "the training loss of one's own code is not known",
+    }
+
+    def __post_init__(self) -> None:
+        within("strategy.method.models", self.models, 2, 64)
+
+    def fields(self, dim: int) -> Schema:
+        return (Field("others", (self.models - 1) * dim), Field("chosen", self.models, "f8", per="one"))
+
+    def sends(self, dim: int) -> dict[str, int]:
+        return {"others": (self.models - 1) * dim}
+
+    def state(self, row: Row, fresh: Callable[[int], Row]) -> dict[str, Row]:
+        return {"others": np.concatenate([fresh(j).astype(row.dtype) for j in range(1, self.models)])}
+
+    def work(self, local: Local) -> Work:
+        average, costs = local.averaging(), local.costs()
+
+        def work(
+            models: Payload,
+            states: Sequence[State],
+            shards: Sequence[Shard],
+            keys: Sequence[Key],
+            efforts: Sequence[float],
+            weights: Array,
+        ) -> tuple[Payload, list[State], Array]:
+            every = self._every(models, len(shards))
+            best, n = self._best(costs, every, shards), np.arange(len(shards))
+            report, _, seen = average({"x": every[n, best]}, states, shards, keys, efforts, weights)
+            change, chosen = np.zeros_like(every), np.zeros((len(shards), self.models))
+            change[n, best], chosen[n, best] = report["x"], weights
+            rest = change[:, 1:].reshape(len(shards), -1)
+            after: list[State] = [{"chosen": j} for j in best.tolist()]
+            return {"x": np.ascontiguousarray(change[:, 0]), "others": rest, "chosen": chosen}, after, seen
+
+        return work
+
+    def delta(self, total: Payload, weight: int, state: dict[str, Row]) -> Row:
+        share = weight / np.maximum(total["chosen"], 1)
+        state["others"] += total["others"] * np.repeat(share[1:], len(total["x"]))
+        return np.asarray(total["x"] * share[0])
+
+    def flops(self, task: Task, samples: int, tested: int, effort: float) -> int:
+        return task.flops(samples, tested, effort) + self.models * samples * task.model.flops
+
+    def closing(self, task: Task, samples: int) -> int:
+        return self.models * samples * task.model.flops
+
+    def personal(self, local: Local) -> Personal:
+        costs = local.costs()
+
+        def chosen(
+            models: Payload, states: Sequence[State], shards: Sequence[Shard], keys: Sequence[Key]
+        ) -> tuple[Array, list[State]]:
+            every = self._every(models, len(shards))
+            best = self._best(costs, every, shards)
+            return every[np.arange(len(shards)), best], [{"chosen": j} for j in best.tolist()]
+
+        return chosen
+
+    def kept(self, models: Payload, state: State) -> Row:
+        return np.asarray(self._every(models, 1)[0, 0 if state is None else state["chosen"]])
+
+    def _every(self, models: Payload, n: int) -> Array:
+        """Return all models, as each of n devices has them `(n, models, dim)`."""
+        x, others = np.atleast_2d(models["x"]), np.atleast_2d(models["others"])
+        every = np.concatenate([x[:, None], others.reshape(len(others), -1, x.shape[-1])], 1)
+        return np.broadcast_to(every, (n, *every.shape[1:]))
+
+    def _best(self, costs: Costs, every: Array, shards: Sequence[Shard]) -> Array:
+        """Return which model costs each device least `(n,)`; the first of those that cost the same."""
+        found = [costs(np.ascontiguousarray(every[:, j]), shards) for j in range(self.models)]
+        return np.asarray(np.argmin(np.nan_to_num(np.stack(found, -1), nan=np.inf), -1))

@@ -1,0 +1,89 @@
+"""Who a device is, in its own directory: one key, put aside while a token that replaces it is not accepted yet."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from fedthings.device.identity import Identity, trust
+from fedthings.device.way import Way, named
+from fedthings.errors import DataError, SpecError, StoreError
+from fedthings.identity import tokens
+from fedthings.identity.keys import public_of
+from fedthings.lifeline import Ending
+
+HUB, WEST = public_of(bytes(32)), public_of(bytes([1]) * 32)
+
+
+def token(coordinator: bytes = HUB, name: str = "kitchen") -> tokens.Token:
+    return tokens.made(coordinator, 2e9, name)
+
+
+def test_it_is_made_once_and_private(tmp_path: Path) -> None:
+    first = token()
+    identity = Identity(tmp_path / "kitchen", "kitchen", [first])
+    key = identity.key
+    assert not identity.standings[0].enrolled and identity.standings[0].token == first
+    identity.seal().link()
+    for name in ("identity.key", "identity.json", "identity.links"):
+        assert stat.S_IMODE((tmp_path / "kitchen" / name).stat().st_mode) == 0o600
+    identity.enrolled(identity.standings[0])
+    assert first.secret not in (tmp_path / "kitchen" / "identity.json").read_text()
+    for given in ([], [first]):  # the same command goes on
+        again = Identity(tmp_path / "kitchen", "kitchen", given)
+        assert again.key == key and again.standings == identity.standings and again.standings[0].enrolled
+
+
+def test_a_token_for_another_key_replaces_it_when_it_is_accepted(tmp_path: Path) -> None:
+    identity = Identity(tmp_path, "kitchen", [token()])
+    key, password = identity.key, identity.standings[0].password
+    identity.enrolled(identity.standings[0])
+    for _ in range(2):  # the coordinator refuses: the device is who it was
+        identity = Identity(tmp_path, "kitchen", [token()])
+        assert identity.key != key and not identity.standings[0].enrolled
+        identity.refused(identity.standings[0])
+        assert Identity(tmp_path, "kitchen").key == key
+        assert [(s.enrolled, s.password) for s in identity.standings] == [(True, password)]
+    identity = Identity(tmp_path, "kitchen", [token()])
+    identity = Identity(tmp_path, "kitchen", [token()])  # and yet another, before that one was shown
+    new = identity.key
+    identity.enrolled(identity.standings[0])
+    assert Identity(tmp_path, "kitchen").key == new != key
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["identity.json", "identity.key"]
+
+
+def test_two_coordinators_know_one_key(tmp_path: Path) -> None:
+    identity = Identity(tmp_path, "kitchen", [token(WEST), token(HUB)])
+    assert [s.pinned for s in identity.standings] == [WEST, HUB]
+    assert identity.standing(1).pinned == HUB and identity.standing(5).pinned == WEST
+    assert identity.standings[0].password != identity.standings[1].password
+
+
+def test_what_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"kitchen has no token, and .* was never enrolled"):
+        Identity(tmp_path, "kitchen")
+    (tmp_path / "identity.json").write_text("{")
+    with pytest.raises(StoreError, match="is damaged"):
+        Identity(tmp_path, "kitchen")
+    with pytest.raises(SpecError, match="the certificates cannot be used"):
+        trust("no certificate")
+    token().write(tmp_path / "kitchen.token")
+    token(name="hall").write(tmp_path / "hall.token")
+    token(name="").write(tmp_path / "any.token")
+    files = [str(tmp_path / name) for name in ("kitchen.token", "hall.token", "any.token", "none")]
+    with pytest.raises(SpecError, match="the tokens are for hall and kitchen: a device has one name"):
+        named(None, files[:2])
+    with pytest.raises(SpecError, match="this token is for any device"):
+        named(None, [files[2]])
+    with pytest.raises(SpecError, match="give the device's --token; or"):
+        named(None, [])
+    with pytest.raises(DataError, match="cannot be read"):
+        named("kitchen", [files[3]])
+    assert named("attic", [files[2]])[0] == "attic" and named(None, [files[0]])[0] == "kitchen"
+    with pytest.raises(SpecError, match="there are 2 tokens for 3 brokers"):
+        Way("kitchen", tmp_path, ["mqtt://a", "mqtt://b", "mqtt://c"], [token(WEST), token(HUB)])
+    way = Way("kitchen", tmp_path / "new", (), [token()])
+    with pytest.raises(SpecError, match="the token names no broker: name it with --broker"):
+        way.enrolled(Ending(), 1.0)
