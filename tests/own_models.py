@@ -48,7 +48,7 @@ def center():
 
     def evaluate(params, X, y):
         far = np.linalg.norm(X - params["mean"], axis=1)
-        return {"loss": far**2, "distance": far, "within": far < 3}
+        return {"loss": far**2, "apart": far, "within": far < 3}
 
     return ft.lift(
         lambda seed: {"mean": np.full(6, 9.0)},
@@ -56,7 +56,7 @@ def center():
         evaluate=evaluate,
         input=6,
         outputs=1,
-        metrics={"distance": "low", "within": "high"},
+        metrics={"apart": "low", "within": "high"},
     )
 
 

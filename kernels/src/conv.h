@@ -69,11 +69,11 @@ void conv_backward(const Operation& op, const Work& work, Int b, const Rates& ra
   }
   float* aimed = aim(work, rates);
   const Int K = op.wide * x.col;
-  for (Int n = 0; n < filters; n += PANEL)
-    for (Int s = 0; s < op.tall; s++)
-      panel(K, n + LANES < filters, {at(work, x, b) + s * x.row, 1, op.right * x.col, op.down * x.row},
-            {D + n, d.col, d.row}, op.out.height, op.out.width,
-            {aimed + op.weight + s * K * op.pitch + n, op.pitch, Start::Sum, nullptr, false});
+  for (Int s = 0; s < op.tall; s++) {
+    float* part = aimed + op.weight + s * K * op.pitch;
+    update(K, filters, op.out.height, op.out.width, {at(work, x, b) + s * x.row, op.right * x.col, op.down * x.row},
+           {D, d.col, d.row}, {part, part, op.pitch});
+  }
   for (Int h = 0; h < op.out.height; h++) down(op.out.width, filters, D + h * d.row, d.col, aimed + op.bias);
 }
 

@@ -28,8 +28,8 @@ void dense_backward(const Operation& op, const Work& work, Int B, const Rates& r
     if (op.deep)
       transposed(B, some, op.columns, D, op.dy.sample, work.read + from, op.pitch, to(work, op.dx, 0) + i, op.dx.sample);
     relax(work, rates, from, some * op.pitch);
-    update(some, op.columns, B, {X + i, 1, op.x.sample, 0}, {D, op.dy.sample, 0},
-           {aimed + from, op.pitch, Start::Sum, nullptr, false, work.read == work.theta ? nullptr : work.read + from});
+    update(some, op.columns, 1, B, {X + i, op.x.sample, 0}, {D, op.dy.sample, 0},
+           {aimed + from, (work.read == work.theta ? aimed : work.read) + from, op.pitch});
   }
   relax(work, rates, op.bias, op.columns);
   if (work.read != work.theta) memcpy(work.theta + op.bias, work.read + op.bias, sizeof(float) * (size_t)op.columns);

@@ -20,14 +20,12 @@ struct Right {
   Int row, segment;
 };
 
-// `from` is what there is already, where that does not lie at `at`.
 struct Result {
   float* at;
   Int row;
   Start start;
   const float* bias;
   bool relu;
-  const float* from = nullptr;
 };
 
 // C += sum over segments and k of A(m, k) B(k, n), for M rows and N vectors of columns.
@@ -35,9 +33,8 @@ template <int M, int N>
 __attribute__((noinline)) void tile(const Left& A, const Right& B, Int segments, Int K, const Result& C) {
   V acc[M][N];
   if (C.start == Start::Sum) {
-    const float* from = C.from ? C.from : C.at;
     UNROLL for (int m = 0; m < M; m++)
-      UNROLL for (int n = 0; n < N; n++) acc[m][n] = load(from + m * C.row + n * LANES);
+      UNROLL for (int n = 0; n < N; n++) acc[m][n] = load(C.at + m * C.row + n * LANES);
   } else {
     UNROLL for (int n = 0; n < N; n++) {
       V begin = C.start == Start::Bias ? load(C.bias + n * LANES) : V{};
@@ -60,26 +57,29 @@ __attribute__((noinline)) void tile(const Left& A, const Right& B, Int segments,
       }
     }
   }
-  UNROLL for (int m = 0; m < M; m++)
-    UNROLL for (int n = 0; n < N; n++) {
-      V y = acc[m][n];
-      if (C.relu) y = choose(y < 0.0f, V{}, y);  // NaN stays
-      store(C.at + m * C.row + n * LANES, y);
-    }
+  // The place is read before the first store: the compiler must take it that a store might change it.
+  float* into = C.at;
+  const Int row = C.row;
+  if (C.relu)
+    UNROLL for (int m = 0; m < M; m++)
+      UNROLL for (int n = 0; n < N; n++) acc[m][n] = choose(acc[m][n] < 0.0f, V{}, acc[m][n]);  // NaN stays
+  UNROLL for (int m = 0; m < M; m++, into += row)
+    UNROLL for (int n = 0; n < N; n++) store(into + n * LANES, acc[m][n]);
 }
 
-typedef void (*Tile)(const Left&, const Right&, Int, Int, const Result&);
+#if TALLEST > 10
+#define EVERY_HEIGHT ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12) ROWS(13) ROWS(14)
+#elif TALLEST > 6
+#define EVERY_HEIGHT ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) ROWS(7) ROWS(8) ROWS(9) ROWS(10)
+#else
+#define EVERY_HEIGHT ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
+#endif
+
 template <int N>
 INLINE void tiles(int m, const Left& A, const Right& B, Int segments, Int K, const Result& C) {
 #define ROWS(M) case M: tile<M, N>(A, B, segments, K, C); return;
   switch (m) {
-    ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
-#if TALLEST > 6
-    ROWS(7) ROWS(8) ROWS(9) ROWS(10)
-#endif
-#if TALLEST > 10
-    ROWS(11) ROWS(12) ROWS(13) ROWS(14)
-#endif
+    EVERY_HEIGHT
   }
 #undef ROWS
 }
@@ -124,24 +124,73 @@ void product(Int M, Int columns, Int K, const Left& A, const Right& B, const Res
     }
 }
 
-// C (M x columns) += A B for few k: rows of C go by once, B stays in the cache.
-void update(Int M, Int columns, Int K, Left A, const Right& B, Result C) {
-  Int count = (M + TALLEST - 1) / TALLEST;
-  for (Int t = 0; t < count; t++) {
-    Int m = (M + count - t - 1) / (count - t);
-    Result c = C;
-    Right b = B;
-    for (Int n = 0; n < columns; n += PANEL) {
-      if (n + LANES < columns) tiles<2>((int)m, A, b, 1, K, c);
-      else tiles<1>((int)m, A, b, 1, K, c);
-      c.at += PANEL;
-      if (c.from) c.from += PANEL;
-      b.at += PANEL;
+// The slope by a matrix of weights: C += sum over segments and k of A(k, m) B(k, n), where A(k, m) lies at
+// at[k*row + s*segment + m], as B does. What there is already lies at `from`.
+struct Slope {
+  float* at;
+  const float* from;
+  Int row;
+};
+
+// Of N vectors of columns, `count` tiles of M rows, one below the other: few k make a tile short, and a call for each
+// would cost as much as half of it.
+template <int M, int N>
+__attribute__((noinline)) void strip(const Right& A, const Right& B, Int segments, Int K, const Slope& C, Int count) {
+  const float *left = A.at, *from = C.from;
+  float* into = C.at;
+  const Int ar = A.row, br = B.row, row = C.row;
+  for (; count > 0; count--, left += M) {
+    V acc[M][N];
+    UNROLL for (int m = 0; m < M; m++, from += row)
+      UNROLL for (int n = 0; n < N; n++) acc[m][n] = load(from + n * LANES);
+    for (Int s = 0; s < segments; s++) {
+      const float* a = left + s * A.segment;
+      const float* b = B.at + s * B.segment;
+      for (Int k = 0; k < K; k++, a += ar, b += br) {
+        V v[N];
+        UNROLL for (int n = 0; n < N; n++) v[n] = load(b + n * LANES);
+        UNROLL for (int m = 0; m < M; m++) {
+          float x = a[m];
+          UNROLL for (int n = 0; n < N; n++) acc[m][n] += x * v[n];
+        }
+      }
     }
-    A.at += m * A.row;
-    C.at += m * C.row;
-    if (C.from) C.from += m * C.row;
-    M -= m;
+    UNROLL for (int m = 0; m < M; m++, into += row)
+      UNROLL for (int n = 0; n < N; n++) store(into + n * LANES, acc[m][n]);
+  }
+}
+
+template <int N>
+INLINE void strips(Int m, const Right& A, const Right& B, Int segments, Int K, const Slope& C, Int count) {
+#define ROWS(M) case M: strip<M, N>(A, B, segments, K, C, count); return;
+  switch (m) {
+    EVERY_HEIGHT
+  }
+#undef ROWS
+}
+
+// Block by block of rows, so that A and B stay in the cache; tiles as few as can be and as even as can be.
+void update(Int M, Int columns, Int segments, Int K, Right A, const Right& B, Slope C) {
+  const Int block = 8 * TALLEST;
+  for (; M > 0; M -= block) {
+    const Int rows = M < block ? M : block, count = (rows + TALLEST - 1) / TALLEST, least = rows / count, taller = rows % count;
+    for (Int n = 0; n < columns; n += PANEL) {
+      Right a = A, b = B;
+      b.at += n;
+      Slope c{C.at + n, C.from + n, C.row};
+      for (Int up = 1; up >= 0; up--) {
+        const Int m = least + up, some = up ? taller : count - taller;
+        if (!some) continue;
+        if (n + LANES < columns) strips<2>(m, a, b, segments, K, c, some);
+        else strips<1>(m, a, b, segments, K, c, some);
+        a.at += some * m;
+        c.at += some * m * C.row;
+        c.from += some * m * C.row;
+      }
+    }
+    A.at += rows;
+    C.at += rows * C.row;
+    C.from += rows * C.row;
   }
 }
 

@@ -109,7 +109,7 @@ struct Engine {
   const char* name;
   Int lanes;
   void (*spread)(const Plan&, const float* row, float* padded);
-  void (*change)(const Plan&, const float* theta, const float* near, float* change, float* final);
+  void (*change)(const Plan&, const float* theta, const float* near, float* change, float* final, bool far);
   void (*step)(const Plan&, Work&, const Batch&, const Rates&, double* costs);
   void (*outputs)(const Plan&, Work&, const Batch&, float* out);
   void (*fold)(const float* rows, Int pitch, Int n, Int dim, const Int* weights, double scale, Int* limb, std::int32_t* largest);

@@ -1,6 +1,6 @@
 // Rows of a model: laid out for the products and back, summed in fixed point, searched for their largest number.
 #pragma once
-#include "simd.h"
+#include "stream.h"
 
 namespace fedthings {
 namespace {
@@ -23,18 +23,23 @@ void spread(const Plan& plan, const float* row, float* padded) {
   }
 }
 
-// What came of training less what was received, both padded, and, where it is wanted, what came of it.
-void change(const Plan& plan, const float* theta, const float* near, float* change, float* final) {
+// What came of training less what was received, both padded, and, where it is wanted, what came of it. `far`: nothing
+// reads the change before the caches have had to give it up.
+void change(const Plan& plan, const float* theta, const float* near, float* change, float* final, bool far) {
+  Stream row(change);
   for (Int s = 0; s < plan.parts; s++) {
     const Span& span = plan.spans[s];
     const float *from = theta + span.to, *less = near + span.to;
     Int i = span.from, rows = span.rows, width = span.width;
     if (width == span.pitch) width *= rows, rows = 1;
     for (Int r = 0; r < rows; r++, from += span.pitch, less += span.pitch, i += width) {
-      for (Int c = 0; c < width; c++) change[i + c] = from[c] - less[c];
+      if (far) row.put(from, less, width);
+      else
+        for (Int c = 0; c < width; c++) change[i + c] = from[c] - less[c];
       if (final) memcpy(final + i, from, sizeof(float) * (size_t)width);
     }
   }
+  if (far) row.end();
 }
 
 // total += rint(row * scale), in whole numbers that wrap, as NumPy does it bit by bit. Returns the bits of the largest.

@@ -16,6 +16,7 @@ namespace fedthings {
 namespace {
 
 const double MOST = 4503599627370496.0;  // 2**52: no device's sum of costs goes beyond
+const Int NEAR = Int(1) << 22;           // numbers that the caches may still hold when all devices are done
 
 // Run work(arena, device) for each of n devices in `order` (or as they stand), on the caller's thread and up to threads - 1 more.
 template <class Each>
@@ -109,7 +110,7 @@ void one(const Devices& devices, const Training& training, const float* shared, 
   }
   training.seen[2 * i] = seen;
   training.seen[2 * i + 1] = Int(total);
-  code.change(plan, work.theta, work.near, training.change + i * plan.dim, start);
+  code.change(plan, work.theta, work.near, training.change + i * plan.dim, start, devices.n * plan.dim > NEAR);
 }
 
 }  // namespace

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from fedthings.aggregate.step import Polynomial as polynomial
     from fedthings.aggregate.step import Sgd as sgd
     from fedthings.aggregate.step import Yogi as yogi
+    from fedthings.baseline import baselines
     from fedthings.compress.delta import Delta as delta
     from fedthings.compress.low_rank import LowRank as low_rank
     from fedthings.compress.quantize import int4, int8
     from fedthings.compress.rotate import Eden as eden
     from fedthings.compress.rotation import Rotate as rotate
+    from fedthings.compress.rows import SeenRows as seen_rows
     from fedthings.compress.sign import Sign as sign
     from fedthings.compress.sparsify import RandomMask as random_mask
     from fedthings.compress.sparsify import TopK as top_k
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
         WireError,
     )
     from fedthings.federation import Federation, dumps, load
-    from fedthings.learn import partition
+    from fedthings.learn import catalogue, partition
     from fedthings.learn.fleet import Fleet
     from fedthings.learn.lift import lift
     from fedthings.learn.metrics import register as metric
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
         max_pool,
         mlp,
         one_hot,
+        prototypes,
         relu,
         rescale,
         sequential,
@@ -155,9 +158,11 @@ __all__ = [
     "adaptive_clip",
     "always",
     "avg_pool",
+    "baselines",
     "batch_norm",
     "blt",
     "boosting",
+    "catalogue",
     "central_dp",
     "centroids",
     "clip",
@@ -222,6 +227,7 @@ __all__ = [
     "partition",
     "pca",
     "polynomial",
+    "prototypes",
     "qffl",
     "query",
     "random_mask",
@@ -231,6 +237,7 @@ __all__ = [
     "rotate",
     "scaffold",
     "secagg",
+    "seen_rows",
     "sequential",
     "sgd",
     "sigmoid",
@@ -262,8 +269,8 @@ _MODULES = {
     "learn.lift": "lift",
     "learn.model": (
         "mlp sequential dense conv1d conv2d max_pool avg_pool flatten relu tanh sigmoid softmax "
-        "layer_norm dropout standardise impute batch_norm group_norm embedding gru log1p cyclic one_hot rescale "
-        "centroids gaussians forest"
+        "layer_norm dropout standardise impute batch_norm group_norm embedding gru prototypes log1p cyclic one_hot "
+        "rescale centroids gaussians forest"
     ),
     "learn.own": "own",
     "learn.synthetic": "synthetic clusters",
@@ -290,6 +297,8 @@ _STEPS = "sgd momentum adam yogi adagrad constant polynomial hinge decay"
 # Where each public name lives: a module and the name in it, or None for the module itself.
 _HOMES: dict[str, tuple[str, str | None]] = {
     "partition": ("learn.partition", None),
+    "catalogue": ("learn.catalogue", None),
+    "baselines": ("baseline", "baselines"),
     "clip": ("privacy.clip", "Clip"),
     "delta": ("compress.delta", "Delta"),
     "adaptive_clip": ("privacy.clip", "AdaptiveClip"),
@@ -303,6 +312,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "two_servers": ("privacy.shares", "TwoServers"),
     "top_k": ("compress.sparsify", "TopK"),
     "random_mask": ("compress.sparsify", "RandomMask"),
+    "seen_rows": ("compress.rows", "SeenRows"),
     "sign": ("compress.sign", "Sign"),
     "low_rank": ("compress.low_rank", "LowRank"),
     "metric": ("learn.metrics", "register"),

@@ -82,7 +82,7 @@ class Tally:
     @property
     def worst_decile(self) -> dict[str, float]:
         """The mean of each metric over the worst tenth of the devices."""
-        return {name: _worst(values, METRICS[name].better) for name, values in self._each("").items()}
+        return {name: worst(values, METRICS[name].better) for name, values in self._each("").items()}
 
     @property
     def personal(self) -> dict[str, dict[str, float]]:
@@ -93,7 +93,7 @@ class Tally:
             return {}
         return {
             "mean": {name: _mean(values) for name, values in own.items()},
-            "worst_decile": {name: _worst(values, METRICS[name].better) for name, values in own.items()},
+            "worst_decile": {name: worst(values, METRICS[name].better) for name, values in own.items()},
             "received": {name: _mean(values) for name, values in received.items()},
         }
 
@@ -123,7 +123,8 @@ class Tally:
         self.values = {name: list(values) for name, values in state["values"].items()}
 
 
-def _worst(values: Iterable[float], better: str) -> float:
+def worst(values: Iterable[float], better: str) -> float:
+    """Return the mean of the worst tenth of `values`, one a device."""
     order = sorted(values, reverse=better == "low")
     worst = order[: ceil(len(order) / 10)]
     return sum(worst) / len(worst)

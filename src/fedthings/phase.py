@@ -14,9 +14,9 @@ from msgspec import Struct
 from fedthings import hidden, private
 from fedthings.aggregate import fold, step
 from fedthings.aggregate.ring import Ring
-from fedthings.compress import delta, low_rank, quantize, rotate, rotation, sign, sparsify
+from fedthings.compress import delta, low_rank, quantize, rotate, rotation, rows, sign, sparsify
 from fedthings.errors import DataError, WireError
-from fedthings.learn import own, own_learner, staying
+from fedthings.learn import own, own_learner, prototypes, staying
 from fedthings.learn.data import Shard, check
 from fedthings.learn.engines import choose
 from fedthings.learn.learner import Fit, Learner, alone
@@ -50,6 +50,7 @@ StageSpec: TypeAlias = (
     | sparsify.RandomMask
     | sign.Sign
     | low_rank.LowRank
+    | rows.SeenRows
 )
 Down: TypeAlias = quantize.Quantize | delta.Delta
 STAGES: dict[type, Callable[[Any, Schema], Stage]] = {
@@ -62,7 +63,7 @@ STAGES: dict[type, Callable[[Any, Schema], Stage]] = {
     sparsify.RandomMask: sparsify.random_mask,
     sign.Sign: sign.build,
 }
-"""What makes the stage of each spec, for the arrays it is given; one of low rank also asks for the matrices."""
+"""What makes the stage of each spec, for the arrays it is given; those of low rank and seen rows ask for the layout."""
 
 
 class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -160,6 +161,8 @@ def learner(phase: Phase, engine: str = "auto", threads: int = 1) -> Learner:
 def _learner(phase: Phase, engine: str, threads: int) -> Learner:
     if phase.kind == "normalise":
         return statistician(phase.task)
+    if phase.task.model.prototypes is not None:
+        return prototypes.learner(phase.task, phase.strategy.weight, phase.kind == "train", phase.privacy is not None)
     task, mu, weight, silent = phase.task, phase.strategy.mu, phase.strategy.weight, phase.privacy is not None
     if (found := statistic(phase)) is not None:
         return measurer(found, evaluator(task, engine, threads) if phase.kind == "train" else None)
@@ -249,6 +252,8 @@ def stage(phase: Phase) -> Stage:
 def _build(spec: StageSpec, task: Task, given: Schema) -> Stage:
     if isinstance(spec, low_rank.LowRank):
         return low_rank.build(spec, given, staying.layout(task))
+    if isinstance(spec, rows.SeenRows):
+        return rows.build(spec, given, staying.layout(task))
     return STAGES[type(spec)](spec, given)
 
 

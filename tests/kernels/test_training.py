@@ -288,6 +288,18 @@ def test_threads_and_company_change_no_bit(model: ft.Sequential, recipe: dict[st
     assert (rows == whole).all()
 
 
+def test_changes_that_the_caches_do_not_hold_are_the_same() -> None:
+    """Rows of an odd length, so that they begin and end anywhere in a line of the cache."""
+    t = task(ft.mlp(1000, 900, 3), epochs=1)
+    some = shards(t, [2] * 5)
+    row = t.model.init(1)
+    assert len(row) % 2 and 4 * len(row) < 1 << 22 < 5 * len(row)
+    whole, _ = compiled(t, row, None, some, threads=2)
+    for i, shard in enumerate(some):
+        change, _ = compiled(t, row, None, [shard], first=i)
+        assert (change[0] == whole[i]).all()
+
+
 def test_one_that_diverges_leaves_the_others_alone() -> None:
     picture = ft.sequential(
         (8, 8, 3), ft.conv2d(5, 3, 1, "same", "tanh"), ft.max_pool(3), ft.conv2d(6, 2), ft.flatten(), ft.dense(3)

@@ -33,7 +33,8 @@ def federation(pace: ft.Pace, **more) -> ft.Federation:
     settings = {"strategy": ft.fedavg(), "devices": 9, **more}
     recipe = ft.Recipe(lr=0.1, batch=8, epochs=2, **settings.pop("recipe", {}))
     local = {"local": settings.pop("local", ()), "local_epochs": settings.pop("alone", 0)}
-    task = ft.Task(model=ft.mlp(6, 8, 3), loss="cross_entropy", normalise="fleet", recipe=recipe, **local)
+    model, window = settings.pop("model", ft.mlp(6, 8, 3)), settings.pop("window", ft.window())
+    task = ft.Task(model=model, loss="cross_entropy", normalise="fleet", recipe=recipe, window=window, **local)
     return ft.Federation(task, pace=pace, seed=11, **settings)
 
 
@@ -127,6 +128,22 @@ CASES = {
     "local body, asynchronous": (
         ft.Pace(goal=3, concurrency=6, patience=20.0, staleness=4),
         {"local": ("dense.0",), "stages": (ft.low_rank(1),), "down": ft.delta(8, 16)},
+        SLOW,
+    ),
+    "prototypes": (
+        ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2),
+        {"model": ft.sequential(6, ft.prototypes(4, 3, ((8,), (6, 5))))},
+        SLOW,
+    ),
+    "windows, recurrent": (
+        ft.Pace(goal=4, concurrency=6, patience=8.0, quorum=2),
+        {
+            "model": ft.sequential(
+                (3, 6), ft.log1p((1,)), ft.conv1d(4, 2, padding="causal"), ft.batch_norm(), ft.gru(3)
+            ),
+            "window": ft.window(3, stride=2),
+            "strategy": ft.fedprox(0.1),
+        },
         SLOW,
     ),
     "own share kept, clipped": (

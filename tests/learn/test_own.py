@@ -331,12 +331,12 @@ def test_a_stop_at_a_metric_of_its_own_and_the_best_by_it() -> None:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(80, 6)).astype("f4")
     fleet = ft.Fleet.from_arrays(X, np.zeros(80, "f4"), np.arange(80) % 4, (np.arange(80) % 5 == 0).astype(int))
-    task = Task(model=ft.own("own_models:center"), loss="mse", metrics=("distance", "within"), recipe=Recipe(lr=0.5))
+    task = Task(model=ft.own("own_models:center"), loss="mse", metrics=("apart", "within"), recipe=Recipe(lr=0.5))
     spec = ft.Federation(task, pace=ft.Pace(goal=4))
-    run = ft.simulate(spec, fleet, rounds=30, stop={"distance": 6.0})
-    distances = [line["metrics"]["distance"] for line in run.history]
+    run = ft.simulate(spec, fleet, rounds=30, stop={"apart": 6.0})
+    distances = [line["metrics"]["apart"] for line in run.history]
     assert run.summary["reason"] == "target"
-    assert run.summary["best"]["metrics"]["distance"] == min(distances) <= 6.0 < distances[0]
+    assert run.summary["best"]["metrics"]["apart"] == min(distances) <= 6.0 < distances[0]
 
 
 def test_join_allows_what_the_rules_and_the_command_name(

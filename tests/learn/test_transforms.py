@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import fedthings as ft
 from fedthings.errors import DataError, SpecError
+from fedthings.learn import save
 from fedthings.learn.data import Shard
 from fedthings.learn.descent import descent
 from fedthings.learn.local import trainer
@@ -144,3 +147,29 @@ def test_a_batch_of_one_number_is_taken_as_in_use() -> None:
     change = model.layout.views(fit.report["x"])
     assert not change["0.batch_norm.mean"].any() and not change["0.batch_norm.variance"].any()
     assert change["1.dense.weight"].any()
+
+
+MODELS = {
+    "columns": ft.sequential(
+        4, ft.log1p((1,)), ft.cyclic(2, 24.0), ft.one_hot(2, 3), ft.embedding(4, 3, 0), ft.group_norm(3), ft.dense(1),
+        ft.rescale([3], [2]),
+    ),
+    "signals": ft.sequential(
+        (6, 2), ft.log1p(), ft.conv1d(4, 2, padding="causal", dilation=2), ft.batch_norm(), ft.gru(3, True), ft.gru(2)
+    ),
+    "words": ft.sequential(6, ft.embedding(9, 4), ft.gru(3), ft.dense(2)),
+    "vectors": ft.sequential(6, ft.prototypes(4, 3, ((8,), (8, 4)), 0.5)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_is_the_same_after_a_journey_in_toml_and_in_a_file(name: str, tmp_path: Path) -> None:
+    model, loss = MODELS[name], "cross_entropy" if name in ("vectors", "words") else "mse"
+    federation = ft.Federation(ft.Task(model=model, loss=loss))
+    (tmp_path / "fed.toml").write_text(ft.dumps(federation))
+    assert ft.load(tmp_path / "fed.toml") == federation
+    row = model.init(3)
+    save.save(tmp_path / "model.safetensors", model, row, {})
+    found, loaded, _ = save.load(tmp_path / "model.safetensors")
+    assert found == model
+    np.testing.assert_array_equal(loaded, row)

@@ -86,8 +86,7 @@ def test_behind_masks_it_is_the_same(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", methods())
 def test_hidden_among_devices_it_is_the_same(tmp_path: Path, name: str) -> None:
     spec = methods(secure=ft.secagg())[name]
-    world = Virtual(spec, fleet(), 40, tmp_path)
-    hidden = world.run()
+    hidden = Virtual(spec, fleet(), 40, tmp_path).run()
     same(hidden, ft.simulate(spec, fleet(), 40))
     same(hidden, ft.simulate(methods()[name], fleet(), 40))
 

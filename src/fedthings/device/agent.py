@@ -23,6 +23,7 @@ from fedthings.device.rules import Rules, advice
 from fedthings.device.shelf import Shelf
 from fedthings.device.upload import Upload
 from fedthings.errors import DataError, SpecError, WireError
+from fedthings.learn import prototypes
 from fedthings.learn.data import Shard
 from fedthings.learn.effort import effort
 from fedthings.learn.learner import Fit
@@ -438,7 +439,10 @@ class Agent:
     def _keep(self, phase: Phase, model: Payload, version: int) -> None:
         """Keep the model received, or the device's own as its kept reports have left it, for predictions."""
         state = self.shelf.state[0] if self.shelf.state else None
-        self.shelf.keep(phase.task.model, kept(phase, model, state), version)
+        if phase.task.model.prototypes is not None:  # there is no model of the fleet: its own network predicts
+            self.shelf.keep(*prototypes.held(phase.task, self.name, phase.seed, state), version)
+        else:
+            self.shelf.keep(phase.task.model, kept(phase, model, state), version)
 
 
 def _aligned(arrays: Payload) -> Payload:

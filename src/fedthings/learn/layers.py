@@ -6,6 +6,7 @@ turns outputs into the units of the target, is in `transforms.py`.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import ceil, prod, sqrt
 from typing import Literal, TypeAlias
 
@@ -316,6 +317,46 @@ class Gru(Element, frozen=True, omit_defaults=True):
         return 0.0 if "bias" in field else 1 / sqrt(self.units)
 
 
+class Prototypes(Element, frozen=True):
+    """What devices exchange in FedProto (Tan et al. 2022): one vector of `width` numbers for each of `classes`.
+
+    It stands last and alone behind what prepares the input. Each device has a network of its own, which never leaves
+    it: dense layers of the sizes of one of `bodies`, then one of `width`, relu between, and one for the classes. Its
+    name decides which. A report holds the sums of the device's vectors by class, and the share of its samples that
+    each class has: their mean over devices is that over all samples. `pull` weighs the distance to the fleet's vector
+    of a sample's class in the local loss (eq. 7).
+    """
+
+    width: int
+    classes: int
+    bodies: tuple[tuple[int, ...], ...] = ((64,),)
+    pull: float = 1.0
+
+    def shape(self, given: Shape) -> Shape:
+        for name, values in (("width", [self.width]), ("classes", [self.classes]), ("bodies", sum(self.bodies, ()))):
+            for value in values:
+                positive(name, value)
+        if not self.bodies:
+            raise SpecError("bodies names none: give the sizes of at least one network, such as ((64,),)")
+        if not 0 <= self.pull < 1e6:
+            raise SpecError(f"pull is {self.pull}: it must be 0 or more")
+        if len(given) != 1:
+            raise SpecError("it takes flat samples: put flatten() before it")
+        return (self.classes,)
+
+    def parameters(self, given: Shape) -> dict[str, Shape]:
+        return {"sums": (self.classes, self.width), "shares": (self.classes,)}
+
+    def work(self, given: Shape) -> int:
+        return max(*given, self.width, self.classes, *sum(self.bodies, ()))
+
+    def flops(self, given: Shape) -> int:
+        def dense(sizes: tuple[int, ...]) -> int:
+            return sum(2 * inputs * units for inputs, units in pairwise(sizes))
+
+        return max(dense((*given, *body, self.width, self.classes)) for body in self.bodies)
+
+
 Layer: TypeAlias = (
     Dense
     | Conv1d
@@ -339,6 +380,7 @@ Layer: TypeAlias = (
     | Cyclic
     | OneHot
     | Rescale
+    | Prototypes
     | Centroids
     | Gaussians
     | Forest
@@ -347,6 +389,7 @@ Layer: TypeAlias = (
 dense, conv1d, conv2d, max_pool, avg_pool = Dense, Conv1d, Conv2d, MaxPool, AvgPool
 flatten, relu, tanh, sigmoid, softmax = Flatten, Relu, Tanh, Sigmoid, Softmax
 layer_norm, batch_norm, dropout, embedding, gru = LayerNorm, BatchNorm, Dropout, Embedding, Gru
+prototypes = Prototypes
 
 
 def group_norm(groups: int, eps: float = 1e-5) -> GroupNorm:

@@ -31,6 +31,7 @@ from fedthings.learn.layers import (
     gru,
     layer_norm,
     max_pool,
+    prototypes,
     relu,
     sigmoid,
     softmax,
@@ -65,6 +66,7 @@ __all__ = [
     "mlp",
     "one_hot",
     "outputs",
+    "prototypes",
     "relu",
     "rescale",
     "sequential",
@@ -97,6 +99,10 @@ class Sequential(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
             name = f"layer {i} ({snake(type(layer).__name__)})"
             if isinstance(layer, TRANSFORMS) and i >= self.stem:
                 raise SpecError(f"{name} stands behind layer {self.stem}: put it in front, where the data comes in")
+            if isinstance(layer, kinds.Prototypes) and (i != self.stem or i + 1 < len(self.layers)):
+                raise SpecError(
+                    f"{name} is not alone: leave only what prepares the input before it, and nothing behind"
+                )
             if isinstance(layer, transforms.Rescale) and i + 1 < len(self.layers):
                 raise SpecError(f"{name} is not the last: put it behind all others, it gives the targets' units")
         if not self.layout.dim:
@@ -178,6 +184,12 @@ class Sequential(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         return next((i for i, layer in enumerate(self.layers) if not isinstance(layer, TRANSFORMS)), len(self.layers))
 
     @property
+    def prototypes(self) -> kinds.Prototypes | None:
+        """What devices exchange instead of a model, where that is the last layer."""
+        last = self.layers[-1] if self.layers else None
+        return last if isinstance(last, kinds.Prototypes) else None
+
+    @property
     def rescale(self) -> transforms.Rescale | None:
         """What turns the outputs into the units of the targets, where that is the last layer."""
         last = self.layers[-1] if self.layers else None
@@ -247,6 +259,10 @@ def without(model: Sequential, activation: str) -> Sequential:
     return model
 
 
+def _on_devices(w: Weights, X: Array, draw: Draw) -> tuple[Array, Kept]:
+    raise SpecError("a model of prototypes predicts on its devices alone: each has a network of its own, which stays")
+
+
 def build(layer: Layer, given: Shape, index: int) -> Pass:
     """Return the mathematics of `layer` for samples of shape `given`."""
     match layer:
@@ -266,6 +282,8 @@ def build(layer: Layer, given: Shape, index: int) -> Pass:
             return norms.batch_norm(layer)
         case kinds.LayerNorm():
             return norms.layer_norm(layer)
+        case kinds.Prototypes():
+            return Pass(_on_devices, lambda *_: None)
         case kinds.Embedding():
             return recurrent.embedding(layer)
         case kinds.Gru():

@@ -85,6 +85,10 @@ class Own(NamedTuple):
         return prod(self.input) + prod(self.outputs)
 
     @property
+    def prototypes(self) -> None:
+        """What devices exchange instead of a model: the code's own matter."""
+
+    @property
     def rescale(self) -> None:
         """What turns outputs into the units of the targets: the code's own matter."""
 

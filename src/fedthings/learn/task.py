@@ -116,6 +116,11 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 'ft.own("package.module:factory"), in TOML ["package.module:factory"]'
             )
         self.window.fits(self.model.input)
+        if self.model.prototypes is not None and (self.loss != "cross_entropy" or self.recipe.keep):
+            raise SpecError(
+                "task.model is of prototypes: its loss is cross_entropy, and each device keeps its whole network, so "
+                "leave recipe.keep at 0"
+            )
         fit(self.model, self.loss)
         if self.model.rescale is not None and not self.model.rescale.mean and self.normalise != "fleet":
             raise SpecError(

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from fedthings.errors import SpecError
-from fedthings.learn import filled, transforms
 from fedthings.learn import layers as kinds
+from fedthings.learn import transforms
 from fedthings.learn.element import Shape, snake
 from fedthings.learn.layers import Layer
 from fedthings.learn.model import Sequential
@@ -213,8 +213,9 @@ def _build(layer: Layer, given: Shape) -> list[Any]:
         case transforms.Impute():
             fill = np.full(given, layer.value, np.float32)
             return [Scale(np.float32(0), np.float32(1), fill)]
-        case filled.Filled():
-            raise SpecError(f"a {snake(type(layer).__name__)} layer has no form in PyTorch yet: export to safetensors")
         case _:
-            built: list[Any] = activations[snake(type(layer).__name__)]()
+            name = snake(type(layer).__name__)
+            if name not in activations:
+                raise SpecError(f"a layer of the model ({name}) has no form in PyTorch yet: export to safetensors")
+            built: list[Any] = activations[name]()
             return built

@@ -47,7 +47,7 @@ DEVICES = sa.Table(
     sa.Column("name", sa.String(64), primary_key=True),
     sa.Column("password", sa.Text, nullable=False, default=""),
     sa.Column("state", sa.String(16), nullable=False, default="enrolled"),
-    sa.Column("key", sa.LargeBinary),
+    sa.Column("key", sa.LargeBinary, index=True),
     sa.Column("group", sa.String(64), nullable=False, default=""),
     sa.Column("added", sa.Float, nullable=False),
     sa.Column("seen", sa.Float),

@@ -1,0 +1,94 @@
+"""The figures that were promised of the scenarios, on real data; each test prints what it has measured."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fedthings as ft
+
+SCENARIOS = Path(__file__).parents[2] / "examples" / "scenarios"
+
+
+def scenario(name: str) -> dict[str, Any]:
+    return runpy.run_path(str(SCENARIOS / f"{name}.py"))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)  # three runs of a thousand versions
+def test_maintenance(data):
+    """C-MAPSS FD001, windows of 30 cycles, server Adam, cap 125 (published: CNN 16.97, LSTM 14.93 to 16.14)."""
+    maintenance = scenario("maintenance")
+    found = [maintenance["late_rmse"](maintenance["train"](data, seed)) for seed in range(3)]
+    print(f"C-MAPSS FD001: RMSE {np.mean(found):.2f} cycles, of {[round(one, 2) for one in found]}")
+    assert np.mean(found) <= 15.5
+
+
+@pytest.mark.long
+def test_smart_energy(data):
+    """CityLearn, the next hour of 17 homes (pooled MLP: 0.766)."""
+    found = {way: one.metrics["rmse"] for way, one in scenario("smart_energy")["main"](data).items()}
+    print(f"CityLearn: RMSE {found} kWh")
+    assert found["federated"] <= 0.785
+    assert found["federated + personal"] <= 0.765
+
+
+@pytest.mark.long
+def test_smart_traffic(data):
+    """METR-LA, the first three steps pooled (ridge: 5.37)."""
+    traffic = scenario("smart_traffic")
+    run = ft.simulate(traffic["federation"](), traffic["detectors"](data), traffic["ROUNDS"])
+    print(f"METR-LA: RMSE {run.summary['metrics']['rmse']:.3f} mph")
+    assert run.summary["metrics"]["rmse"] <= 5.25
+
+
+@pytest.mark.long
+def test_smart_home(data):
+    """KETI, motion in 45 rooms (pooled MLP: 0.957)."""
+    home = scenario("smart_home")
+    run, _ = home["train"](data)
+    print(f"KETI: AUC {home['late_auc'](run):.4f}")
+    assert home["late_auc"](run) >= 0.95
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "least"), [("LOGISTIC", 0.985), ("MLP", 0.99)])
+def test_security(data, name, least):
+    """IoT-23, malicious flows of 9 hosts (pooled: 0.990 and 0.998)."""
+    security = scenario("security")
+    found = security["late_auc"](data, security[name])
+    print(f"IoT-23, {name}: AUC {found:.4f}")
+    assert found >= least
+
+
+@pytest.mark.long
+def test_anomalies(data):
+    """IoT-23, an autoencoder that has seen benign flows alone."""
+    found = [scenario("security")["anomaly_auc"](data, seed) for seed in range(3)]
+    print(f"IoT-23, autoencoder: AUC {np.mean(found):.4f}, of {[round(one, 4) for one in found]}")
+    assert np.mean(found) >= 0.93
+
+
+@pytest.mark.long
+def test_air_quality(data):
+    """Beijing, PM2.5 of the next hour at 12 stations (pooled MLP: 18.4)."""
+    air = scenario("air_quality")
+    run = ft.simulate(air["federation"](), ft.catalogue.fleet("beijing_air", data), air["ROUNDS"])
+    print(f"Beijing: RMSE {run.summary['metrics']['rmse']:.3f} ug/m3")
+    assert run.summary["metrics"]["rmse"] <= 18.3
+
+
+@pytest.mark.long
+def test_vectors_instead_of_weights(data):
+    """WISDM, FedProto: at most a hundredth of the bytes of averaging, and a better model for each user."""
+    wearables = scenario("wearables")
+    weights, vectors = wearables["vectors"](data)
+    share = wearables["sent"](vectors) / wearables["sent"](weights)
+    each = [run.summary[part]["accuracy"] for run in (weights, vectors) for part in ("metrics", "worst_decile")]
+    print(f"WISDM: {share:.2%} of the bytes; accuracy and worst decile {each}")
+    assert share <= 0.01
+    assert vectors.summary["metrics"]["accuracy"] >= 0.84
