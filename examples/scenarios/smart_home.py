@@ -29,6 +29,10 @@ def late_auc(run: ft.Run) -> float:
 def main(folder: str) -> dict:
     run, rooms = train(folder)
     print(f"AUC, mean of the last {LAST} versions: {late_auc(run):.4f}")
+    return compared(run, rooms)
+
+
+def compared(run: ft.Run, rooms: ft.Fleet) -> dict:
     alone, personal, pooled = (ft.Recipe(lr=0.2, batch=64, epochs=epochs) for epochs in (5, 1, 5))
     return ft.baselines(run, rooms, alone, personal, pooled)
 

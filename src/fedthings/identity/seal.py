@@ -12,7 +12,8 @@ What cannot answer a link: an announcement, which is kept for those who come lat
 newer is known, and else only makes a device say hello, to nobody); a refusal (a line in a log); enrolment (the same
 once more); the offer of a batch to a helper, which says nothing before (it answers the same, and once a report). A bye
 must be of the link that the coordinator knows. A will is signed when the link is made, as its message 0, and counts
-once: its link is over then. Chunks are not signed: they are pieces of the body whose SHA-256 a signed offer names.
+once: its link is over then. Chunks are not signed: they are pieces of the body whose SHA-256 a signed offer names. Nor
+are a coordinator's wants: who forges one makes a device say again what it says anyway, and a want comes so often.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from fedthings.identity import cose
 from fedthings.identity.cose import Signed
 from fedthings.identity.keys import fingerprint, key_id, public_of, spelled
 from fedthings.identity.links import Links
-from fedthings.messages import Announce, Bye, Chunk, Enrol, Enrolled, Envelope, Offer, Refusal
+from fedthings.messages import Announce, Bye, Chunk, Enrol, Enrolled, Envelope, Offer, Refusal, Want
 from fedthings.wire import pack, unpack
 
 _BITS = 32
@@ -57,6 +58,11 @@ def _is_free(message: Envelope) -> bool:
 class Seal:
     """What both ends do alike; `link` begins a new link. `key` is private; `links` are this key's."""
 
+    says: tuple[type, ...] = (Chunk,)
+    """What it does not sign."""
+    hears: tuple[type, ...] = (Chunk,)
+    """What it takes without a signature."""
+
     def __init__(self, key: bytes, links: Links) -> None:
         self._key = Ed25519PrivateKey.from_private_bytes(key)
         self.public = public_of(key)
@@ -73,9 +79,9 @@ class Seal:
             self._link, self._count = number, 0
 
     def close(self, topic: str, message: Envelope, federation: str, will: bool = False) -> bytes:
-        """Return `message` packed and, but for a chunk, signed, for this topic; `will`: as the last of this link."""
+        """Return `message` packed and, but for what it `says` without, signed; `will`: as the last of this link."""
         payload = pack(message, federation)
-        if isinstance(message, Chunk) or _is_operators(topic):
+        if isinstance(message, self.says) or _is_operators(topic):
             return payload
         answers = 0 if _is_free(message) or isinstance(message, Bye) else self._answers(topic, federation)
         with self._lock:
@@ -90,7 +96,7 @@ class Seal:
         """
         if not cose.is_signed(data):
             federation, message = unpack(data)
-            if not isinstance(message, Chunk) and not _is_operators(topic):
+            if not isinstance(message, self.hears) and not _is_operators(topic):
                 raise WireError("not signed", f"a {type(message).__name__.lower()} that nobody has signed")
             return federation, message
         signed = cose.parse(data)
@@ -134,6 +140,8 @@ class Seal:
 class DeviceSeal(Seal):
     """Of a device, gateway or helper: it believes the coordinators whose public keys are `pinned`, by `key_id`."""
 
+    hears = (Chunk, Want)
+
     def __init__(self, key: bytes, links: Links, pinned: Mapping[bytes, bytes]) -> None:
         super().__init__(key, links)
         self._pinned = pinned
@@ -169,6 +177,8 @@ class Known:
 
 class CoordinatorSeal(Seal):
     """Of a coordinator, or of a gateway toward those below it: it believes those who are `known`, each on its topic."""
+
+    says = (Chunk, Want)
 
     def __init__(self, key: bytes, links: Links, known: Known | None = None) -> None:
         super().__init__(key, links)

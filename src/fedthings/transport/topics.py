@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from fedthings.errors import SpecError
 from fedthings.wire import NAME
 
@@ -25,7 +27,10 @@ def to(root: str, address: str) -> str:
     """
     if address.startswith(OPERATOR):
         return answer(root, address.removeprefix(OPERATOR))
-    return _topic(root, "to", *address.split("/"))
+    name, slash, key = address.partition("/")
+    if slash and not re.fullmatch("[0-9a-f]{16}", key):
+        raise SpecError(f"{address!r} is no address: use a device's name, or a token's and the id of a key")
+    return _topic(root, "to", name, *([key] if slash else []))
 
 
 def sent(root: str, device: str) -> str:
