@@ -137,12 +137,14 @@ def test_the_examples_define_a_federation(name: str) -> None:
 
 
 def test_the_federation_and_the_rules_in_secure_are_accepted(tmp_path: Path) -> None:
-    text, rules = fenced(ROOT / "docs" / "secure.md", "toml")
+    text, rules, alone = fenced(ROOT / "docs" / "secure.md", "toml")
     whole, _ = fenced(ROOT / "docs" / "running.md", "toml")
-    spec = tomllib.loads(whole) | tomllib.loads(text)
-    federation = decode(spec, ft.Federation)
-    assert federation.secure is not None
-    assert set(spec["secure"]) - {"type"} == set(federation.secure.__struct_fields__)
+    for part in (text, alone):
+        settings = {"stages": tomllib.loads(text)["stages"], "pace": {"goal": 10}}
+        spec = tomllib.loads(whole) | settings | tomllib.loads(part)
+        federation = decode(spec, ft.Federation)
+        assert federation.secure is not None
+        assert set(spec["secure"]) - {"type"} == set(federation.secure.__struct_fields__)
     assert set(tomllib.loads(rules)) == set(HelperRules.__struct_fields__)
     decode(tomllib.loads(rules), HelperRules)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 import fedthings as ft
 from fedthings.federation import phases
@@ -88,6 +89,21 @@ def test_what_goes_together_runs_and_the_rest_is_refused(name: str, way: str, tm
         RUNS[way](federation(strategy, way, helper), digits(DEVICES, 0), tmp_path)
         return
     assert (NO.get((name, way)) or strategy.method.lacks[LACKS[way]]) in reason
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_method_among_devices_that_hide_their_reports_together(tmp_path: Path, name: str) -> None:
+    def built() -> ft.Federation:
+        return replace(federation(METHODS[name], "in secure mode", key_in(tmp_path / "helper")), secure=ft.secagg())
+
+    reason = refusal(built)
+    assert bool(reason) == (name in ("scaffold", "ifca", "fedbuff")), reason
+    if reason:
+        assert "secure is set beside" in reason or "strategy.staleness is set beside secagg" in reason
+        return
+    run = Virtual(built(), digits(DEVICES, 0), VERSIONS, tmp_path / "run").run()
+    assert np.array_equal(run.row, ft.simulate(built(), digits(DEVICES, 0), VERSIONS).row)
+    assert [line["updates"] for line in run.history] == [DEVICES] * VERSIONS
 
 
 def test_the_page_has_the_table_of_the_specs(tmp_path: Path) -> None:

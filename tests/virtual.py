@@ -17,6 +17,7 @@ from fedthings.federation import Federation
 from fedthings.learn.fleet import Fleet
 from fedthings.messages import Assignment, Offer
 from fedthings.phase import Phase
+from fedthings.privacy.signing import Signing
 from fedthings.protocol.events import Ticket
 from fedthings.run import Run
 from fedthings.server.service import Service
@@ -101,6 +102,10 @@ class Virtual:
         """Return what signs for this end; None: nobody signs."""
         return None
 
+    def signing(self, name: str) -> Signing | None:
+        """Return what signs by the identity of this device; None: it has none."""
+        return None
+
     def wakes(self, waking: Waking) -> None:
         """Let a sleeper link up, unless it was told to sleep on."""
         agent = self.agents.get(waking.device)
@@ -115,7 +120,8 @@ class Virtual:
         """Start a device's agent, or start it again with its directory."""
         transport = self.hub.device(name, NAME, self.seal(name))
         directory = self.directory / "devices" / name
-        agent = self.kind(name, self.fleet.shard(name), transport, directory, self.rules.get(name), every=every)
+        rules, signing = self.rules.get(name), self.signing(name)
+        agent = self.kind(name, self.fleet.shard(name), transport, directory, rules, every=every, signing=signing)
         agent.takes = lambda ticket: self.outcome(ticket)[1]  # type: ignore[attr-defined]
         self.agents[name] = agent
         return agent

@@ -39,6 +39,9 @@ offers = st.builds(
     texts,
 )
 receipts = st.builds(m.Receipt, tickets, st.booleans(), texts, st.none() | floats)
+keys = st.builds(m.Keys, tickets, digests, digests, digests, st.binary(min_size=64, max_size=64))
+sealed = st.lists(st.binary(max_size=64), max_size=3).map(tuple)
+positions = st.lists(numbers, max_size=3).map(tuple)
 STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     m.Offer: offers,
     m.Want: st.builds(m.Want, digests, st.lists(numbers, max_size=5).map(tuple), numbers),
@@ -61,6 +64,11 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     m.Hello: st.builds(m.Hello, texts),
     m.Bye: st.builds(m.Bye),
     m.Decline: st.builds(m.Decline, tickets, texts),
+    m.Keys: keys,
+    m.Neighbours: st.builds(m.Neighbours, tickets, numbers, st.lists(keys, max_size=3).map(tuple)),
+    m.Shares: st.builds(m.Shares, tickets, sealed),
+    m.Unmask: st.builds(m.Unmask, tickets, numbers, positions, positions),
+    m.Unmasked: st.builds(m.Unmasked, tickets, sealed),
     m.Enrol: st.builds(m.Enrol, texts, texts, digests, texts, st.binary(min_size=64, max_size=64)),
     m.Enrolled: st.builds(m.Enrolled, texts, digests, texts, texts),
     m.Relay: st.builds(m.Relay, names, st.binary(max_size=64)),

@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from fedthings.privacy.clip import Clip as clip
     from fedthings.privacy.mechanism import Independent as independent
     from fedthings.privacy.mechanism import Tree as tree
+    from fedthings.privacy.secagg import SecAgg as secagg
     from fedthings.privacy.shares import TwoServers as two_servers
     from fedthings.protocol.pace import Edge, Pace
     from fedthings.protocol.selection import Forecast as forecast
@@ -235,6 +236,7 @@ __all__ = [
     "ridge",
     "rotate",
     "scaffold",
+    "secagg",
     "seen_rows",
     "sequential",
     "sgd",
@@ -306,6 +308,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "independent": ("privacy.mechanism", "Independent"),
     "eden": ("compress.rotate", "Eden"),
     "rotate": ("compress.rotation", "Rotate"),
+    "secagg": ("privacy.secagg", "SecAgg"),
     "two_servers": ("privacy.shares", "TwoServers"),
     "top_k": ("compress.sparsify", "TopK"),
     "random_mask": ("compress.sparsify", "RandomMask"),

@@ -25,9 +25,11 @@ from fedthings.learn.metrics import usual, values
 from fedthings.messages import Report, Subtotal
 from fedthings.partial import Partial, expect, template
 from fedthings.phase import Phase, first, follow, received, schema, statistic
-from fedthings.privacy import noise
+from fedthings.privacy import noise, secagg
 from fedthings.privacy.central import Source, claimed
 from fedthings.privacy.release import Releases
+from fedthings.privacy.secagg import SecAgg
+from fedthings.privacy.shares import TwoServers
 from fedthings.private import clipping
 from fedthings.protocol.events import Assign, Command, Discard, Ticket
 from fedthings.spelling import decode, encode
@@ -148,6 +150,14 @@ class Engine:
     def assigned(self, ticket: Ticket, kept: Ticket | None) -> None:
         """Count the bytes of the model that goes down for `ticket`; see `down.model_bytes`."""
         self.partial.tally.bytes_down += down.model_bytes(self, ticket, kept)
+
+    def conversed(self, members: int) -> None:
+        """Count the bytes by which the devices of a version, so many, have agreed on masks (`secagg.said`)."""
+        secure = self.federation.secure
+        if isinstance(secure, SecAgg) and members > 1:
+            up, down = secagg.said(secure.degree(members))
+            self.tally.bytes_up += members * up
+            self.tally.bytes_down += members * down
 
     def obey(self, command: Command) -> None:
         """Count what a command means: a model goes down, a report is left out."""
@@ -379,7 +389,7 @@ def _releases(federation: Federation, spec: Phase, rounds: int, source: Source) 
         spec.secure,
     )
     key = noise.fresh() if source == "secure" else noise.known(federation.seed)
-    if secure is not None:
+    if isinstance(secure, TwoServers):
         shared = hidden.claimed(
             secure, privacy, spec.stages, pace, reports=spec.reports, rounds=rounds, dim=x.dim, source=source
         )

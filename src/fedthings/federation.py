@@ -22,6 +22,7 @@ from fedthings.learn.task import Task, within
 from fedthings.methods.method import Average
 from fedthings.phase import Down, Phase, StageSpec, rings, stage, statistic
 from fedthings.privacy.central import CentralDp
+from fedthings.privacy.secagg import SecAgg
 from fedthings.privacy.shares import TwoServers
 from fedthings.protocol.pace import Edge, Pace, Plan
 from fedthings.spelling import decode, sound
@@ -56,7 +57,7 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
     name: str = "federation"
     devices: int = 0
     edge: Edge | None = None
-    secure: TwoServers | None = None
+    secure: TwoServers | SecAgg | None = None
     query: str = ""
 
     def __post_init__(self) -> None:
@@ -117,14 +118,17 @@ def question(
     devices: int = 0,
     patience: float = 60.0,
     seed: int = 0,
-    secure: TwoServers | None = None,
+    secure: TwoServers | SecAgg | None = None,
 ) -> Federation:
     """Return the federation that answers `text` of at least `quorum` devices, begun when `devices` are there.
 
     Each has `patience` seconds a round. Raises SpecError.
     """
     least = max(quorum, secure.min_batch if secure is not None else 1)
-    pace = Pace(goal=least, patience=patience, quorum=least)
+    if isinstance(secure, SecAgg):  # fewer are not summed, and whose masks are in the sum is settled before
+        pace, secure = Pace(goal=least, patience=patience), msgspec.structs.replace(secure, min_batch=least)
+    else:
+        pace = Pace(goal=least, patience=patience, quorum=least)
     return Federation(query=text, pace=pace, devices=devices, seed=seed, secure=secure, name="query")
 
 
@@ -187,7 +191,8 @@ def plans(federation: Federation, rounds: int) -> tuple[Plan, ...]:
     if rounds < 1:
         raise SpecError(f"rounds is {rounds}: it must be at least 1")
     pace, count = federation.pace, federation.pace.concurrency
-    if federation.secure is not None:  # fewer could not be summed
+    closed = isinstance(federation.secure, SecAgg)  # with whom reports are masked is settled first
+    if federation.secure is not None and not closed:  # fewer could not be summed
         pace = msgspec.structs.replace(pace, quorum=max(pace.quorum, federation.secure.min_batch))
     whole = Pace(goal=count, concurrency=count, patience=pace.patience, quorum=min(pace.quorum, count))
 
@@ -196,12 +201,12 @@ def plans(federation: Federation, rounds: int) -> tuple[Plan, ...]:
             if phase.kind == "train" and rounds < found.needed:
                 raise SpecError(f"rounds is {rounds}, and strategy.statistic needs {found.needed}: give so many")
             versions, most = found.rounds + SPARE, rounds if phase.kind == "train" and found.needed == 1 else 1 << 31
-            return Plan(whole, min(versions, most), everyone=True)
+            return Plan(whole, min(versions, most), everyone=True, closed=closed)
         if phase.kind == "train":
-            return Plan(pace, rounds)
+            return Plan(pace, rounds, closed=closed)
         if phase.kind == "normalise":
-            return Plan(whole, 1, everyone=True)
-        return Plan(whole, 1, everyone=True, most=CLOSING, optional=True)
+            return Plan(whole, 1, everyone=True, closed=closed)
+        return Plan(whole, 1, everyone=True, most=CLOSING, optional=True, closed=closed)
 
     return tuple(map(plan, phases(federation)))
 

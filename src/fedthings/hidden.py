@@ -15,6 +15,7 @@ from fedthings.errors import SpecError
 from fedthings.privacy import distributed, rounding, sketch
 from fedthings.privacy.central import CentralDp, Claim, Source
 from fedthings.privacy.clip import AdaptiveClip, Clip
+from fedthings.privacy.secagg import SecAgg
 from fedthings.privacy.shares import TwoServers
 from fedthings.protocol.pace import Pace
 from fedthings.stage import Schema
@@ -23,7 +24,7 @@ from fedthings.vector import Array
 
 
 def check(
-    spec: TwoServers, pace: Pace, strategy: Strategy, privacy: CentralDp | None, stages: Sequence[Struct]
+    spec: TwoServers | SecAgg, pace: Pace, strategy: Strategy, privacy: CentralDp | None, stages: Sequence[Struct]
 ) -> None:
     """Raise SpecError, with the reason, where sets of reports cannot be summed unseen, or under the claim `privacy`."""
     if pace.goal < spec.min_batch:
@@ -35,8 +36,36 @@ def check(
             f"pace.staleness is {pace.staleness} with mixing beside secure: what the reports of each version weigh is "
             "hidden; set it to 0"
         )
-    if privacy is not None:
+    if isinstance(spec, SecAgg):
+        _together(spec, pace, strategy, privacy)
+    elif privacy is not None:
         _claim(spec, strategy, privacy, stages)
+
+
+def _together(spec: SecAgg, pace: Pace, strategy: Strategy, privacy: CentralDp | None) -> None:
+    """Raise SpecError where devices cannot hide their reports together at this pace, for this strategy or claim."""
+    if privacy is not None:
+        raise SpecError(
+            "privacy is claimed beside secagg: the coordinator takes off all masks, so it would have the sum without "
+            "noise; leave it out, or use ft.two_servers"
+        )
+    if not isinstance(strategy.staleness, Constant):
+        raise SpecError(
+            "strategy.staleness is set beside secagg: no report of an earlier version counts; leave it out, or use "
+            "ft.two_servers"
+        )
+    if pace.staleness:
+        raise SpecError(
+            f"pace.staleness is {pace.staleness} beside secagg: the masks of a version cancel among its own reports; "
+            "set it to 0, or use ft.two_servers"
+        )
+    for name, least, why in (
+        ("quorum", 1, "a version with fewer reports than secure.min_batch is made without them"),
+        ("period", 0, "a version ends when its devices have reported"),
+    ):
+        if getattr(pace, name) != least:
+            raise SpecError(f"pace.{name} is {getattr(pace, name):g} beside secagg: {why}; set it to {least}")
+    spec.degree(pace.concurrency)
 
 
 def _claim(spec: TwoServers, strategy: Strategy, privacy: CentralDp, stages: Sequence[Struct]) -> None:
@@ -104,9 +133,14 @@ def believed(claim: Claim | None, privacy: CentralDp, stages: Sequence[Struct], 
         raise SpecError(f"the noise of the task is not enough for epsilon {privacy.epsilon:g}")
 
 
-def check_gateways(spec: TwoServers | None, gateways: Collection[str]) -> None:
-    """Raise SpecError where `gateways` cannot sum shares."""
-    if gateways and spec is not None and spec.norms:
+def check_gateways(spec: TwoServers | SecAgg | None, gateways: Collection[str]) -> None:
+    """Raise SpecError where `gateways` cannot sum what is hidden."""
+    if gateways and isinstance(spec, SecAgg):
+        raise SpecError(
+            f"secagg is set, and the gateway {min(gateways)} sends sums: with whom each device masks is settled by the "
+            "coordinator, device by device; let the devices join it, or use ft.two_servers"
+        )
+    if gateways and isinstance(spec, TwoServers) and spec.norms:
         raise SpecError(
             f"secure.norms is set, and the gateway {min(gateways)} sends sums of shares: a norm is checked by the "
             "share of one report; leave norms out, or let the devices join the coordinator"
@@ -114,7 +148,7 @@ def check_gateways(spec: TwoServers | None, gateways: Collection[str]) -> None:
 
 
 def rings(
-    spec: TwoServers,
+    spec: TwoServers | SecAgg,
     fields: Schema,
     stages: Sequence[Struct],
     strategy: Strategy,
@@ -152,8 +186,14 @@ def rings(
     return Ring(spec.bits, dim, most, reach * heaviest / most, heaviest, wide, sizes, longest)
 
 
-def seen(spec: TwoServers, claimed: bool) -> list[str]:
+def seen(spec: TwoServers | SecAgg, claimed: bool) -> list[str]:
     """Return who sees what of a report in this mode, a sentence each, for the ledger; `claimed`: with noise."""
+    if isinstance(spec, SecAgg):
+        return [
+            "hidden: each report, from a coordinator that follows the protocol, unless too many devices help it. Not "
+            "hidden: who reported when",
+            f"sums: the coordinator sees those of at least {spec.min_batch} reports: of updates, weights and metrics",
+        ]
     what = "updates, with the helper's noise" if claimed else "updates, weights and metrics"
     said = [
         "hidden: each report, from either server alone; both together read all. Not hidden: who reported when",

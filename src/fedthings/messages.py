@@ -157,6 +157,59 @@ class Decline(Message, frozen=True):
     reason: str
 
 
+# ------------------------------------------------- secure aggregation (SecAgg+)
+
+
+class Keys(Message, frozen=True):
+    """A device takes `ticket` on, and has made two keys for it (X25519): for `seal`, shares of secrets, and for `mask`.
+
+    `signature` over both, the ticket, the task and the federation is by its identity, the Ed25519 key `identity`.
+    """
+
+    ticket: Ticket
+    seal: bytes
+    mask: bytes
+    identity: bytes
+    signature: bytes
+
+
+class Neighbours(Message, frozen=True):
+    """The set that `ticket` is in has so many `members`; these are the `keys` of the device's neighbours in it."""
+
+    ticket: Ticket
+    members: int
+    keys: tuple[Keys, ...]
+
+
+class Shares(Message, frozen=True):
+    """Shares of the secrets of `ticket`, `sealed` for each neighbour in order; from the coordinator, by each of them.
+
+    A neighbour that has sent none has b"".
+    """
+
+    ticket: Ticket
+    sealed: tuple[bytes, ...]
+
+
+class Unmask(Message, frozen=True):
+    """The set has `reports` reports, those of the neighbours with the numbers `alive`, and not those of `gone`.
+
+    Of the former the device is asked for its share of their own mask, of the latter for that of their key `mask`.
+    """
+
+    ticket: Ticket
+    reports: int
+    alive: tuple[int, ...]
+    gone: tuple[int, ...]
+
+
+class Unmasked(Message, frozen=True):
+    """The answer to Unmask: a share for each neighbour in order, b"" where there is none; last that of its own mask."""
+
+    ticket: Ticket
+    shares: tuple[bytes, ...]
+
+
 # ---------------------------------------------------------------------- enrolment
 
 
@@ -337,6 +390,11 @@ Envelope: TypeAlias = (
     | Hello
     | Bye
     | Decline
+    | Keys
+    | Neighbours
+    | Shares
+    | Unmask
+    | Unmasked
     | Enrol
     | Enrolled
     | Relay

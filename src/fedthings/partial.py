@@ -15,7 +15,7 @@ from fedthings.learn.metrics import MANY, MOST, impossible, judging
 from fedthings.messages import Report
 from fedthings.phase import Phase, bound, measures, rings, schema, stage
 from fedthings.privacy import clip
-from fedthings.privacy.shares import SEALED, SEALED_SEED
+from fedthings.privacy.shares import SEALED, SEALED_SEED, TwoServers
 from fedthings.protocol.events import Ticket
 from fedthings.stage import zeros
 from fedthings.vector import Array, Key, Payload
@@ -184,7 +184,8 @@ def template(spec: Phase, partial: Partial) -> Report:
     ticket, key = Ticket(0, 0, "device", 0), Key(spec.seed, "device", 0, 0)
     if partial.ring is not None:
         hidden = {name: row[0] for name, row in partial.ring.zeros(1).items()}
-        return Report(ticket, {**hidden, SEALED_SEED: np.zeros(SEALED, np.uint8)}, np.ones(1, np.int64), {})
+        seed = {SEALED_SEED: np.zeros(SEALED, np.uint8)} if isinstance(spec.secure, TwoServers) else {}
+        return Report(ticket, {**hidden, **seed}, np.ones(1, np.int64), {})
     rows, _ = partial.stage.encode(zeros(partial.schema), [partial.stage.init()], [key])
     arrays = {name: row[0] for name, row in rows.items()}
     return Report(ticket, arrays, np.ones(1, np.int64), measures(spec))

@@ -28,6 +28,7 @@ from fedthings.learn.task import Task
 from fedthings.methods.method import Local
 from fedthings.privacy import clip
 from fedthings.privacy.central import CentralDp, Claim
+from fedthings.privacy.secagg import SecAgg
 from fedthings.privacy.shares import TwoServers
 from fedthings.protocol.pace import Edge
 from fedthings.stage import Field, Schema, Stage, State, chain
@@ -84,7 +85,7 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     seed: int
     reports: int = 1 << 20
     edge: Edge | None = None
-    secure: TwoServers | None = None
+    secure: TwoServers | SecAgg | None = None
     query: str = ""
     claim: Claim | None = None
 

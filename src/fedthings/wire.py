@@ -44,13 +44,14 @@ LIMIT = 1 << 20
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """A device's name, and a federation's id."""
 
-_SIZES = {"digest": 32, "key": 32, "proof": 64}  # bytes
 _DEPTH = 64  # a model's spec nests about 10 deep
 _ITEMS = 1 << 18  # heads in a message: 256 Ki small items take about 0.1 s to walk
 _WORDS = {
     "what": ("task", "model", "report", "subtotal", "batch", "share"),
     "state": ("running", "paused", "finished"),
 }
+_LENGTHS = dict.fromkeys(("digest", "key", "seal", "mask", "identity"), (32,)) | {"base": (0, 32)}
+_LENGTHS |= {"proof": (64,), "signature": (64,)}
 # RFC 8746 section 2.1. The first of a type is what is written; big-endian ones are read only.
 _TAGS = {"|u1": 64, "<u2": 69, "<u4": 70, "<u8": 71, "|i1": 72, "<i2": 77, "<i4": 78, "<i8": 79}
 _TAGS |= {"<f2": 84, "<f4": 85, "<f8": 86}
@@ -282,15 +283,17 @@ def _check(message: Struct) -> None:
             good = 0 <= value < 1 << 63
         elif isinstance(value, float):
             good = value == value
-        elif name in _SIZES:
-            good = len(value) == _SIZES[name]
-        elif name == "base":
-            good = len(value) in (0, 32)
+        elif name in _LENGTHS:
+            good = len(value) in _LENGTHS[name]
+        elif name == "keys":
+            for item in value:
+                _check(item)
+            continue
         elif name == "difference":
             good = value.dtype == np.uint8
         elif name == "device":
             good = bool(NAME.fullmatch(value))
-        elif name == "starts":
+        elif name in ("starts", "alive", "gone"):
             good = all(0 <= n < 1 << 63 for n in value)
         else:
             good = name not in _WORDS or value in _WORDS[name]

@@ -84,6 +84,14 @@ def test_behind_masks_it_is_the_same(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", methods())
+def test_hidden_among_devices_it_is_the_same(tmp_path: Path, name: str) -> None:
+    spec = methods(secure=ft.secagg())[name]
+    hidden = Virtual(spec, fleet(), 40, tmp_path).run()
+    same(hidden, ft.simulate(spec, fleet(), 40))
+    same(hidden, ft.simulate(methods()[name], fleet(), 40))
+
+
+@pytest.mark.parametrize("name", methods())
 def test_the_coordinator_is_killed_and_the_answer_is_the_one_that_would_have_been(tmp_path: Path, name: str) -> None:
     spec, due = methods()[name], ft.simulate(methods()[name], fleet(), 40)
     world, steps, killed = Virtual(spec, fleet(), 40, tmp_path), 0, 0

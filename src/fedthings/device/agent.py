@@ -17,6 +17,7 @@ import numpy as np
 
 from fedthings.device.bodies import LARGEST, Bodies
 from fedthings.device.downloads import Downloads
+from fedthings.device.member import Member
 from fedthings.device.report import made
 from fedthings.device.rules import Rules, advice
 from fedthings.device.shelf import Shelf
@@ -33,14 +34,19 @@ from fedthings.messages import (
     Decline,
     Farewell,
     Hello,
+    Neighbours,
     Offer,
     Pause,
     Receipt,
     Refusal,
+    Shares,
+    Unmask,
     Want,
     Work,
 )
 from fedthings.phase import Phase, fits, kept, learner, received
+from fedthings.privacy.secagg import Scope, SecAgg
+from fedthings.privacy.signing import Signing
 from fedthings.protocol.events import Ticket
 from fedthings.spelling import decode
 from fedthings.stage import State
@@ -63,7 +69,7 @@ class Agent:
 
     `transport` bears the federation's id, `shard` holds the device's own rows, `directory` is where it keeps state and
     model (None: memory only). One that sleeps wakes `every` so many seconds (0: it stays linked); it is `resting` when
-    its radio may go off.
+    its radio may go off. `signing` is by its identity.
     """
 
     def __init__(
@@ -79,6 +85,7 @@ class Agent:
         downloads: Downloads | None = None,
         on_news: Callable[[str], None] | None = None,
         every: float = 0.0,
+        signing: Signing | None = None,
     ) -> None:
         self.name, self.shard, self.transport = name, shard, transport
         self.rules, self.shelf = rules or Rules(), Shelf(directory)
@@ -88,6 +95,7 @@ class Agent:
         self.pacing, self.rate = Pacing(chunk), rate or Rate()
         self.bodies = Bodies(transport, self.shelf, self.pacing, self.rate, largest, downloads)
         self.upload = Upload(transport, self.pacing, self.rate, chunk)
+        self.member = Member(transport, directory, signing)
         self.done = False
         self.heard = False  # whether the coordinator has said anything to it
         self.reports = 0
@@ -116,7 +124,7 @@ class Agent:
     @property
     def alarm(self) -> float:
         """When `wake` is due at the latest, in seconds."""
-        return min(self.bodies.alarm, self.upload.alarm)
+        return min(self.bodies.alarm, self.upload.alarm, self.member.alarm)
 
     # ---------------------------------------------------------------- arrivals
 
@@ -135,6 +143,7 @@ class Agent:
         """Ask again for what has not come."""
         self.upload.wake(now)
         self.bodies.wake(now)
+        self.member.wake(now)
 
     def _take(self, delivery: Delivery, now: float) -> None:
         message = delivery.message
@@ -151,6 +160,8 @@ class Agent:
                 self._go_on(now)
         elif isinstance(message, Want):
             self.upload.wanted(message, now)
+        elif isinstance(message, Neighbours | Shares | Unmask):
+            self._seated(message, now)
         elif isinstance(message, Receipt):
             self._receipt(message, now)
         elif isinstance(message, Farewell):
@@ -183,6 +194,7 @@ class Agent:
         """Go on with another link, after a sleep; at `Linked` it asks what to do, or goes on with what it was doing."""
         self.transport, self.rest, self._slept = transport, None, True
         self.bodies.relink(transport)
+        self.member.relink(transport)
         self.upload.relink(transport)
 
     # ----------------------------------------------------------------- presence
@@ -256,7 +268,10 @@ class Agent:
         if job is None or not self._here(job.task, now):
             return
         phase, way = self._accepted(job), self.bodies.way(job)
-        if phase is None or way is None or not self._here(way, now):
+        if phase is None or way is None:
+            return
+        seated = self._joins(phase, job, now)  # while the model comes
+        if not self._here(way, now) or not seated:
             return
         self.shelf.enter(f"{self.transport.federation}/{job.ticket.phase}", phase.kind == "evaluate")
         pending = self.shelf.pending
@@ -282,6 +297,26 @@ class Agent:
             self.upload.begin(job.ticket, self.shelf.pending.report, now)
         if model is not None and phase.kind == "train":  # for predictions; the fleet does not wait for it
             self._keep(phase, model, job.ticket.version)
+
+    def _joins(self, phase: Phase, job: Assignment, now: float) -> bool:
+        """Return whether the report can be hidden as `phase` wants; with SecAgg+ others have to agree first."""
+        if not isinstance(phase.secure, SecAgg):
+            return True
+        if self.shelf.pending is not None and self.shelf.pending.ticket == job.ticket:
+            return True  # it is hidden already
+        return self.member.join(phase.secure, Scope(self.transport.federation, job.task.digest), job.ticket, now)
+
+    def _seated(self, message: Neighbours | Shares | Unmask, now: float) -> None:
+        """Take what is said of the set it is in; what it should not do it does not, and says so."""
+        try:
+            agreed = self.member.take(message, now)
+        except WireError as error:
+            self._tell(f"will not hide its report like this: {error}")
+            if self._job is not None and self._job.ticket == message.ticket:
+                self._decline(message.ticket, error.reason)
+            return
+        if agreed and self._job is not None:
+            self._work(now)
 
     def _accepted(self, job: Assignment) -> Phase | None:
         """Return the phase that the task body describes, or decline it: it does not fit, or the owner's rules."""
@@ -309,6 +344,8 @@ class Agent:
         """Raise DataError or SpecError unless `phase` can be done with what is here."""
         if phase.edge is not None:
             raise SpecError("in this federation gateways take part, with devices of their own: join one of them")
+        if isinstance(phase.secure, SecAgg) and self.every:
+            raise SpecError("in this federation devices hide their reports together, awake: join without --wake")
         fits(phase, self.shard, self.name)
 
     def _train(self, phase: Phase, job: Assignment, model: Payload, body: bytes, now: float) -> None:
@@ -328,7 +365,9 @@ class Agent:
         """Make the report of what came of the work, and keep it until its receipt."""
         assert self._phase is not None
         before = self.shelf.state[1] if self.shelf.state else None
-        report, state, counts, unseen = made(phase, ticket, fit, before, self.transport.federation, self._phase[0])
+        report, state, counts, unseen = made(
+            phase, ticket, fit, before, self.transport.federation, self._phase[0], self.member
+        )
         if unseen:
             self._tell(f"report left out: {unseen}")
         keeps = counts and (after is not None or any(part is not None for part in state))
@@ -338,6 +377,7 @@ class Agent:
     def _decline(self, ticket: Ticket, reason: str) -> None:
         self._job = None
         self.bodies.stop()
+        self.member.stop()
         self.transport.send(COORDINATOR, Decline(ticket, reason))
 
     # ------------------------------------------------------------- the receipt
@@ -349,6 +389,7 @@ class Agent:
         if self._job is not None and self._job.ticket == receipt.ticket:
             self._job = None
             self.bodies.stop()
+            self.member.stop()
             self.upload.drop()
             if receipt.seconds is None and not self._hailed:  # it was not needed any more: what is?
                 self._hail(now)

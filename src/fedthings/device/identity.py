@@ -20,6 +20,8 @@ from fedthings.identity.keys import held, key_id, parsed, public_of
 from fedthings.identity.links import Links
 from fedthings.identity.seal import DeviceSeal
 from fedthings.identity.tokens import Token
+from fedthings.privacy import signing
+from fedthings.privacy.signing import Signing
 from fedthings.transport.topics import ROOT
 
 FILE, KEY_FILE, LINKS_FILE = "identity.json", "identity.key", "identity.links"
@@ -129,6 +131,10 @@ class Identity:
     def public(self) -> bytes:
         """The public key."""
         return public_of(self.key)
+
+    def signing(self) -> Signing:
+        """Return what signs for this device what is passed on to other devices."""
+        return signing.by(self.key)
 
     def seal(self) -> DeviceSeal:
         """Return what signs for this device, and believes the coordinators that it has enrolled with."""

@@ -144,6 +144,7 @@ def join(
             downloads=downloads,
             on_news=on_news,
             every=every,
+            signing=way.signing(),
         )
         _attend(membership, radio, downloads, ending, once, on_news)
         radio.bye = bool(membership.agents)

@@ -20,6 +20,7 @@ from fedthings.errors import SpecError
 from fedthings.federation import check_name
 from fedthings.learn.data import Shard
 from fedthings.messages import Announce, Assignment, Bye, Chunk, Receipt
+from fedthings.privacy.signing import Signing
 from fedthings.transport.lane import Lane
 from fedthings.transport.pacing import Rate
 from fedthings.transport.topics import COORDINATOR
@@ -30,6 +31,8 @@ log = logging.getLogger("fedthings.device")
 
 class Membership:
     """`receive` an arrival, `wake` at `alarm`, as an `Agent`; `ended` are the ids of federations seen to their end.
+
+    `signing` is by the device's identity (None: it has none).
 
     Raises StoreError where `directory` cannot be used.
     """
@@ -46,11 +49,13 @@ class Membership:
         downloads: Downloads | None = None,
         on_news: Callable[[str], None] = lambda text: None,
         every: float = 0.0,
+        signing: Signing | None = None,
     ) -> None:
         self.name, self.shard, self.transport, self.directory = name, shard, transport, directory
         self.rules, self.on_news, self.every = rules or Rules(), on_news, every
         self.agents: dict[str, Agent] = {}  # by the federation's id
         self.ended: set[str] = set()
+        self._signing = signing
         self._rate, self._downloads = Rate(rate), downloads
         self._names: dict[str, str] = {}  # of the federations that it is in, by id
         self._others: dict[str, tuple[str, Delivery]] = {}  # whose name is taken: it, and the last announcement
@@ -161,6 +166,7 @@ class Membership:
             downloads=self._downloads,
             on_news=partial(self._tell, name),
             every=self.every,
+            signing=self._signing,
         )
 
     def _tell(self, name: str, text: str) -> None:

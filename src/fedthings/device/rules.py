@@ -9,6 +9,7 @@ from fedthings.learn.own import Own, lacking, spelled
 from fedthings.learn.task import within
 from fedthings.phase import Phase
 from fedthings.privacy.keys import public
+from fedthings.privacy.shares import TwoServers
 
 NOT_ALLOWED, NOT_AVAILABLE = "owner: model not allowed", "model not available"
 
@@ -48,7 +49,7 @@ class Rules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             return NOT_AVAILABLE
         if self.max_parameters and model.layout.dim > self.max_parameters:
             return "owner: model too large"
-        if self.helpers and (phase.secure is None or phase.secure.helper not in self.helpers):
+        if self.helpers and (not isinstance(phase.secure, TwoServers) or phase.secure.helper not in self.helpers):
             return "owner: only with a helper it trusts"
         return ""
 

@@ -13,6 +13,7 @@ from fedthings.errors import SpecError, TransportError
 from fedthings.identity import tokens
 from fedthings.identity.tokens import Token
 from fedthings.lifeline import Ending
+from fedthings.privacy.signing import Signing
 from fedthings.transport.link import Address, with_login
 from fedthings.transport.mqtt import BACKOFF, NEXT_AFTER, RETURN, MqttTransport
 from fedthings.transport.transport import Inbox
@@ -103,6 +104,10 @@ class Way:
                 time.sleep(0.1)  # only just enrolled: the broker is told of it
 
         return link
+
+    def signing(self) -> Signing:
+        """Return what signs for this device, once it is enrolled, what is passed on to others. Raises StoreError."""
+        return Identity(self.directory, self.name).signing()
 
     def _login(self, place: int, url: str) -> str:
         """Return `url` with the login of a broker that has its own, where there is one."""

@@ -20,7 +20,7 @@ from msgspec import Struct
 from fedthings.aggregate.ring import EXACT, Ring, X
 from fedthings.errors import SpecError, WireError
 from fedthings.learn.task import within
-from fedthings.privacy import distributed
+from fedthings.privacy import distributed, masks
 from fedthings.privacy.central import Claim
 from fedthings.privacy.keys import KEY, private, public, public_of
 from fedthings.protocol.events import Ticket
@@ -33,8 +33,6 @@ SEALED_SEED = "seed"
 """The array of a report that holds the sealed seed."""
 SHA = 32
 """Bytes of a SHA-256."""
-BLOCK = 1 << 16
-"""Bytes of mask made at once, while a core has them near."""
 LABEL = "fedthings two servers 1"
 
 
@@ -150,24 +148,8 @@ def digest(arrays: Payload) -> bytes:
 
 
 def mask(seed: bytes, arrays: Payload, apply: np.ufunc) -> None:
-    """Add (np.add) to the rows of `arrays`, or subtract from them, the mask of `seed`, in place.
-
-    It is the key stream of AES-128 in counter mode from 0 (NIST SP 800-38A, section 6.5), little-endian, first over
-    "x", then over "exact".
-    """
-    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-
-    stream = Cipher(algorithms.AES(seed), modes.CTR(bytes(16))).encryptor()
-    nothing, made = bytes(BLOCK), np.empty(BLOCK + 16, np.uint8)
-    for name in (X, EXACT):
-        if name not in arrays:
-            continue
-        row = arrays[name]
-        step = BLOCK // row.itemsize
-        for start in range(0, len(row), step):
-            part = row[start : start + step]
-            stream.update_into(nothing[: part.nbytes] if part.nbytes < BLOCK else nothing, made)  # type: ignore[arg-type]
-            apply(part, made[: part.nbytes].view(row.dtype.newbyteorder("<")), out=part)
+    """Add (np.add) to the rows of `arrays`, or subtract from them, the mask of `seed`, in place (`masks.apply`)."""
+    masks.apply(arrays, [(seed, apply)])
 
 
 def seal(seed: bytes, helper: bytes, info: bytes) -> bytes:

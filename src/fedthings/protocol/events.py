@@ -90,6 +90,18 @@ class Overdue(NamedTuple):
     """The helper has had its time."""
 
 
+class Said(NamedTuple):
+    """A device of a committee has said `what` is waited for ("keys", "shares", "unmasked"): its message is `data`."""
+
+    ticket: Ticket
+    what: str
+    data: bytes
+
+
+class Lapsed(NamedTuple):
+    """The devices of a committee have had their time."""
+
+
 class Begun(NamedTuple):
     """An edge begins to work on `version` of `phase`, whatever it was doing; attempts count from `attempt` on."""
 
@@ -144,6 +156,8 @@ Event: TypeAlias = (
 """What a coordinator takes."""
 Answered: TypeAlias = Settled | Excluded | Checked | Overdue
 """What a settlement takes, beside the commands of the coordinator."""
+Conversed: TypeAlias = Said | Lapsed
+"""What a committee takes, beside the commands of the coordinator."""
 
 # -------------------------------------------------------------- commands
 
@@ -218,7 +232,32 @@ class Settle(NamedTuple):
     reason: str
 
 
+class Open(NamedTuple):
+    """A committee begins: what is known of the one before is over."""
+
+
+class Introduce(NamedTuple):
+    """The committee is these: tell each of them the keys of its neighbours."""
+
+    tickets: tuple[Ticket, ...]
+
+
+class Deliver(NamedTuple):
+    """These mask their reports: give each of them the shares of its neighbours."""
+
+    tickets: tuple[Ticket, ...]
+
+
+class Leave(NamedTuple):
+    """The committee goes on without the device of `ticket`: its task is over."""
+
+    ticket: Ticket
+    reason: str
+
+
 Command: TypeAlias = Assign | Rest | Keep | Discard | Advance | Finish
 """What a coordinator gives."""
 Settling: TypeAlias = Ask | Exclude | Settle
 """What a settlement gives."""
+Seating: TypeAlias = Open | Introduce | Deliver | Leave
+"""What a committee gives."""

@@ -21,6 +21,9 @@ def fill(coordinator: Coordinator, now: float, out: list[Command], granted: bool
     """
     if coordinator.stepping or coordinator.paused:
         return
+    if coordinator.plan.closed and coordinator.goal:
+        miss(coordinator, now)
+        return
     if coordinator.shared and not granted:
         _ask(coordinator, now)
         return

@@ -102,7 +102,8 @@ class Edge(Struct, frozen=True, forbid_unknown_fields=True):
 class Plan(NamedTuple):
     """One phase as the coordinator sees it: `versions` to make at `pace`; `everyone` asks all, up to `most`.
 
-    `optional`: the federation ends without it where no device is there within the patience.
+    `optional`: the federation ends without it where no device is there within the patience. `closed`: who works on a
+    version is settled when it begins, and nobody comes in for those who drop out.
     """
 
     pace: Pace
@@ -110,6 +111,7 @@ class Plan(NamedTuple):
     everyone: bool = False
     most: int = 1 << 31
     optional: bool = False
+    closed: bool = False
 
 
 class Wait(NamedTuple):

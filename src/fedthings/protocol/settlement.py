@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from math import inf
+from typing import Literal
 
 from fedthings.protocol.events import (
     Advance,
@@ -31,11 +32,19 @@ class Settlement:
     """`on(event, now)` gives the commands; `Overdue` is due at `alarm`.
 
     The `party` that is asked has `patience` seconds, and answers for sets of at least `least` reports; without one
-    ("") every version is made at once. In the phases `norms` it is asked for the reports' norms first.
+    ("") every version is made at once. In the phases `norms` it is asked for the reports' norms first. It is the
+    "helper", or the "devices".
     """
 
-    def __init__(self, party: str = "", least: int = 1, patience: float = inf, norms: Collection[int] = ()) -> None:
-        self.party, self.least, self.patience, self.norms = party, least, patience, norms
+    def __init__(
+        self,
+        party: str = "",
+        least: int = 1,
+        patience: float = inf,
+        norms: Collection[int] = (),
+        kind: Literal["helper", "devices"] = "helper",
+    ) -> None:
+        self.party, self.least, self.patience, self.norms, self.kind = party, least, patience, norms, kind
         self.filling: dict[Ticket, int] = {}  # ticket -> lag, toward the next version
         self.fixed: dict[Ticket, int] = {}  # of the set that is asked about
         self.unchecked = False  # whether its norms are still to come
@@ -52,8 +61,8 @@ class Settlement:
         """What is waited for, with its deadline (law 11)."""
         if self.until == inf:
             return []
-        what = "norms" if self.unchecked else "share"
-        return [Wait(f"{self.party}: its {what} of {len(self.fixed)} reports for version {self.version}", self.until)]
+        what = "their shares" if self.kind == "devices" else "its norms" if self.unchecked else "its share"
+        return [Wait(f"{self.party}: {what} of {len(self.fixed)} reports for version {self.version}", self.until)]
 
     def on(self, event: Keep | Advance | Finish | Answered, now: float) -> list[Settling]:
         """Take one event at `now` seconds of federation time; return what is to be done, in order."""
@@ -74,7 +83,7 @@ class Settlement:
             case Settled() if self.until < inf:
                 return self._over("")
             case Overdue() if self.until < inf:
-                return self._over("no answer from the helper")
+                return self._over(f"no answer from the {self.kind}")
             case Finish():
                 self.fixed, self.filling, self.until = {}, {}, inf
         return []  # also an answer to what is not asked any more

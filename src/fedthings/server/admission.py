@@ -67,6 +67,10 @@ class Admission:
         """Return whether `name` is to get no work."""
         return name in self.quarantined
 
+    def key(self, name: str) -> bytes | None:
+        """Return the public key that `name` has enrolled with, if any."""
+        return self.seal.known.keys.get(name)
+
     def changed(self) -> Changed:
         """Return what has changed on the roll since it was read."""
         listed = self.roll.listed()

@@ -13,6 +13,7 @@ from fedthings.federation import load
 from fedthings.lifeline import alone
 from fedthings.messages import Subtotal
 from fedthings.privacy import ledger
+from fedthings.privacy.shares import TwoServers
 from fedthings.protocol.events import Arrived, Ticket
 from fedthings.server import devices, place
 from fedthings.server.access import Access
@@ -153,7 +154,7 @@ def _stays(store: Store, where: Path, name: str) -> Stays:
         )
     if (where / TRACE).exists():
         said.append(f"{where / TRACE} names it, with the time of each report: delete the file if you do not need it")
-    if federation.secure is not None:
+    if isinstance(federation.secure, TwoServers):
         said.append("the helper keeps which of its reports were summed, so that none is summed twice; it has no report")
     return Stays(str(where), federation.name, versions, privacy, said)
 

@@ -33,6 +33,7 @@ from fedthings.messages import (
 )
 from fedthings.protocol import events
 from fedthings.server import reception
+from fedthings.server.leader import Leader
 from fedthings.server.turns import Turns
 from fedthings.transport.chunks import Assembly
 from fedthings.wire import pack, unpack, unpack_body
@@ -223,7 +224,7 @@ def _left_out(service: Service, subtotal: Subtotal, now: float) -> None:
     """
     coordinator = service.coordinator
     made = coordinator.version + coordinator.stepping
-    suspects = service.leader.suspects if service.leader is not None else ()
+    suspects = service.leader.suspects if isinstance(service.leader, Leader) else ()
     for ticket in subtotal.tickets:
         if not coordinator.open(ticket):
             continue

@@ -36,6 +36,7 @@ from fedthings.partial import alike
 from fedthings.privacy import sketch
 from fedthings.privacy.distributed import written
 from fedthings.privacy.keys import held, public, public_of, spelled
+from fedthings.privacy.secagg import SecAgg
 from fedthings.privacy.shares import (
     Channel,
     Hidden,
@@ -80,6 +81,7 @@ class Leader:
         self.within: dict[Ticket, bytes] = {}  # the subtotal that a report has come in
         self.suspects: set[str] = set()  # devices of which the helper has refused a report that came in one
         self._batch = b""  # what stands for the set that is asked about
+        self.sender = spec.name  # whose messages are for it
         self._draw = b""  # what we add to the draw of the norms that are asked for; "" while the sum is
         self._tickets: tuple[Ticket, ...] = ()  # of the set, in order
         self._sums: tuple[int, ...] = ()  # how many of them are summed together
@@ -311,5 +313,7 @@ def settlement(engine: Engine) -> Settlement:
     spec = engine.federation.secure
     if spec is None:
         return Settlement()
+    if isinstance(spec, SecAgg):
+        return Settlement("devices", spec.min_batch, spec.patience, kind="devices")
     norms = [number for number, phase in enumerate(engine.phases) if phase.kind == "train" and spec.norms]
     return Settlement(spec.name, spec.min_batch, spec.patience, norms)

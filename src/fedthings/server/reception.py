@@ -6,7 +6,20 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from fedthings.errors import WireError
-from fedthings.messages import Bye, Chunk, Decline, Envelope, Hello, Offer, Pause, Receipt, Want
+from fedthings.messages import (
+    Bye,
+    Chunk,
+    Decline,
+    Envelope,
+    Hello,
+    Keys,
+    Offer,
+    Pause,
+    Receipt,
+    Shares,
+    Unmasked,
+    Want,
+)
 from fedthings.protocol import events
 from fedthings.protocol.events import Ticket
 from fedthings.transport.chunks import CHUNK, MOST, Assembly, Source
@@ -72,6 +85,9 @@ def take(service: Service, sender: str, message: Envelope, federation: str, now:
             _chunk(service, sender, message, now)
         case Want():
             wanted(service, sender, message)
+        case Keys() | Shares() | Unmasked() if service.members is not None:
+            own(sender, message.ticket)
+            service.members.heard(service, message, now)
         case _:
             raise WireError("unexpected", f"a device does not send {type(message).__name__}")
 
@@ -116,6 +132,9 @@ def _offered(service: Service, sender: str, offer: Offer, now: float) -> None:
         service.refusals["late"] += 1
         service.send(sender, Receipt(ticket, False, "late"))
         return
+    if service.members is not None and not service.members.masks(ticket):
+        service.on(events.Declined(ticket, "no masks"), now)
+        raise WireError("no masks", f"the report of {sender} comes before all have shared their secrets")
     try:
         assembly = service.spool.begin(ticket, offer, service.engine.report_bytes(ticket) + SLACK)
     except WireError as error:

@@ -13,7 +13,8 @@ from fedthings.errors import StoreError, WireError
 from fedthings.history import Tally
 from fedthings.messages import Report, Subtotal
 from fedthings.protocol import events
-from fedthings.protocol.events import Answered, Event, Ticket
+from fedthings.protocol.events import Answered, Conversed, Event, Ticket
+from fedthings.server.leader import Leader
 from fedthings.server.store import Saved, Usage
 from fedthings.wire import unpack_body
 
@@ -28,7 +29,7 @@ def checkpoint(service: Service, made: int | None = None) -> None:
     """
     phase = service.coordinator.phase
     filling = {ticket: lag for ticket, lag in service.settlement.filling.items() if ticket.phase == phase}
-    within = {} if service.leader is None else service.leader.within
+    within = service.leader.within if isinstance(service.leader, Leader) else {}
     sums = {within[ticket]: lag for ticket, lag in filling.items() if ticket in within}
     state = {
         "terms": service.terms,
@@ -100,6 +101,8 @@ def _replay(service: Service, saved: Saved) -> None:
     service.engine.restore(saved.state["engine"])
     service.reason, service.failure = saved.state["reason"], saved.state["failure"]
     service.replaying = True
+    if service.members is not None:
+        service.members.restore(service)
     tally, service.engine.partial.tally = service.engine.partial.tally, Tally()
     for ticket, lag in saved.state["filling"]:  # the tally has them already
         service.fold(Ticket(*ticket), lag, service.spool.read(Ticket(*ticket)))
@@ -123,12 +126,14 @@ def _replay(service: Service, saved: Saved) -> None:
         checkpoint(service)
 
 
-def _event(kind: str, fields: list[Any]) -> Event | Answered:
+def _event(kind: str, fields: list[Any]) -> Event | Answered | Conversed:
     """Return the event that the journal holds."""
     made: type[Any] = getattr(events, kind)
     if made in (events.Granted, events.Withdrawn):
         return made(tuple(fields[0]))  # type: ignore[no-any-return]
-    event: Event | Answered = made(*(_tickets(field) if isinstance(field, list) else field for field in fields))
+    event: Event | Answered | Conversed = made(
+        *(_tickets(field) if isinstance(field, list) else field for field in fields)
+    )
     return event
 
 

@@ -18,6 +18,7 @@ from fedthings import run
 from fedthings.errors import SpecError, WireError
 from fedthings.lifeline import Ending, alone
 from fedthings.messages import Ask, Bye, Decline, Enrol, Hello, Pause
+from fedthings.privacy import signing
 from fedthings.run import Run
 from fedthings.server import certificates, place
 from fedthings.server.admission import Admission
@@ -144,6 +145,7 @@ class Server:
             stop=terms.stop,
             allowed=self.admission.allowed,
             held=self.admission.held,
+            verify=signing.of(self.admission.key),
             gateways=frozenset(gateways),
             on_version=terms.on_version,
             fsync=fsync,

@@ -38,15 +38,19 @@ from fedthings.messages import (
 )
 from fedthings.privacy import shares
 from fedthings.privacy.central import Source
+from fedthings.privacy.secagg import SecAgg
+from fedthings.privacy.shares import TwoServers
+from fedthings.privacy.signing import Verify, verified
 from fedthings.protocol import events
 from fedthings.protocol.coordinator import Coordinator
-from fedthings.protocol.events import Answered, Command, Event, Settling, Ticket
+from fedthings.protocol.events import Answered, Command, Conversed, Event, Settling, Ticket
 from fedthings.protocol.pace import Wait
 from fedthings.protocol.trace import traced
 from fedthings.server import gateways, operators, reception, recovery
 from fedthings.server.bodies import Bodies
 from fedthings.server.gateways import Inbound
 from fedthings.server.leader import Leader, settlement
+from fedthings.server.members import Members
 from fedthings.server.models import Models
 from fedthings.server.outbox import Outbox
 from fedthings.server.spool import Spool
@@ -67,12 +71,12 @@ faster than the system makes a file (sqlite.org/intern-v-extern-blob.html)."""
 class Service:
     """`receive` an arrival, `wake` at `alarm`; `done` when the federation has ended.
 
-    `directory` is the run directory; `allowed` says who may join, `held` who of them gets no work, `gateways` who may
-    speak for others; a restart in the same directory goes on. `edge` are the engine and the coordinator of an edge.
-    `shared`: other federations are served beside it (`services`). Under a privacy claim every write is on the disk
-    before it counts, since two releases with the same noise would tell their difference; `noise` "keyed" is that of
-    the simulator, for tests.
-    Raises StoreError where the directory is another's or cannot be written, SpecError for gateways beside norms.
+    `directory` is the run directory; `allowed` says who may join, `held` who of them gets no work, `verify` whose a
+    signature is, `gateways` who may speak for others; a restart in the same directory goes on. `edge` are the engine
+    and the coordinator of an edge. `shared`: other federations are served beside it (`services`). Under a privacy claim
+    every write is on the disk before it counts, since two releases with the same noise would tell their difference;
+    `noise` "keyed" is that of the simulator, for tests.
+    Raises StoreError where the directory is another's or cannot be written, SpecError for gateways that cannot sum.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class Service:
         stop: Mapping[str, float] | None = None,
         allowed: Callable[[str], bool] = lambda name: True,
         held: Callable[[str], bool] = lambda name: False,
+        verify: Verify = verified,
         gateways: Collection[str] = (),
         on_version: Callable[[Line], None] | None = None,
         fsync: bool = False,
@@ -117,7 +122,8 @@ class Service:
         secure = federation.secure  # its reports are read again when a set is settled, so they lie in files
         self.spool = Spool(directory / "spool", self.turns, fsync, JOURNALED if secure is None else 0)
         self.inbound = Inbound(directory / "subtotals", self.turns, fsync)
-        self.leader = None if secure is None else Leader(secure, directory, fsync)
+        self.members = Members(secure, directory, verify) if isinstance(secure, SecAgg) else None
+        self.leader = Leader(secure, directory, fsync) if isinstance(secure, TwoServers) else self.members
         self.settlement = settlement(self.engine)
         self.terms = {"rounds": rounds, "stop": dict(stop or {}), "init": _mark(init), "test": _mark(*(test or ()))}
         self.reason = self.failure = ""  # why the federation has ended; why it cannot be done
@@ -205,7 +211,7 @@ class Service:
     def _take(self, sender: str, message: Envelope, federation: str, now: float) -> None:
         if sender.startswith(OPERATOR):
             operators.take(self, sender, message, federation, now)
-        elif self.leader is not None and sender == self.leader.spec.name:
+        elif self.leader is not None and sender == self.leader.sender and isinstance(self.leader, Leader):
             self.leader.take(self, message, federation, now)
         elif sender in self.gateways or isinstance(message, Relay):
             gateways.take(self, sender, message, federation, now)
@@ -222,7 +228,7 @@ class Service:
 
     # --------------------------------------------------------------- events
 
-    def on(self, event: Event | Answered, now: float, body: bytes | None = None) -> None:
+    def on(self, event: Event | Answered | Conversed, now: float, body: bytes | None = None) -> None:
         """Journal `event`, with the `body` of a report that lies in no file, then act on it."""
         self.now = now
         self.store.journal(now, [type(event).__name__, *event], body)
@@ -250,11 +256,15 @@ class Service:
         self.parts += subtotal.tickets
         for ticket in subtotal.tickets:
             self.settlement.on(events.Keep(ticket, lag), self.now)
-        if self.leader is not None:
+        if isinstance(self.leader, Leader):
             self.leader.keep_sum(self.engine, digest, subtotal)
 
-    def act(self, event: Event | Answered) -> None:
+    def act(self, event: Event | Answered | Conversed) -> None:
         """Do what follows from an event that is journaled."""
+        if isinstance(event, Conversed):
+            if self.members is not None:
+                self.members.on(self, event)
+            return
         if isinstance(event, Answered):
             if isinstance(event, events.Settled) and self.leader is not None:
                 self.leader.answer = event.digest
@@ -278,6 +288,8 @@ class Service:
                 model, delta = self.bodies.model(engine, ticket.version, kept)
                 self._used(ticket.device)[2] += 0 if again else down.model_bytes(engine, ticket, kept)
                 self._next(ticket.device, Assignment(ticket, task, model, max(0.0, deadline - self.now), kept, delta))
+                if self.members is not None:
+                    self.members.obey(self, command)
             case events.Rest(device=device, reason=reason, until=until):
                 self._next(device, Pause(reason, max(0.0, until - self.now)))
             case events.Keep(ticket=ticket, lag=lag):
@@ -287,7 +299,11 @@ class Service:
                 self.reports.pop(ticket, None)
                 self.spool.remove(ticket)
                 self.send(ticket.device, Receipt(ticket, False, reason))
+                if self.members is not None:
+                    self.members.obey(self, command)
             case events.Advance():
+                if self.members is not None:
+                    self.engine.conversed(self.members.size)
                 if self.leader is not None:
                     self.engine.close()
                 self._settle(self.settlement.on(command, self.now))
@@ -304,7 +320,7 @@ class Service:
             match command:
                 case events.Ask(norms=norms) if self.leader is not None:
                     self.leader.ask(self, norms)
-                case events.Exclude(tickets=tickets, lag=lag, reason=reason) if self.leader is not None:
+                case events.Exclude(tickets=tickets, lag=lag, reason=reason) if isinstance(self.leader, Leader):
                     self.engine.leave_out(self.leader.summed(self, tickets[0]), lag, reason, len(tickets))
                     self.parts = [ticket for ticket in self.parts if ticket not in tickets]
                 case events.Settle(reason=reason):
@@ -325,7 +341,7 @@ class Service:
             {name: stats[None] for name, stats in report.metrics.items()},
             [lag],
         )
-        if self.leader is not None:
+        if isinstance(self.leader, Leader):
             self.leader.keep(ticket, shares.hidden(report.arrays))
         self.settlement.on(events.Keep(ticket, lag), self.now)
         self.folded.append(ticket)

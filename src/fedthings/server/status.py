@@ -45,4 +45,9 @@ def status(service: Service, now: float) -> dict[str, Any]:
 def _settling(service: Service) -> list[Wait]:
     """Return what the settlement waits for, with what the helper has said instead of an answer."""
     said = service.leader.refusal if service.leader is not None else ""
-    return [Wait(f"{reason}; it says: {said}" if said else reason, until) for reason, until in service.settlement.waits]
+    waits = (
+        service.settlement.waits
+        if service.members is None
+        else [*service.members.committee.waits, *service.settlement.waits]
+    )
+    return [Wait(f"{reason}; it says: {said}" if said else reason, until) for reason, until in waits]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from fedthings.federation import QUORUM, question
 from fedthings.learn.fleet import Fleet
+from fedthings.privacy.secagg import SecAgg
 from fedthings.privacy.shares import TwoServers
 from fedthings.simulation.simulator import simulate
 from fedthings.simulation.world import World
@@ -33,7 +34,7 @@ def query(
     quorum: int = QUORUM,
     *,
     world: World | None = None,
-    secure: TwoServers | None = None,
+    secure: TwoServers | SecAgg | None = None,
     seed: int = 0,
     out: str | Path | None = None,
 ) -> Answer:
