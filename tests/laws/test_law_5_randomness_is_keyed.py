@@ -25,10 +25,15 @@ def test_equal_keys_draw_alike_and_others_do_not():
     assert np.array_equal(keyed(7, "purpose").random(9), whole.random(9))
 
 
+KEYED = {("with_sklearn.py", "RandomState")} | {("with_keras.py", name) for name in ("seed", "get_state", "set_state")}
+"""What is made of a key too: scikit-learn takes no other generator, and Keras the global ones, put back afterwards."""
+
+
 def test_nothing_draws_from_a_global_generator():
     for file in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("np.random."):
-                assert file.name == "philox.py" or node.attr == "Generator", f"{file}: {ast.unparse(node)}"
+                known = file.name == "philox.py" or node.attr == "Generator" or (file.name, node.attr) in KEYED
+                assert known, f"{file}: {ast.unparse(node)}"
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            assert "random" not in names or file.name == "mqtt.py", file  # the jitter of a reconnect
+            assert "random" not in names or file.name in ("mqtt.py", "with_keras.py"), file  # the jitter of a reconnect

@@ -127,3 +127,10 @@ def test_what_cannot_be_a_model_is_refused(init: Any, apply: Any, said: str) -> 
     with pytest.raises(SpecError) as told:
         ft.with_jax(init, apply or (lambda p, X: X), input=6)
     assert said in str(told.value)
+
+
+def test_it_is_not_forked(named: Callable[[Any], Own]) -> None:
+    X, y = np.zeros((8, 6), np.float32), np.zeros(8, np.int64)
+    spec = ft.Federation(Task(model=named(net()), loss="cross_entropy"), pace=ft.Pace(goal=2))
+    with pytest.raises(SpecError, match=r"workers is 2, and the model runs on JAX, .*: use workers=\"ray\""):
+        ft.simulate(spec, ft.Fleet.from_arrays(X, y, np.arange(8) % 2), 1, workers=2)

@@ -11,6 +11,7 @@ from fedthings.errors import SpecError
 from fedthings.federation import Federation
 from fedthings.learn.engines import choose
 from fedthings.learn.fleet import Fleet
+from fedthings.learn.own import Own
 from fedthings.partial import Partial
 from fedthings.phase import Phase, width
 from fedthings.simulation.forked import forked
@@ -108,6 +109,11 @@ def hired(federation: Federation, fleet: Fleet, engine: str, workers: int | str)
         raise SpecError(f'workers is {workers!r}: give how many train at once, 0 for what suits this machine, or "ray"')
     if engine == "kernels":
         return Cohorts(Here(fleet), engine, workers or len(os.sched_getaffinity(0)))
+    model = federation.task.model
+    if workers > 1 and isinstance(model, Own) and "jax" in model.made.engine():
+        raise SpecError(
+            f'workers is {workers}, and the model runs on JAX, whose threads no forked process has: use workers="ray"'
+        )
     return Cohorts(forked(fleet, workers) if workers > 1 else Here(fleet), engine, 1)
 
 
