@@ -158,4 +158,18 @@ def enrolled(name: str, token: Path, state: Path, port: int) -> tuple[str, Devic
     identity = Identity(state, name, [tokens.read(token)])
     url = f"mqtt://127.0.0.1:{port}"
     enrol(identity, identity.standings[0], url, "ft", Ending())
-    return with_login(url, name, identity.standings[0].password), identity.seal()
+    password, end = identity.standings[0].password, time.monotonic() + 20
+    while not lets_in(port, name, password):  # only just enrolled: the broker is told of it
+        assert time.monotonic() < end, f"the broker does not let {name} in"
+        time.sleep(0.05)
+    return with_login(url, name, password), identity.seal()
+
+
+def lets_in(port: int, user: str, password: str) -> bool:
+    """Return whether the broker takes this login (MQTT 3.1.1, section 3.1)."""
+    words = [word.encode() for word in ("looks", user, password)]
+    body = b"\0\4MQTT\4\xc2\0\x3c" + b"".join(len(word).to_bytes(2, "big") + word for word in words)
+    with socket.create_connection(("127.0.0.1", port), 5) as link:
+        link.settimeout(5)
+        link.sendall(bytes([0x10, len(body) & 127 | 128, len(body) >> 7]) + body)
+        return link.recv(4)[3:] == b"\0"
