@@ -39,7 +39,7 @@ class Thing(Agent):
     takes: Callable[[Ticket], float]
 
     def _train(self, phase: Phase, job: Assignment, model: Payload, body: bytes, now: float) -> None:
-        self._seconds = self.takes(job.ticket)
+        self.training.seconds = self.takes(job.ticket)
         super()._train(phase, job, model, body, now)
 
 

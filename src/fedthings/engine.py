@@ -6,16 +6,16 @@ The service and the simulator give it the same calls, so the same reports make t
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
-from math import sqrt
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
-from fedthings import down, hidden, history
+from fedthings import down, history
 from fedthings.aggregate import fold, ring
+from fedthings.claims import releases
 from fedthings.compress import delta
-from fedthings.errors import SpecError, StoreError, nearest
+from fedthings.errors import SpecError, StoreError
 from fedthings.federation import SPARE, Federation, phases
 from fedthings.history import Line, Tally
 from fedthings.learn import staying
@@ -24,13 +24,10 @@ from fedthings.learn.local import evaluator
 from fedthings.learn.metrics import usual, values
 from fedthings.messages import Report, Subtotal
 from fedthings.partial import Partial, expect, template
-from fedthings.phase import Phase, first, follow, received, schema, statistic
-from fedthings.privacy import noise, secagg
-from fedthings.privacy.central import Source, claimed
-from fedthings.privacy.release import Releases
+from fedthings.phase import Phase, first, follow, received, statistic
+from fedthings.privacy import secagg
+from fedthings.privacy.central import Source
 from fedthings.privacy.secagg import SecAgg
-from fedthings.privacy.shares import TwoServers
-from fedthings.private import clipping
 from fedthings.protocol.events import Assign, Command, Discard, Ticket
 from fedthings.spelling import decode, encode
 from fedthings.statistics import query
@@ -78,7 +75,7 @@ class Engine:
         self.phase = self.version = 0
         self.rows = rows if rows is not None else {}
         self.test = test
-        self.stop = _targets(stop or {}, federation, test is not None)
+        self.stop = history.targets(stop or {}, federation, test is not None)
         self.best: dict[str, Any] | None = None
         self.pending: Line | None = None  # the newest version's line, not yet measured
         model = federation.task.model
@@ -95,7 +92,7 @@ class Engine:
         self.known: Known = {}  # what a statistic keeps from round to round
         self.told = first(self.spec) if self.spec.kind == "query" else self.rows[0]  # the row of a query
         self.answer: dict[str, Any] | None = None  # to it
-        self.releases = _releases(federation, self.spec, rounds, noise)
+        self.releases = releases(federation, self.spec, rounds, noise)
         if self.releases is not None and federation.secure is not None:  # devices and helper must know the noise
             self.phases[0] = msgspec.structs.replace(self.spec, claim=self.releases.claim)
         self._begin(Tally())
@@ -375,48 +372,3 @@ class Engine:
         if self.rows[self.trained].shape != (dim,):
             raise StoreError(f"the model of version {self.trained} is damaged: it has not {dim} parameters")
         self._begin(tally)
-
-
-def _releases(federation: Federation, spec: Phase, rounds: int, source: Source) -> Releases | None:
-    """Return what adds noise to the sums of the phase `spec`; None where nothing is claimed."""
-    clip = clipping(federation.stages)
-    if federation.privacy is None or clip is None:
-        return None
-    x, pace, privacy, secure = (
-        fold.announced(schema(spec), spec.reports)[0],
-        federation.pace,
-        federation.privacy,
-        spec.secure,
-    )
-    key = noise.fresh() if source == "secure" else noise.known(federation.seed)
-    if isinstance(secure, TwoServers):
-        shared = hidden.claimed(
-            secure, privacy, spec.stages, pace, reports=spec.reports, rounds=rounds, dim=x.dim, source=source
-        )
-        return Releases(shared, key, b"" if source == "secure" else noise.known(federation.seed, b"helper"))
-    claim = claimed(
-        privacy,
-        clip,
-        goal=pace.goal,
-        separation=pace.separation,
-        cap=pace.cap,
-        devices=federation.devices,
-        rounds=rounds,
-        dim=x.dim,
-        source=source,
-        lengthened=sqrt(x.dim) * 2.0 ** -(x.scale + 1),
-    )
-    return Releases(claim, key)
-
-
-def _targets(stop: Mapping[str, float], federation: Federation, tested: bool) -> dict[str, float]:
-    names = [metric.name for metric in usual(federation.task)]
-    for name in stop:
-        if name not in names:
-            raise SpecError(f"stop names the metric {name!r}: {nearest(name, names)}")
-    if stop and federation.privacy is not None and not tested:
-        raise SpecError(
-            f"stop names {', '.join(stop)}, and under a privacy claim devices report no metrics: give a central test "
-            "set, or leave stop out"
-        )
-    return dict(stop)

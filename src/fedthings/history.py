@@ -13,7 +13,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fedthings.learn.metrics import METRICS, ONE, PERSONAL, judging
+from fedthings.errors import SpecError, nearest
+from fedthings.federation import Federation
+from fedthings.learn.metrics import METRICS, ONE, PERSONAL, judging, usual
 from fedthings.vector import Array
 
 Line: TypeAlias = dict[str, Any]
@@ -191,3 +193,17 @@ def beats(name: str, value: float, other: float, even: bool = False) -> bool:
     """Return whether `value` of metric `name` is better than `other`, or as good where `even` is enough."""
     better = value > other if METRICS[name].better == "high" else value < other
     return better or (even and value == other)
+
+
+def targets(stop: Mapping[str, float], federation: Federation, tested: bool) -> dict[str, float]:
+    """Return what ends a training, by metric. Raises SpecError for one that is not measured."""
+    names = [metric.name for metric in usual(federation.task)]
+    for name in stop:
+        if name not in names:
+            raise SpecError(f"stop names the metric {name!r}: {nearest(name, names)}")
+    if stop and federation.privacy is not None and not tested:
+        raise SpecError(
+            f"stop names {', '.join(stop)}, and under a privacy claim devices report no metrics: give a central test "
+            "set, or leave stop out"
+        )
+    return dict(stop)

@@ -10,7 +10,7 @@ from fate import Fate, Killed
 from fedthings.engine import Engine
 from fedthings.gateway.status import status
 from fedthings.learn.digits import digits
-from fedthings.server.service import Service
+from fedthings.server import gateways
 from fedthings.server.store import Store
 from fedthings.simulation.world import Steady
 from fedthings.transport.topics import COORDINATOR
@@ -215,7 +215,7 @@ def test_the_coordinator_is_killed_with_subtotals_in_its_journal(tmp_path, want)
 def test_the_coordinator_is_killed_between_any_two_writes(tmp_path, monkeypatch, want):
     """Law 8: just before or just after each thing that is durable, where subtotals come in."""
     writes = [(Store, name) for name in ("journal", "commit", "checkpoint")]
-    fate = Fate(monkeypatch, [*writes, (Service, "count"), (Engine, "merge")])
+    fate = Fate(monkeypatch, [*writes, (gateways, "count"), (Engine, "merge")])
 
     def run(place, moment: int) -> bool:
         fate.begin(0)

@@ -6,7 +6,8 @@ import pytest
 
 import fedthings as ft
 from fedthings import down
-from fedthings.device import agent as agents
+from fedthings.device import training
+from fedthings.device.agent import Agent
 from fedthings.device.rules import Rules
 from fedthings.errors import SpecError
 from fedthings.learn.digits import digits
@@ -44,7 +45,7 @@ def test_a_device_that_never_joins_is_never_asked(tmp_path):
 def watched(monkeypatch) -> dict[tuple[str, str, int], float]:
     """Return where agents' efforts will stand, by kind of phase, device and version."""
     efforts = {}
-    real = agents.learner
+    real = training.learner
 
     def learner(phase):
         ours = real(phase)
@@ -55,7 +56,7 @@ def watched(monkeypatch) -> dict[tuple[str, str, int], float]:
 
         return ours._replace(one=one)
 
-    monkeypatch.setattr(agents, "learner", learner)
+    monkeypatch.setattr(training, "learner", learner)
     return efforts
 
 
@@ -81,8 +82,8 @@ class Clock:
 
 
 def test_a_slow_device_does_what_the_deadline_leaves_time_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(agents, "time", Clock())
-    monkeypatch.setattr(Virtual, "kind", agents.Agent)
+    monkeypatch.setattr(training, "time", Clock())
+    monkeypatch.setattr(Virtual, "kind", Agent)
     efforts = watched(monkeypatch)
     world = Virtual(federation(ft.fedprox(0.1), goal=4, patience=60.0), digits(4, 0), 2, tmp_path)
     world.run()

@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import logging
 import secrets
-import time
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
 
-import numpy as np
-
+from fedthings.device.acceptance import UNFIT, WORDS, Declined, accepted, does
 from fedthings.device.bodies import LARGEST, Bodies
 from fedthings.device.downloads import Downloads
+from fedthings.device.kept import aligned, keep
 from fedthings.device.member import Member
 from fedthings.device.report import made
-from fedthings.device.rules import Rules, advice
+from fedthings.device.rules import Rules
 from fedthings.device.shelf import Shelf
+from fedthings.device.training import Training
 from fedthings.device.upload import Upload
-from fedthings.errors import DataError, SpecError, WireError
-from fedthings.learn import prototypes
+from fedthings.errors import SpecError, WireError
 from fedthings.learn.data import Shard
-from fedthings.learn.effort import effort
 from fedthings.learn.learner import Fit
 from fedthings.messages import (
     Announce,
@@ -44,8 +42,8 @@ from fedthings.messages import (
     Want,
     Work,
 )
-from fedthings.phase import Phase, fits, kept, learner, received
-from fedthings.privacy.secagg import Scope, SecAgg
+from fedthings.phase import Phase, received
+from fedthings.privacy.secagg import Scope
 from fedthings.privacy.signing import Signing
 from fedthings.protocol.events import Ticket
 from fedthings.spelling import decode
@@ -54,14 +52,10 @@ from fedthings.transport.chunks import CHUNK
 from fedthings.transport.pacing import Pacing, Rate
 from fedthings.transport.topics import COORDINATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport, Woken
-from fedthings.vector import Key, Payload
+from fedthings.vector import Payload
 from fedthings.wire import pack_body
 
 log = logging.getLogger("fedthings.device")
-
-
-WORDS = 240
-"""Characters of a reason that a device gives at the most."""
 
 
 class Agent:
@@ -96,6 +90,7 @@ class Agent:
         self.bodies = Bodies(transport, self.shelf, self.pacing, self.rate, largest, downloads)
         self.upload = Upload(transport, self.pacing, self.rate, chunk)
         self.member = Member(transport, directory, signing)
+        self.training = Training()
         self.done = False
         self.heard = False  # whether the coordinator has said anything to it
         self.reports = 0
@@ -108,7 +103,6 @@ class Agent:
         self._heard = 0.0  # when it was assigned
         self._farewell: Farewell | None = None
         self._told = ""
-        self._seconds = 0.0  # that all of the local work took, when it was last done
         self._phase: tuple[bytes, Phase] | None = None  # digest of the task body, what it says
 
     @property
@@ -259,7 +253,7 @@ class Agent:
         except WireError as error:
             log.warning("an offer was refused: %s", error)
             if self._job is not None:
-                self._decline(self._job.ticket, "does not fit")
+                self._decline(self._job.ticket, UNFIT)
             return False
 
     def _work(self, now: float) -> None:
@@ -270,41 +264,29 @@ class Agent:
         phase, way = self._accepted(job), self.bodies.way(job)
         if phase is None or way is None:
             return
-        seated = self._joins(phase, job, now)  # while the model comes
+        scope, hidden = Scope(self.transport.federation, job.task.digest), self.shelf.holds(job.ticket)
+        seated = hidden or self.member.join(phase.secure, scope, job.ticket, now)  # while the model comes
         if not self._here(way, now) or not seated:
             return
         self.shelf.enter(f"{self.transport.federation}/{job.ticket.phase}", phase.kind == "evaluate")
-        pending = self.shelf.pending
         model: Payload | None = None
-        if pending is None or pending.ticket != job.ticket:
+        if not self.shelf.holds(job.ticket):
             try:
                 found, body = self.bodies.model(way, phase)
-                model = received(phase, _aligned(found.arrays))
+                model = received(phase, aligned(found.arrays))
                 self._train(phase, job, model, body, now)
-            except WireError as error:
-                if way != self.bodies.way(job):
+            except (WireError, SpecError) as error:
+                if isinstance(error, WireError) and way != self.bodies.way(job):
                     log.warning("all of the model is fetched: %s", error)
                     self._work(now)
                     return
-                self._tell(f"cannot do the task: {error}")
-                self._decline(job.ticket, "does not fit")
-                return
-            except SpecError as error:  # the model is code of somebody's own, and that has failed
-                self._tell(f"cannot do the task: {error}")
-                self._decline(job.ticket, "training failed")
+                self._tell(f"cannot do the task: {error}")  # a SpecError: code of somebody's own has failed
+                self._decline(job.ticket, UNFIT if isinstance(error, WireError) else "training failed")
                 return
         if self.shelf.pending is not None:  # an edge's rounds take their time
             self.upload.begin(job.ticket, self.shelf.pending.report, now)
         if model is not None and phase.kind == "train":  # for predictions; the fleet does not wait for it
-            self._keep(phase, model, job.ticket.version)
-
-    def _joins(self, phase: Phase, job: Assignment, now: float) -> bool:
-        """Return whether the report can be hidden as `phase` wants; with SecAgg+ others have to agree first."""
-        if not isinstance(phase.secure, SecAgg):
-            return True
-        if self.shelf.pending is not None and self.shelf.pending.ticket == job.ticket:
-            return True  # it is hidden already
-        return self.member.join(phase.secure, Scope(self.transport.federation, job.task.digest), job.ticket, now)
+            keep(self.shelf, self.name, phase, model, job.ticket.version)
 
     def _seated(self, message: Neighbours | Shares | Unmask, now: float) -> None:
         """Take what is said of the set it is in; what it should not do it does not, and says so."""
@@ -320,46 +302,27 @@ class Agent:
 
     def _accepted(self, job: Assignment) -> Phase | None:
         """Return the phase that the task body describes, or decline it: it does not fit, or the owner's rules."""
-        found: Phase | None = None
+        if self._phase is not None and self._phase[0] == job.task.digest:
+            return self._phase[1]
         try:
-            if self._phase is not None and self._phase[0] == job.task.digest:
-                return self._phase[1]
-            found = phase = decode(self.bodies.read(job.task, Work).spec, Phase)
-            refusal = self.rules.refusal(self.federation, phase)  # first: what it does not allow is not imported
-            if refusal:
-                self._tell(f"declined: {refusal}{advice(phase, refusal)}")
-                self._decline(job.ticket, refusal)
-                return None
-            self._fits(phase)
-        except (SpecError, WireError, DataError) as error:
-            self._tell(f"cannot do the task: {error}")
-            asked = isinstance(error, DataError) and found is not None and found.query
-            said = str(error).removeprefix(f"{self.name}: ")[:WORDS]
-            self._decline(job.ticket, said if asked else "does not fit")  # whoever asks can mend that
+            phase = accepted(self.bodies.read(job.task, Work), self.rules, self.federation, self._fits)
+        except WireError as error:
+            phase = Declined(f"cannot do the task: {error}", UNFIT)
+        if isinstance(phase, Declined):
+            self._tell(phase.told)
+            self._decline(job.ticket, phase.reason.removeprefix(f"{self.name}: ")[:WORDS])
             return None
         self._phase = (job.task.digest, phase)
         return phase
 
     def _fits(self, phase: Phase) -> None:
-        """Raise DataError or SpecError unless `phase` can be done with what is here."""
-        if phase.edge is not None:
-            raise SpecError("in this federation gateways take part, with devices of their own: join one of them")
-        if isinstance(phase.secure, SecAgg) and self.every:
-            raise SpecError("in this federation devices hide their reports together, awake: join without --wake")
-        fits(phase, self.shard, self.name)
+        does(phase, self.shard, self.name, sleeps=self.every > 0)
 
     def _train(self, phase: Phase, job: Assignment, model: Payload, body: bytes, now: float) -> None:
-        ticket = job.ticket
-        ours = learner(phase)
-        state = self.shelf.state[0] if self.shelf.state else ours.init()
-        key = Key(phase.seed, self.name, ticket.version, ticket.attempt)
-        left = job.seconds - (now - self._heard)
-        share = effort(self._seconds, left, self.rules.effort) if phase.partial else 1.0
-        log.info("%s version %d", phase.kind, ticket.version)
-        began = time.monotonic()
-        fit, after = ours.one(model, state, self.shard, key, share)
-        self._seconds = (time.monotonic() - began) / share
-        self._hold(phase, ticket, fit, after, body)
+        log.info("%s version %d", phase.kind, job.ticket.version)
+        left, most = self.until - now, self.rules.effort
+        fit, after = self.training.train(phase, job.ticket, model, self.shelf.state, self.shard, left, most)
+        self._hold(phase, job.ticket, fit, after, body)
 
     def _hold(self, phase: Phase, ticket: Ticket, fit: Fit, after: State, body: bytes) -> None:
         """Make the report of what came of the work, and keep it until its receipt."""
@@ -383,8 +346,7 @@ class Agent:
     # ------------------------------------------------------------- the receipt
 
     def _receipt(self, receipt: Receipt, now: float) -> None:
-        pending = self.shelf.pending
-        if pending is not None and pending.ticket == receipt.ticket:
+        if self.shelf.holds(receipt.ticket):
             self.shelf.settle(receipt.ticket if receipt.kept else None)
         if self._job is not None and self._job.ticket == receipt.ticket:
             self._job = None
@@ -395,7 +357,7 @@ class Agent:
                 self._hail(now)
         if receipt.seconds is not None and self._job is None:  # also of what it has declined
             self.rest = now + receipt.seconds
-        if receipt.reason not in ("", "late", "cancelled", "does not fit"):  # of these the owner knows
+        if receipt.reason not in ("", "late", "cancelled", UNFIT):  # of these the owner knows
             self._tell(f"report left out: {receipt.reason}")
 
     # ----------------------------------------------------------------- the end
@@ -422,7 +384,7 @@ class Agent:
                 phase = decode(work.spec, Phase)
                 model, _ = self.bodies.model(way, phase)
                 if not self.rules.refusal(self.federation, phase):
-                    self._last(work.phase, phase, model.version, received(phase, _aligned(model.arrays)))
+                    self._last(work.phase, phase, model.version, received(phase, aligned(model.arrays)))
             except (KeyError, WireError, SpecError) as error:
                 if way != self.bodies.way(farewell):
                     self._leave(now)
@@ -434,17 +396,4 @@ class Agent:
     def _last(self, number: int, phase: Phase, version: int, model: Payload) -> None:
         """Keep the last model, `version` of the phase with this number."""
         if not phase.query:
-            self._keep(phase, model, version)
-
-    def _keep(self, phase: Phase, model: Payload, version: int) -> None:
-        """Keep the model received, or the device's own as its kept reports have left it, for predictions."""
-        state = self.shelf.state[0] if self.shelf.state else None
-        if phase.task.model.prototypes is not None:  # there is no model of the fleet: its own network predicts
-            self.shelf.keep(*prototypes.held(phase.task, self.name, phase.seed, state), version)
-        else:
-            self.shelf.keep(phase.task.model, kept(phase, model, state), version)
-
-
-def _aligned(arrays: Payload) -> Payload:
-    """Return `arrays` as they can be computed with: in a file they are not aligned."""
-    return {name: np.require(row, requirements="A") for name, row in arrays.items()}
+            keep(self.shelf, self.name, phase, model, version)

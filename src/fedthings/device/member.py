@@ -52,8 +52,10 @@ class Member:
             self._signing = signing.own()
         return self._signing
 
-    def join(self, spec: SecAgg, scope: Scope, ticket: Ticket, now: float) -> bool:
-        """Take on `ticket`; return whether all is agreed on, so that its report can be hidden."""
+    def join(self, spec: object, scope: Scope, ticket: Ticket, now: float) -> bool:
+        """Take on `ticket`; return whether its report can be hidden as `spec` says: by SecAgg+ once all have agreed."""
+        if not isinstance(spec, SecAgg):
+            return True
         if self._seat is None or (self._seat.ticket, self._seat.scope) != (ticket, scope):
             self._keep(secagg.begin(spec, scope, ticket, self.signing))
         assert self._seat is not None

@@ -63,6 +63,10 @@ class Shelf:
         self.pending = Pending(ticket, report, state, model)
         self._write()
 
+    def holds(self, ticket: Ticket | None) -> bool:
+        """Return whether the report of `ticket` is made, and waits for its receipt."""
+        return self.pending is not None and self.pending.ticket == ticket
+
     def settle(self, kept: Ticket | None) -> None:
         """Commit the pending state if `kept` names its ticket; roll back otherwise."""
         pending, self.pending = self.pending, None

@@ -213,7 +213,7 @@ def _proceed(service: Service, sender: str, assembly: Assembly, now: float) -> N
     service.heard.update(ticket.device for ticket in subtotal.tickets)
     service.merged[sender] = digest
     service.send(sender, verdict)  # before what follows from it; nothing leaves before all is durable
-    service.merge(digest, subtotal, now)
+    merge(service, digest, subtotal, now)
 
 
 def _left_out(service: Service, subtotal: Subtotal, now: float) -> None:
@@ -248,3 +248,34 @@ def receipt(service: Service, ticket: events.Ticket) -> Receipt:
     """Return the receipt of a ticket that is not open any more."""
     kept = service.coordinator.last.get(ticket.device) == ticket
     return Receipt(ticket, kept, "" if kept else "late")
+
+
+# ---------------------------------------------------------------------- into the sums
+
+
+def merge(service: Service, digest: bytes, subtotal: Subtotal, now: float) -> None:
+    """Journal a spooled subtotal, all of whose tickets are open and have room; then count it as their reports."""
+    service.now = now
+    service.store.journal(now, [Subtotal.__name__, digest])
+    count(service, digest, subtotal)
+
+
+def count(service: Service, digest: bytes, subtotal: Subtotal) -> None:
+    """Count a subtotal that is journaled."""
+    made = service.coordinator.version + service.coordinator.stepping
+    add(service, digest, subtotal, made - subtotal.tickets[0].version)
+    service.merging = True
+    for ticket in subtotal.tickets:  # only the last can end the version
+        service.act(events.Arrived(ticket))
+    service.merging = False
+
+
+def add(service: Service, digest: bytes, subtotal: Subtotal, lag: int) -> None:
+    """Add a subtotal, whose reports lag by `lag`, to the sums."""
+    service.engine.merge(subtotal, lag)
+    service.summed.append(digest)
+    service.parts += subtotal.tickets
+    for ticket in subtotal.tickets:
+        service.settlement.on(events.Keep(ticket, lag), service.now)
+    if isinstance(service.leader, Leader):
+        service.leader.keep_sum(service.engine, digest, subtotal)

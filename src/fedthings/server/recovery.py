@@ -14,6 +14,7 @@ from fedthings.history import Tally
 from fedthings.messages import Report, Subtotal
 from fedthings.protocol import events
 from fedthings.protocol.events import Answered, Conversed, Event, Ticket
+from fedthings.server import gateways
 from fedthings.server.leader import Leader
 from fedthings.server.store import Saved, Usage
 from fedthings.wire import unpack_body
@@ -107,12 +108,12 @@ def _replay(service: Service, saved: Saved) -> None:
     for ticket, lag in saved.state["filling"]:  # the tally has them already
         service.fold(Ticket(*ticket), lag, service.spool.read(Ticket(*ticket)))
     for digest, lag in saved.state["sums"]:
-        service.add(digest, service.inbound.read(digest), lag)
+        gateways.add(service, digest, service.inbound.read(digest), lag)
     service.engine.partial.tally = tally
     for at, (kind, *fields), body in saved.events:
         service.now = at
         if kind == Subtotal.__name__:
-            service.count(fields[0], service.inbound.read(fields[0]))
+            gateways.count(service, fields[0], service.inbound.read(fields[0]))
             continue
         event = _event(kind, fields)
         if isinstance(event, events.Arrived) and body is not None:

@@ -34,7 +34,6 @@ from fedthings.messages import (
     Refusal,
     Relay,
     Report,
-    Subtotal,
 )
 from fedthings.privacy import shares
 from fedthings.privacy.central import Source
@@ -140,7 +139,7 @@ class Service:
         self.folded: list[Ticket] = []  # spooled until the checkpoint
         self.summed: list[bytes] = []  # subtotals that are
         self.parts: list[Ticket] = []  # whose reports are in the sums of the next version
-        self._merging = False  # whether the tickets that arrive are those of a subtotal
+        self.merging = False  # whether the tickets that arrive are those of a subtotal
         self.outbox = Outbox()
         self._traced: list[str] = []  # lines that are written when what they tell is durable
         self.replaying = False
@@ -234,31 +233,6 @@ class Service:
         self.store.journal(now, [type(event).__name__, *event], body)
         self.act(event)
 
-    def merge(self, digest: bytes, subtotal: Subtotal, now: float) -> None:
-        """Journal a spooled subtotal, all of whose tickets are open and have room; then count it as their reports."""
-        self.now = now
-        self.store.journal(now, [Subtotal.__name__, digest])
-        self.count(digest, subtotal)
-
-    def count(self, digest: bytes, subtotal: Subtotal) -> None:
-        """Count a subtotal that is journaled."""
-        made = self.coordinator.version + self.coordinator.stepping
-        self.add(digest, subtotal, made - subtotal.tickets[0].version)
-        self._merging = True
-        for ticket in subtotal.tickets:  # only the last can end the version
-            self.act(events.Arrived(ticket))
-        self._merging = False
-
-    def add(self, digest: bytes, subtotal: Subtotal, lag: int) -> None:
-        """Add a subtotal, whose reports lag by `lag`, to the sums."""
-        self.engine.merge(subtotal, lag)
-        self.summed.append(digest)
-        self.parts += subtotal.tickets
-        for ticket in subtotal.tickets:
-            self.settlement.on(events.Keep(ticket, lag), self.now)
-        if isinstance(self.leader, Leader):
-            self.leader.keep_sum(self.engine, digest, subtotal)
-
     def act(self, event: Event | Answered | Conversed) -> None:
         """Do what follows from an event that is journaled."""
         if isinstance(event, Conversed):
@@ -328,7 +302,7 @@ class Service:
 
     def _keep(self, ticket: Ticket, lag: int) -> None:
         self._used(ticket.device)[0] += 1
-        if self._merging:
+        if self.merging:
             return  # the sum it is in has been added; its gateway has the receipt
         report = self.reports.pop(ticket, None) or self.spool.read(ticket)  # read again where it is replayed
         self.send(ticket.device, Receipt(ticket, True, self.fold(ticket, lag, report)))
