@@ -293,6 +293,49 @@ def test_a_device_does_not_believe_a_task_whose_noise_is_too_small() -> None:
             fits(replace(phase, claim=claim), shard, "device-0")
 
 
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"factors": (0, 0)},
+        {"factors": (3, 3)},
+        {"times": 0},
+        {"apart": 0},
+        {"goal": 0},
+        {"share": 0.1},
+        {"unit": -1e-3},
+        {"unit": float("nan")},
+        {"deviation": 1e12},
+        {"theta": (0.5,), "omega": (-1.0,)},
+        {"theta": (0.5,), "omega": (0.9, 0.05)},
+        {"theta": (1.5,), "omega": (0.1,)},
+        {"theta": (0.5, 0.6), "omega": (0.9, 0.9)},
+        {"theta": (), "omega": ()},
+    ],
+    ids=str,
+)
+def test_a_claim_whose_noise_is_not_that_of_its_epsilon_is_refused_by_device_and_helper(lie) -> None:
+    phase, shard = Engine(federation(), 10).phases[0], digits(10, 0).shard("device-0")
+    claim = replace(phase.claim, **lie)
+    with pytest.raises(SpecError):
+        fits(replace(phase, claim=claim), shard, "device-0")
+    with pytest.raises(WireError, match="malformed"):
+        distributed.read(distributed.written(claim))
+
+
+def test_the_claims_that_are_made_are_believed() -> None:
+    for mechanism in MECHANISMS:
+        for fields in ({}, TURNED):
+            claim = Engine(federation(claim=replace(CLAIM, mechanism=mechanism), **fields), 10).phases[0].claim
+            assert distributed.read(distributed.written(claim)) == claim
+
+
+def test_a_task_cannot_train_and_ask_nor_claim_privacy_for_what_is_no_training() -> None:
+    phase = Engine(federation(), 10).phases[0]
+    for change, said in (({"query": "count()"}, "only one of the kind 'query' asks"), ({"kind": "evaluate"}, "claim")):
+        with pytest.raises(SpecError, match=said):
+            replace(phase, **change)
+
+
 @pytest.mark.parametrize("data", [b"", b"{", b"{}", b"[1]", b"\xff"])
 def test_a_claim_that_is_none_is_malformed(data) -> None:
     with pytest.raises(WireError, match="malformed"):
