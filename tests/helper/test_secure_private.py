@@ -17,14 +17,18 @@ from fedthings.aggregate import ring as ring_sums
 from fedthings.cli import main
 from fedthings.engine import Engine
 from fedthings.errors import SpecError, WireError
+from fedthings.helper import helper
 from fedthings.helper.store import FILE
 from fedthings.helper.store import Store as HelperStore
 from fedthings.learn.digits import digits
 from fedthings.learn.learner import Fit
+from fedthings.messages import Batch
 from fedthings.outgoing import Outgoing
 from fedthings.phase import fits, rings
 from fedthings.privacy import distributed, ledger, shares
 from fedthings.privacy.distributed import Stream
+from fedthings.privacy.shares import Scope
+from fedthings.protocol.events import Ticket
 from fedthings.server import leader
 from fedthings.server.leader import Leader
 from fedthings.server.status import status
@@ -212,6 +216,16 @@ def test_a_helper_gives_no_device_more_noise_than_its_claim_has(tmp_path) -> Non
         db.execute("INSERT INTO released VALUES ((SELECT federation FROM noise), ?, -1)", (who[1],))
     run = world.run()
     assert sum(line["dropped"].get("too often", 0) for line in run.history) >= 2
+
+
+def test_a_device_stands_once_in_a_sum_with_noise() -> None:
+    claim = Engine(federation(), 10).phases[0].claim
+    tickets = tuple(Ticket(0, 0, name, attempt) for name, attempt in (("a", 0), ("b", 0), ("b", 1)))
+    batch = Batch(b"", b"", tickets, {}, 32, claim.size, 0, 3, version=1, claim=distributed.written(claim))
+    scope = Scope("fed", b"", 3, False, 32, claim.size, 0)
+    assert helper._claim(replace(batch, tickets=tickets[:2]), scope) == claim
+    with pytest.raises(WireError, match="stands twice"):
+        helper._claim(batch, scope)
 
 
 def test_a_helper_gives_nothing_for_another_claim_or_for_none(tmp_path, monkeypatch) -> None:
