@@ -7,6 +7,7 @@ no header can lie about sizes and nothing but plain data is ever built. No I/O l
 from __future__ import annotations
 
 import mmap
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -191,9 +192,9 @@ def unpack_file(path: Path, kind: type[B]) -> B:
     They are views into the file, read-only and perhaps not aligned, and are read as they are used; the file may be
     removed meanwhile, but must not change. Raises WireError as `unpack_body`, and OSError.
     """
-    if not path.stat().st_size:
-        raise WireError("malformed", "cut short")
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise WireError("malformed", "cut short")
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     heads = _Heads(mapped, kind is not Work)
     heads.walk()

@@ -136,7 +136,7 @@ def keep(
             some, factors = (payload[f.name], times) if whole else (payload[f.name][good], times[good])
             _add(sums.limbs[f.name], some, _factors(f, factors)[:, None], f)
     good, lags = reasons == "", np.asarray(lags)
-    for lag in np.unique(lags[good]).tolist():
+    for lag in sorted(set(lags[good].tolist())):  # np.unique would load np.ma, for nothing
         some = weights[good & (lags == lag)]
         sums.weights[lag] = sums.weights.get(lag, 0) + int(some.sum())
         sums.counts[lag] = sums.counts.get(lag, 0) + len(some)

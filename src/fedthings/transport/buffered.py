@@ -27,7 +27,7 @@ class Buffered:
         start, self._start = self._start, min(self._start + size, self._stop)
         return self._read[start : self._start]
 
-    def published(self) -> tuple[bytes, int, bytes] | None:
+    def published(self) -> tuple[bytes, bytes, bytes] | None:
         """Return topic, packet id and payload of the next packet, where it is a PUBLISH of QoS 1 and all is here.
 
         MQTT 3.1.1, section 3.3. What else there is, or is wrong, is for paho. Raises OSError.
@@ -39,7 +39,14 @@ class Buffered:
             return None
         read, self._start = self._read, end
         named = at + 2 + int.from_bytes(read[at : at + 2], "big")
-        return bytes(read[at + 2 : named]), int.from_bytes(read[named : named + 2], "big"), bytes(read[named + 2 : end])
+        return bytes(read[at + 2 : named]), bytes(read[named : named + 2]), bytes(read[named + 2 : end])
+
+    def acknowledge(self, mid: bytes) -> None:
+        """Let a PUBACK wait to be written (MQTT 3.1.1, section 3.4)."""
+        self._written += b"\x40\x02" + mid
+        if len(self._written) >= _WRITE:
+            with suppress(OSError):  # the reader meets it too, and tells paho
+                self.flush()
 
     def _bounds(self) -> tuple[int, int]:
         """Return where the next packet's topic begins and the packet ends: 0 where not all is here, -1 for another."""

@@ -262,14 +262,15 @@ class _Client(paho.Client):
         return Buffered(super()._create_socket())
 
     def _packet_read(self) -> MQTTErrorCode:
-        """Take a PUBLISH out of the buffer at once: paho's own way copies a payload four times, piece by piece."""
+        """Take a PUBLISH out of the buffer at once, and answer it: paho copies a payload four times, piece by piece."""
         connection: Any = self._sock
         if self._in_packet["command"] == 0:
             found = connection.published()
             if found is not None:
                 topic, mid, payload = found
                 self.published(topic, payload)
-                return self._send_puback(mid)
+                connection.acknowledge(mid)
+                return MQTTErrorCode.MQTT_ERR_SUCCESS
             if connection.partial:
                 return MQTTErrorCode.MQTT_ERR_AGAIN
         return super()._packet_read()
@@ -294,6 +295,8 @@ def _remedy(error: Exception) -> str:
         return f"its certificate is not trusted ({error.verify_message}): check host name and authority"
     if isinstance(error, ssl.SSLError):
         return f"TLS failed ({error.reason}); does this port speak mqtts?"
+    if isinstance(error, ConnectionResetError | BrokenPipeError):
+        return "the link is lost"
     if isinstance(error, TimeoutError):
         return "no answer; is the host up, and does a firewall let the port through?"
     return str(error) or type(error).__name__

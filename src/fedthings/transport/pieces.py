@@ -85,12 +85,8 @@ class OneChunkStore(MemoryStore):
 
     def seal(self) -> None:
         super().seal()
-        with _told(self._path):
-            file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-            try:
-                _write(file, self._whole, 0)
-            finally:
-                os.close(file)
+        with _told(self._path), _opened(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as file:
+            _write(file, self._whole, 0)
 
     def remove(self) -> None:
         super().remove()
@@ -106,40 +102,36 @@ class FileStore:
 
     def __init__(self, digest: bytes, size: int, grain: int, path: Path) -> None:
         self._digest, self._size = digest, size
-        self._path = path
-        self._part = path.with_name(path.name + ".part")
+        self._path, self._part = path, path.with_name(path.name + ".part")
         self._grain = grain
         self._head = digest + size.to_bytes(8, "big") + grain.to_bytes(8, "big")
         self.state = bytes(-(-size // grain))
-        with _told(path):
-            # Killed just before the file got its name, it has its length already.
-            self.ready = self._is(path) or (self._is(self._part) and bool(self._part.replace(path)))
-            if not self.ready:
-                self._resume()
+        with _told(self._path):
+            self.ready = self._is(self._path) or self._resume()
 
-    def _resume(self) -> None:
-        length = self._size + len(self._head) + len(self.state)
-        if self._part.is_file() and self._part.stat().st_size == length:
-            with self._part.open("rb") as file:
-                file.seek(self._size)
-                if file.read(len(self._head)) == self._head:
-                    self.state = file.read()
-                    return
-        self._renew()
+    def _resume(self) -> bool:
+        """Go on with what is in the file, and return whether that is all."""
+        with _opened(self._part, os.O_RDWR | os.O_CREAT) as file:
+            length = os.fstat(file).st_size
+            if length == self._size and self._is(self._part):
+                self._part.replace(self._path)  # killed just before the file got its name
+                return True
+            if length == self._size + len(self._head) + len(self.state):
+                found = os.pread(file, length, self._size)
+                if found.startswith(self._head):
+                    self.state = found[len(self._head) :]
+                    return False
+            self._renew(file)
+        return False
 
-    def _renew(self) -> None:
-        with self._part.open("wb") as file:
-            file.seek(self._size)
-            file.write(self._head + bytes(len(self.state)))
+    def _renew(self, file: int) -> None:
+        os.truncate(file, 0)
+        _write(file, self._head + bytes(len(self.state)), self._size)
 
     def put(self, start: int, data: bytes, grain: int) -> None:
-        with _told(self._path):
-            file = os.open(self._part, os.O_WRONLY)  # not kept open: there may be thousands
-            try:
-                _write(file, data, start)
-                _write(file, _HERE * -(-len(data) // self._grain), self._size + len(self._head) + grain)
-            finally:
-                os.close(file)
+        with _told(self._path), _opened(self._part, os.O_WRONLY) as file:
+            _write(file, data, start)
+            _write(file, _HERE * -(-len(data) // self._grain), self._size + len(self._head) + grain)
 
     def read(self, start: int) -> Iterator[bytes]:
         if start == self._size:
@@ -161,8 +153,8 @@ class FileStore:
             return self._path.read_bytes()
 
     def clear(self) -> None:
-        with _told(self._path):
-            self._renew()
+        with _told(self._path), _opened(self._part, os.O_WRONLY | os.O_CREAT) as file:
+            self._renew(file)
 
     def remove(self) -> None:
         with _told(self._path):
@@ -171,7 +163,10 @@ class FileStore:
 
     def _is(self, path: Path) -> bool:
         """Return whether `path` is the body, whole and right."""
-        if not path.is_file() or path.stat().st_size != self._size:
+        try:
+            if path.stat().st_size != self._size:
+                return False
+        except FileNotFoundError:
             return False
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest() == self._digest
@@ -180,6 +175,16 @@ class FileStore:
 def _write(file: int, data: bytes, at: int) -> None:
     if os.pwrite(file, data, at) != len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextmanager
+def _opened(path: Path, how: int) -> Iterator[int]:
+    """Open the file at `path` and close it: there may be thousands, so that none stays open."""
+    file = os.open(path, how, 0o666)
+    try:
+        yield file
+    finally:
+        os.close(file)
 
 
 @contextmanager
