@@ -144,10 +144,9 @@ def evaluate(task: Task, give: Outputs, rows: Array, shards: Sequence[Shard]) ->
 def costs(task: Task, give: Outputs, rows: Array, shards: Sequence[Shard]) -> Array:
     """Return the mean loss float64 `(n,)` of `rows` `(dim,)` or `(n, dim)`, by `give`, on their training samples."""
     loss, counts = LOSSES[task.loss], sizes(shards)
-    model = scoring(task.model, loss)
     total = np.zeros(len(shards))
     for chosen, out, X, y in _outputs(task, give, rows, [(s.X, s.y) for s in shards], counts):
-        total[chosen] += loss.of(out, target(model, loss, X, y))[0].sum(-1, dtype=np.float64)
+        total[chosen] += loss.of(out, target(task.model, loss, X, y))[0].sum(-1, dtype=np.float64)
     return np.asarray(total / np.maximum(counts, 1))
 
 
