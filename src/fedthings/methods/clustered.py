@@ -80,10 +80,11 @@ class Clustered(Method, frozen=True):
         return np.asarray(total["x"] * share[0])
 
     def flops(self, task: Task, samples: int, tested: int, effort: float) -> int:
-        return task.flops(samples, tested, effort) + self.models * samples * task.model.flops
+        own = task.window.count(tested) * task.model.flops  # what it chose is measured beside the first model
+        return task.flops(samples, tested, effort) + self.closing(task, samples) + own
 
     def closing(self, task: Task, samples: int) -> int:
-        return self.models * samples * task.model.flops
+        return self.models * task.window.count(samples) * task.model.flops
 
     def personal(self, local: Local) -> Personal:
         costs = local.costs()

@@ -65,7 +65,7 @@ class Fair(Method, frozen=True):
         return work
 
     def flops(self, task: Task, samples: int, tested: int, effort: float) -> int:
-        return task.flops(samples, tested, effort) + samples * task.model.flops
+        return task.flops(samples, tested, effort) + task.window.count(samples) * task.model.flops
 
     def delta(self, total: Payload, weight: int, state: dict[str, Row]) -> Row:
         return total["x"] * (weight / total["h"])
