@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,8 +13,6 @@ from fedthings.learn.task import Task, within
 from fedthings.methods.method import Local, Method, Row, Way
 from fedthings.stage import Field, Schema, State
 from fedthings.vector import Array, Key, Payload
-
-Costs: TypeAlias = Callable[[Array, Sequence[Shard]], Array]
 
 
 class Clustered(Method, frozen=True):
@@ -53,7 +51,7 @@ class Clustered(Method, frozen=True):
         return {"others": np.concatenate([fresh(j).astype(row.dtype) for j in range(1, self.models)])}
 
     def work(self, local: Local) -> Work:
-        average, costs = local.averaging(), local.costs()
+        average = local.averaging()
 
         def work(
             models: Payload,
@@ -63,14 +61,13 @@ class Clustered(Method, frozen=True):
             efforts: Sequence[float],
             weights: Array,
         ) -> tuple[Payload, list[State], Array]:
-            every = self._every(models, len(shards))
-            best, n = self._best(costs, every, shards), np.arange(len(shards))
+            every, n = self._every(models, len(shards)), np.arange(len(shards))
+            best = np.array([state["chosen"] for state in states], np.int64)  # by `personal`, for these models
             report, _, seen = average({"x": every[n, best]}, states, shards, keys, efforts, weights)
             change, chosen = np.zeros_like(every), np.zeros((len(shards), self.models))
             change[n, best], chosen[n, best] = report["x"], weights
             rest = change[:, 1:].reshape(len(shards), -1)
-            after: list[State] = [{"chosen": j} for j in best.tolist()]
-            return {"x": np.ascontiguousarray(change[:, 0]), "others": rest, "chosen": chosen}, after, seen
+            return {"x": np.ascontiguousarray(change[:, 0]), "others": rest, "chosen": chosen}, list(states), seen
 
         return work
 
@@ -93,7 +90,8 @@ class Clustered(Method, frozen=True):
             models: Payload, states: Sequence[State], shards: Sequence[Shard], keys: Sequence[Key]
         ) -> tuple[Array, list[State]]:
             every = self._every(models, len(shards))
-            best = self._best(costs, every, shards)
+            found = np.stack([costs(np.ascontiguousarray(every[:, j]), shards) for j in range(self.models)], -1)
+            best = np.argmin(np.nan_to_num(found, nan=np.inf), -1)  # the first of those that cost the same
             return every[np.arange(len(shards)), best], [{"chosen": j} for j in best.tolist()]
 
         return chosen
@@ -106,8 +104,3 @@ class Clustered(Method, frozen=True):
         x, others = np.atleast_2d(models["x"]), np.atleast_2d(models["others"])
         every = np.concatenate([x[:, None], others.reshape(len(others), -1, x.shape[-1])], 1)
         return np.broadcast_to(every, (n, *every.shape[1:]))
-
-    def _best(self, costs: Costs, every: Array, shards: Sequence[Shard]) -> Array:
-        """Return which model costs each device least `(n,)`; the first of those that cost the same."""
-        found = [costs(np.ascontiguousarray(every[:, j]), shards) for j in range(self.models)]
-        return np.asarray(np.argmin(np.nan_to_num(np.stack(found, -1), nan=np.inf), -1))
