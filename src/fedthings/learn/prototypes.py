@@ -13,14 +13,12 @@ import msgspec
 import numpy as np
 
 from fedthings.errors import SpecError
-from fedthings.learn import optimisers
+from fedthings.learn import slopes
 from fedthings.learn.data import Shard, sizes
-from fedthings.learn.descent import schedule
 from fedthings.learn.learner import Fit, Learner, alone
 from fedthings.learn.losses import cross_entropy
-from fedthings.learn.metrics import add, collect, fixed, nothing
+from fedthings.learn.metrics import add, collect, nothing
 from fedthings.learn.model import Sequential, backward, chunk, forward, forwarding, mlp, prepare
-from fedthings.learn.shuffle import orders
 from fedthings.stage import State
 from fedthings.vector import Array, Key, Payload, digest
 
@@ -99,32 +97,28 @@ def _train(
     task: Task, network: Sequential, own: Array, fleet: Fleetwide, shard: Shard, key: Key, effort: float
 ) -> Array:
     """Do the local steps of one device on `own` `(dim,)`, in place; return what was seen `(2,)` (Alg. 1, eq. 7)."""
-    recipe, layer = task.recipe, task.model.prototypes
+    (X,) = prepare(task.model, shard.X[None].astype(own.dtype, copy=False))
+    return slopes.one(task, 0.0, _slope(task, network, fleet), own, own, shard._replace(X=X), key, effort)
+
+
+def _slope(task: Task, network: Sequential, fleet: Fleetwide) -> slopes.Slope:
+    """Return the gradient of the cost with the pull toward the fleet's vectors (eq. 7)."""
+    layer, below = task.model.prototypes, _below(network)
     assert layer is not None
-    optimiser = optimisers.build(recipe)
-    X, y = prepare(task.model, shard.X[None].astype(own.dtype, copy=False))[0], shard.y.astype(np.int64).reshape(-1)
-    (batch,), (steps,), (done,) = (some.tolist() for some in schedule(recipe, sizes([shard]), [effort]))
-    theta, gradient = own[None], np.empty((1, own.size), own.dtype)
-    weights, slopes = network.split(theta), network.split(gradient)
-    moments = tuple(np.zeros_like(theta) for _ in range(optimiser.moments))
-    seen, word = np.zeros(2, np.int64), np.array([key.word("shuffle")], np.uint64)
-    for step in range(done):
-        epoch, at = divmod(step, steps)
-        if at == 0:
-            order = orders(word, epoch, len(X))[0] if steps > 1 else np.arange(len(X))
-        some = order[at * batch : (at + 1) * batch]
-        out, tape = forward(network, weights, X[None, some])
-        costs, slope = cross_entropy(out, y[None, some])
-        apart = (tape[-1][0] - fleet.vectors[y[some]]) * fleet.known[y[some], None]
-        costs = costs + layer.pull * np.square(apart).mean(-1)
+
+    def give(row: Array, X: Array, y: Array, key: Key, step: int) -> tuple[Array, Array]:
+        gradient = np.empty((1, row.size), row.dtype)
+        weights, slope = network.split(row[None]), network.split(gradient)
+        out, tape = forward(network, weights, X[None])
+        costs, above = cross_entropy(out, y[None])
+        apart = (tape[-1][0] - fleet.vectors[y]) * fleet.known[y, None]
         # Back through the last layer, then with the pull on what it was given.
-        flow = network.passes[-1].backward(weights[-1], tape[-1], slope, slopes[-1], True)
+        flow = network.passes[-1].backward(weights[-1], tape[-1], above, slope[-1], True)
         flow = flow + 2 * layer.pull / apart[0].size * apart
-        backward(_below(network), weights[:-1], tape[:-1], flow, slopes[:-1])
-        optimiser.step(theta, gradient, moments, np.array([[step + 1]]))
-        seen[0] += len(some)
-        add(seen[1:], fixed(costs)[0, 1:])
-    return seen
+        backward(below, weights[:-1], tape[:-1], flow, slope[:-1])
+        return gradient[0], (costs + layer.pull * np.square(apart).mean(-1))[0]
+
+    return give
 
 
 def _below(network: Sequential) -> Sequential:
