@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import msgspec
 import numpy as np
 
-from fedthings.errors import SpecError
 from fedthings.learn import slopes
 from fedthings.learn.data import Shard, sizes
 from fedthings.learn.learner import Fit, Learner, alone
@@ -151,24 +149,3 @@ def _measured(task: Task, network: Sequential, own: Array, shard: Shard) -> dict
         for name, more in collect(task, out, X, y).items():
             add(total[name], more)
     return {name: sums[0] for name, sums in total.items()}
-
-
-def check(task: Task, step: msgspec.Struct, mu: float, averages: bool, late: int) -> None:
-    """Raise SpecError where a server's `step`, a pull `mu`, a method or reports so `late` are not for prototypes."""
-    if task.model.prototypes is None:
-        return
-    plain = type(step).__name__ == "Sgd" and getattr(step, "lr", 1.0) == 1.0
-    if not plain:
-        raise SpecError("strategy.step is not ft.sgd(1.0) beside prototypes: the fleet's are the mean, set it to that")
-    if not averages or task.local:
-        raise SpecError(
-            "strategy.method or task.local is set beside prototypes: each device keeps its whole network, and what "
-            "travels is averaged; leave them out"
-        )
-    if late:
-        raise SpecError(
-            f"pace.staleness is {late} beside prototypes: the fleet's vectors are the mean of one version's reports, "
-            "so set it to 0"
-        )
-    if mu:
-        raise SpecError("strategy.mu is set beside prototypes: their pull is in the layer, ft.prototypes(pull=...)")
