@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 import fedthings as ft
-import own_models
 from fedthings.errors import SpecError
-from fedthings.learn import own, own_learner
+from fedthings.learn import own_learner
 from fedthings.learn.data import Shard
 from fedthings.learn.own import Own
 from fedthings.learn.task import Recipe, Task
@@ -30,16 +29,9 @@ CENTRES = np.random.default_rng(3).normal(size=(3, 6))
 
 
 @pytest.fixture
-def named(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Own]:
+def named(named: Callable[[Any], Own]) -> Callable[..., Own]:
     """Give an estimator a name."""
-
-    def give(build: Callable[[], Any], **settings: Any) -> Own:
-        made = ft.with_sklearn(build, input=6, **settings)
-        monkeypatch.setattr(own_models, "made_in_a_test", lambda: made, raising=False)
-        own._made.cache_clear()
-        return ft.own("own_models:made_in_a_test")
-
-    return give
+    return lambda build, **settings: named(ft.with_sklearn(build, input=6, **settings))
 
 
 def shard(n: int = 40, classes: int = 3, seed: int = 1) -> Shard:
