@@ -80,8 +80,10 @@ def learner(task: Task, weight: Literal["samples", "equal"], trains: bool, silen
                     for name, sums in _measured(task, network, own, shard).items():
                         metrics[name][i] = sums
                 if trains:
-                    seen[i] = _train(task, network, own, fleetwide(task, near), shard, key, efforts[i])
-                    change[i] = _told(task, network, own, shard) - near
+                    (X,) = prepare(task.model, shard.X[None].astype(own.dtype, copy=False))
+                    ready, slope = shard._replace(X=X), _slope(task, network, fleetwide(task, near))
+                    seen[i] = slopes.one(task, 0.0, slope, own, own, ready, key, efforts[i])
+                    change[i] = _told(task, network, own, ready) - near
                     after[i] = {"x": own}
         if not trains:
             return Fit({}, np.ones(n, np.int64), metrics), after
@@ -91,16 +93,8 @@ def learner(task: Task, weight: Literal["samples", "equal"], trains: bool, silen
     return Learner(lambda: None, alone(many), many)
 
 
-def _train(
-    task: Task, network: Sequential, own: Array, fleet: Fleetwide, shard: Shard, key: Key, effort: float
-) -> Array:
-    """Do the local steps of one device on `own` `(dim,)`, in place; return what was seen `(2,)` (Alg. 1, eq. 7)."""
-    (X,) = prepare(task.model, shard.X[None].astype(own.dtype, copy=False))
-    return slopes.one(task, 0.0, _slope(task, network, fleet), own, own, shard._replace(X=X), key, effort)
-
-
 def _slope(task: Task, network: Sequential, fleet: Fleetwide) -> slopes.Slope:
-    """Return the gradient of the cost with the pull toward the fleet's vectors (eq. 7)."""
+    """Return what gives the gradient of the cost with the pull toward the fleet's vectors (Alg. 1, eq. 7)."""
     layer, below = task.model.prototypes, _below(network)
     assert layer is not None
 
@@ -125,14 +119,13 @@ def _below(network: Sequential) -> Sequential:
 
 
 def _told(task: Task, network: Sequential, own: Array, shard: Shard) -> Array:
-    """Return sums and shares by class, over the device's samples, as a row like the one that travels (eq. 3)."""
+    """Return sums and shares by class, over samples that are prepared, as a row like the one that travels (eq. 3)."""
     layer = task.model.prototypes
     assert layer is not None
     below, y = _below(network), shard.y.astype(np.int64).reshape(-1)
-    X = prepare(task.model, shard.X[None].astype(own.dtype, copy=False))
     give, size = forwarding(below), chunk(below)
     row = own[: below.layout.dim]
-    made = np.concatenate([give(row, X[:, i : i + size])[0] for i in range(0, len(y), size)])
+    made = np.concatenate([give(row, shard.X[None, i : i + size])[0] for i in range(0, len(y), size)])
     told = np.empty(task.model.layout.dim, own.dtype)
     sums, shares = task.model.layout.views(told).values()
     member = (y[:, None] == np.arange(layer.classes)).astype(own.dtype) / own.dtype.type(len(y))
