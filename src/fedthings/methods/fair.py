@@ -60,7 +60,8 @@ class Fair(Method, frozen=True):
             x = report["x"]
             far = np.square(x, dtype=np.float64).sum(-1, keepdims=True)
             h = loss**q + q * loss ** (q - 1) * lipschitz * far
-            return {"x": x * (loss**q).astype(x.dtype), "h": h}, after, seen
+            x *= (loss**q).astype(x.dtype)
+            return {"x": x, "h": h}, after, seen
 
         return work
 
