@@ -3,33 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 import fedthings as ft
 from fedthings.learn import local, own_learner
 from fedthings.learn.data import Shard
+from fedthings.learn.learner import Fit, Learner
 from fedthings.learn.model import Sequential
 from fedthings.learn.own import Own
 from fedthings.learn.task import Recipe, Task
-from fedthings.vector import Key
+from fedthings.stage import State
+from fedthings.vector import Array, Key
 
 PORTABLE = ft.mlp(6, 5, 3)
 SIZES = (12, 8, 1, 9)
 EFFORTS = (1.0, 0.5, 1.0, 0.01)
 
 
-def shards(sizes: Sequence[int] = SIZES) -> list[Shard]:
+def shards(sizes: Sequence[int] = SIZES, shape: tuple[int, ...] = (6,)) -> list[Shard]:
     rng = np.random.default_rng(1)
     found = []
     for n in sizes:
-        X, test = (rng.normal(size=(k, 6)).astype("f4") for k in (n, n % 5))
+        X, test = (rng.normal(size=(k, *shape)).astype("f4") for k in (n, n % 5))
         found.append(Shard(X, rng.integers(0, 3, n), test, rng.integers(0, 3, n % 5)))
     return found
 
 
 def keys(n: int) -> list[Key]:
     return [Key(4, f"device-{i}", 2, 0) for i in range(n)]
+
+
+def task(factory: str, loss: str = "cross_entropy", settings: dict[str, Any] | None = None, **recipe: Any) -> Task:
+    """Return the task of a model of `own_models`."""
+    recipe = {"lr": 0.1, "batch": 4, "epochs": 2} | recipe
+    return Task(model=ft.own(f"own_models:{factory}", **settings or {}), loss=loss, recipe=Recipe(**recipe))
+
+
+def go(learner: Learner, row: Array, some: list[Shard], efforts: Sequence[float] = ()) -> tuple[Fit, list[State]]:
+    """Return what devices with these shards make of `row`, all with their whole effort where none is told."""
+    n = len(some)
+    return learner.many({"x": row}, [None] * n, some, keys(n), efforts or [1.0] * n)
 
 
 def same_steps(theirs: Own, ours: Sequential, loss: str, some: list[Shard], mu: float = 0.0, **recipe: float) -> None:

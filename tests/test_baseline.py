@@ -51,3 +51,10 @@ def test_not_of_python_code() -> None:
     other = ft.Run(run.federation, [], {}, ft.own("own_models:net"), run.row)
     with pytest.raises(SpecError, match="baselines are of a portable model"):
         ft.baselines(other, fleet(), ft.Recipe(), ft.Recipe(), ft.Recipe())
+
+
+def test_not_of_a_model_of_which_layers_stay_on_the_devices() -> None:
+    task = ft.Task(model=ft.mlp(2, 3, 1), loss="mse", local=("head",))
+    run = ft.simulate(ft.Federation(task, pace=ft.Pace(goal=4)), fleet(), 1)
+    with pytest.raises(SpecError, match=r"of the run's head stays on each device \(task\.local\)"):
+        ft.baselines(run, fleet(), ft.Recipe(), ft.Recipe(), ft.Recipe())

@@ -42,11 +42,17 @@ def baselines(
 
     "local only": each device alone, by `alone` from the first model; "federated": the model of `run`; "federated +
     personal": a copy of it that each device goes on to train by `personal`; "centralised": one model of all the data
-    in one place, by `pooled`. All have the scaling of `run`. Raises SpecError for a model that is Python code.
+    in one place, by `pooled`. All have the scaling of `run`. Raises SpecError for a model that is Python code, and for
+    one of which layers stay on the devices.
     """
     if not isinstance(run.model, Sequential):
         raise SpecError("baselines are of a portable model, and the run's is Python code: train those by hand")
     task, seed = run.federation.task, run.federation.seed
+    if task.local:
+        raise SpecError(
+            f"baselines are of a model that is whole, and of the run's {', '.join(task.local)} stays on each device "
+            "(task.local): its history has what each device's own model measures"
+        )
     window = task.window
     task = msgspec.structs.replace(task, model=run.model, normalise="none", window=Window())
     shards = [window.shard(rows) for rows in fleet.cohort(fleet.names, [0.0] * len(fleet))]

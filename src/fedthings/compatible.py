@@ -1,15 +1,15 @@
-"""What a method can be beside; all else is refused when the federation is built, with the method's own reason."""
+"""What a method, and prototypes, can be beside; all else is refused, with the reason, when the federation is built."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fedthings.aggregate.step import Constant
+from fedthings.aggregate.step import Constant, Sgd
 from fedthings.errors import SpecError
 from fedthings.learn import staying
 from fedthings.learn.own import Own
-from fedthings.methods.method import Way
+from fedthings.methods.method import Average, Way
 
 if TYPE_CHECKING:
     from fedthings.federation import Federation
@@ -31,7 +31,7 @@ REMEDIES: dict[Way, tuple[str, str]] = {
 
 
 def check(federation: Federation) -> None:
-    """Raise SpecError, with the reason, where the method of `federation` cannot be beside the rest of it."""
+    """Raise SpecError, with the reason, where the method of `federation`, or its prototypes, cannot be in it."""
     if federation.task.local:
         staying.layout(federation.task)  # raises where a layer is unknown
     method, strategy = federation.strategy.method, federation.strategy
@@ -49,6 +49,27 @@ def check(federation: Federation) -> None:
             f'strategy.weight is "samples" beside secure and strategy.method {method.name}: a weight that is cut to '
             'secure.heaviest would be right in one sum and wrong in another; set it to "equal"'
         )
+    if federation.task.model.prototypes is not None:
+        _alone(federation)
+
+
+def _alone(federation: Federation) -> None:
+    """Raise SpecError where prototypes, which are averaged and nothing else, are beside what moves them otherwise."""
+    strategy, late = federation.strategy, federation.pace.staleness
+    if strategy.step != Sgd():
+        raise SpecError("strategy.step is not ft.sgd(1.0) beside prototypes: the fleet's are the mean, set it to that")
+    if strategy.method != Average() or federation.task.local:
+        raise SpecError(
+            "strategy.method or task.local is set beside prototypes: each device keeps its whole network, and what "
+            "travels is averaged; leave them out"
+        )
+    if late:
+        raise SpecError(
+            f"pace.staleness is {late} beside prototypes: the fleet's vectors are the mean of one version's reports, "
+            "so set it to 0"
+        )
+    if strategy.mu:
+        raise SpecError("strategy.mu is set beside prototypes: their pull is in the layer, ft.prototypes(pull=...)")
 
 
 def _ways(federation: Federation) -> Iterator[Way]:

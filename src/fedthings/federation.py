@@ -15,11 +15,10 @@ from msgspec import Struct
 from fedthings import compatible, hidden, private
 from fedthings.aggregate import step
 from fedthings.errors import FedthingsError, SpecError
-from fedthings.learn import own, prototypes
+from fedthings.learn import own
 from fedthings.learn.effort import HASTE
 from fedthings.learn.model import mlp
 from fedthings.learn.task import Task, within
-from fedthings.methods.method import Average
 from fedthings.phase import Down, Phase, StageSpec, rings, stage, statistic
 from fedthings.privacy.central import CentralDp
 from fedthings.privacy.secagg import SecAgg
@@ -86,8 +85,6 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
             private.check(self.privacy, self.task, self.strategy, self.pace, self.stages, self.devices)
         else:
             private.refused_alone(self.stages)
-        averages, late = type(self.strategy.method) is Average, self.pace.staleness
-        prototypes.check(self.task, self.strategy.step, self.strategy.mu, averages, late)
         if self.stages and not isinstance(self.task.model, own.Own):
             stage(next(phase for phase in phases(self) if phase.kind == "train"))  # do they go together?
         if self.secure is not None:

@@ -157,8 +157,8 @@ def line(version: int, now: float, tally: Tally, test: Mapping[str, float] | Non
 def measured(pending: Line, tally: Tally, closing: bool = False) -> Line:
     """Return `pending` with what the devices measured on its version; `closing`, with what that cost too."""
     complete = {**pending, "metrics": tally.metrics, "worst_decile": tally.worst_decile}
-    if tally.personal:
-        complete["personal"] = tally.personal
+    if personal := tally.personal:
+        complete["personal"] = personal
     if closing:
         complete["dropped"] = dict(sorted((Counter(pending["dropped"]) + tally.dropped).items()))
         complete["bytes_up"] += tally.bytes_up

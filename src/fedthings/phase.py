@@ -181,7 +181,7 @@ def _learner(phase: Phase, engine: str, threads: int) -> Learner:
     if method.corrects or task.local_epochs:
         engine = choose(task, engine, corrects=True)
     local = Local(task, mu, engine, threads)
-    personal = method.personal(local) if phase.kind in method.measures and not silent else None
+    personal = method.personal(local) if phase.kind in method.measures else None
     if phase.kind == "evaluate":
         does = evaluator(task, engine, threads, personal)
     else:

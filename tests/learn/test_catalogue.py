@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +36,21 @@ def test_what_is_not_there_says_where_it_is_to_be_had(tmp_path: Path) -> None:
         ft.catalogue.fleet("wisdm", tmp_path)
     with pytest.raises(DataError, match="there is no set 'wisdom' in the catalogue: did you mean `wisdm`"):
         ft.catalogue.fleet("wisdom", tmp_path)
-    (tmp_path / "wisdm_v11.npz").write_bytes(b"PK\x03\x04")
-    with pytest.raises(DataError, match="cannot be read as npz"):
-        ft.catalogue.fleet("wisdm", tmp_path)
-    np.savez(tmp_path / "wisdm_v11.npz", X=np.zeros((3, 43)), y=np.zeros(3))
-    with pytest.raises(DataError, match=r"X has the shape \(3, 43\), and wisdm has \(5418, 43\): it is another set"):
-        ft.catalogue.fleet("wisdm", tmp_path)
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "wisdm_v11.npz"
+
+    def refused(said: str) -> None:
+        with pytest.raises(DataError, match=said):
+            ft.catalogue.fleet("wisdm", tmp_path)
+
+    file.write_bytes(b"PK\x03\x04")
+    refused("is not an npz file")
+    np.savez(file, X=np.zeros((3, 43)), y=np.zeros(3))
+    refused(r"X has the shape \(3, 43\), and wisdm has \(5418, 43\): it is another set")
+    np.savez(file, X=np.array([{}] * 3, object))
+    refused("X holds Python objects, which are not loaded: save numbers")
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("X.npy", "hello")
+    refused(r"X has the shape \(\), and wisdm has")

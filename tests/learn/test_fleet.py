@@ -11,6 +11,7 @@ from fedthings.errors import DataError
 from fedthings.learn.digits import digits
 from fedthings.learn.fleet import Fleet
 from fedthings.learn.mnist import mnist
+from fedthings.learn.tables import read
 
 X = np.arange(12, dtype=np.float64).reshape(6, 2)
 Y = np.array([0, 1, 2, 0, 1, 2], np.int8)
@@ -234,6 +235,11 @@ def test_a_device_file_with_text_labels_needs_all_classes(tmp_path: Path) -> Non
 def test_npz_refused(tmp_path: Path, arrays: dict[str, object], said: str) -> None:
     with pytest.raises(DataError, match=said):
         Fleet.from_npz(saved(tmp_path / "a.npz", **arrays))
+
+
+def test_an_npz_of_no_samples_is_refused_without_labels_too(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"X holds float64 with the shape \(\)"):
+        read(saved(tmp_path / "a.npz", X=3.0), labelled=False)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import fedthings as ft
-import own_models
 from fedthings.errors import SpecError
 from fedthings.learn import own, own_learner
 from fedthings.learn.data import Shard
@@ -24,18 +23,6 @@ KEY = Key(1, "kitchen", 2, 0)
 START = {"w": np.array([[1.0], [2.0]]), "b": np.array(0.5, "f4")}
 
 Named = Callable[[Lifted], Own]
-
-
-@pytest.fixture
-def named(monkeypatch: pytest.MonkeyPatch) -> Named:
-    """Give what a factory has made a name."""
-
-    def give(lifted: Lifted) -> Own:
-        monkeypatch.setattr(own_models, "made_in_a_test", lambda: lifted, raising=False)
-        own._made.cache_clear()
-        return ft.own("own_models:made_in_a_test")
-
-    return give
 
 
 def shard(n: int = 4, test: int = 2) -> Shard:

@@ -9,9 +9,10 @@ import torch
 from fedthings.learn import to_torch
 from fedthings.learn.data import Shard
 from fedthings.learn.descent import runs
-from fedthings.learn.local import evaluator, trainer
+from fedthings.learn.engines import outputs
+from fedthings.learn.local import costs, evaluator, trainer
 from fedthings.learn.metrics import ONE
-from fedthings.learn.model import dense, dropout, flatten, impute, mlp, sequential, softmax
+from fedthings.learn.model import dense, dropout, flatten, impute, mlp, rescale, sequential, softmax
 from fedthings.learn.shuffle import orders
 from fedthings.learn.task import Recipe, Task
 from fedthings.vector import Key
@@ -187,3 +188,13 @@ def test_a_device_without_samples_changes_nothing_and_weighs_nothing() -> None:
     assert not fit.report["x"][0].any() and fit.report["x"][1].all()
     alone, _ = trainer(task).one({"x": np.zeros(2)}, None, shards[0], KEY, 1.0)
     assert alone.weight == 0
+
+
+def test_what_a_model_costs_is_of_targets_scaled_as_in_training() -> None:
+    task = Task(model=sequential(1, dense(1), rescale([100], [50])), loss="mse")
+    shard, give = line([1, 2], [150, 200]), outputs(task, "numpy", 1)
+    assert costs(task, give, np.array([1.0, 0.0]), [shard]).tolist() == [0]  # 100 + 50 x
+    row = np.array([0.0, 1.0])  # scaled targets are 1 and 2, it says 1
+    fit, _ = trainer(task).one({"x": row}, None, shard, KEY, 1.0)
+    assert costs(task, give, row, [shard]).tolist() == [0.5]
+    assert fit.metrics["train"].tolist() == [2, ONE]

@@ -88,6 +88,26 @@ def test_several_embeddings_and_one_of_all() -> None:
     assert spared(ft.sequential(3, ft.embedding(3, 2), ft.flatten(), ft.dense(1))) == [0, 1, 2]
 
 
+def test_scaling_comes_behind_transforms_that_stand_behind_an_imputation() -> None:
+    X = np.array([[1, 6], [3, 18], [5, np.nan]], "f4")
+    model = ft.sequential(2, ft.impute(0.0), ft.cyclic(1, 24), ft.dense(1))
+    task = ft.Task(model=model, loss="mse", normalise="fleet")
+    fit, _ = statistician(task).one({}, None, Shard(X, X[:, 0], X[:0], X[:0, 0]), KEY, 1.0)
+    scaled = standardised(model, fit.report)
+    assert [type(layer).__name__ for layer in scaled.layers[:3]] == ["Impute", "Cyclic", "Standardise"]
+    np.testing.assert_allclose(fit.report["sum"], [9, 0, 1], atol=1e-6)  # sines 1, -1, 0 and cosines 0, 0, 1
+    np.testing.assert_allclose(given(scaled, X).std(0), 1, atol=1e-6)
+
+
+def test_what_is_looked_up_behind_an_imputation_is_spared() -> None:
+    model = ft.sequential(4, ft.impute(0.0), ft.embedding(5, 2, column=3), ft.dense(1))
+    assert spared(model) == [3]
+    task = ft.Task(model=model, loss="mse", normalise="fleet")
+    X = np.array([[1, 2, 3, 4], [5, 6, 8, np.nan]], "f4")
+    fit, _ = statistician(task).one({}, None, Shard(X, X[:, 0], X[:0], X[:0, 0]), KEY, 1.0)
+    np.testing.assert_allclose(given(standardised(model, fit.report), X), [[-1, -1, -1, 4], [1, 1, 1, 0]], atol=1e-6)
+
+
 @pytest.mark.parametrize("wrong", [4, -1, 0.5])
 def test_what_no_row_is_for_is_refused(wrong: float) -> None:
     X, y = np.array([[0, 1.5], [wrong, 0], [np.nan, 2]], "f4"), np.zeros(3, "f4")

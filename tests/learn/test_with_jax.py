@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 import fedthings as ft
-import own_models
 from differentiated import PORTABLE, one_by_one, same_steps, shards, targets
 from fedthings.errors import SpecError
-from fedthings.learn import own, own_learner
+from fedthings.learn import own_learner
 from fedthings.learn.model import Sequential
 from fedthings.learn.own import Own
 from fedthings.learn.task import Task
@@ -41,18 +40,6 @@ def net(model: Sequential = PORTABLE, **settings: Any) -> Any:
         return X @ params[-1]["W"] + params[-1]["b"]
 
     return ft.with_jax(init, apply, input=6, **settings)
-
-
-@pytest.fixture
-def named(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Own]:
-    """Give what a factory has made a name."""
-
-    def give(lifted: Any) -> Own:
-        monkeypatch.setattr(own_models, "made_in_a_test", lambda: lifted, raising=False)
-        own._made.cache_clear()
-        return ft.own("own_models:made_in_a_test")
-
-    return give
 
 
 @pytest.mark.parametrize(("optimizer", "batch"), [("sgd", 0), ("sgd", 4), ("momentum", 4), ("adam", 4)])

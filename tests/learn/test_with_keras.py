@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 
 import fedthings as ft
-import own_models
 from differentiated import PORTABLE, keys, one_by_one, same_steps, shards, targets
 from fedthings.errors import SpecError
-from fedthings.learn import own, own_learner
+from fedthings.learn import own_learner
 from fedthings.learn.model import Sequential
 from fedthings.learn.own import Own
 from fedthings.learn.task import Recipe, Task
@@ -39,18 +38,6 @@ def net(model: Sequential = PORTABLE) -> Any:
     units = [layer.units for layer in model.layers]
     parts = [lambda n=n: layers.Dense(n, "relu") for n in units[:-1]]
     return ft.with_keras(built(*parts, lambda: layers.Dense(units[-1])), input=6)
-
-
-@pytest.fixture
-def named(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Own]:
-    """Give what a factory has made a name."""
-
-    def give(lifted: Any) -> Own:
-        monkeypatch.setattr(own_models, "made_in_a_test", lambda: lifted, raising=False)
-        own._made.cache_clear()
-        return ft.own("own_models:made_in_a_test")
-
-    return give
 
 
 def trained(model: Own, loss: str = "cross_entropy", row: Any = None, n: int = 20, **recipe: Any) -> dict[str, Any]:

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 import fedthings as ft
-import own_models
 from fedthings.errors import SpecError
-from fedthings.learn import own, own_learner
+from fedthings.learn import own_learner
 from fedthings.learn.data import Shard
 from fedthings.learn.own import Own
 from fedthings.learn.task import Recipe, Task
@@ -30,16 +29,9 @@ CENTRES = np.random.default_rng(3).normal(size=(3, 6))
 
 
 @pytest.fixture
-def named(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Own]:
+def named(named: Callable[[Any], Own]) -> Callable[..., Own]:
     """Give an estimator a name."""
-
-    def give(build: Callable[[], Any], **settings: Any) -> Own:
-        made = ft.with_sklearn(build, input=6, **settings)
-        monkeypatch.setattr(own_models, "made_in_a_test", lambda: made, raising=False)
-        own._made.cache_clear()
-        return ft.own("own_models:made_in_a_test")
-
-    return give
+    return lambda build, **settings: named(ft.with_sklearn(build, input=6, **settings))
 
 
 def shard(n: int = 40, classes: int = 3, seed: int = 1) -> Shard:
@@ -82,6 +74,16 @@ def test_sgd_makes_the_passes_of_partial_fit(named: Callable[..., Own], outputs:
     due = theirs.decision_function(some.X).reshape(len(some.X), -1)
     np.testing.assert_allclose(model.predict(row, some.X), due, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(model.fitted(row).predict(some.X), theirs.predict(some.X))
+
+
+def test_the_rate_is_that_of_the_recipe_where_the_estimator_has_none(named: Callable[..., Own]) -> None:
+    some, rows = shard(), []
+    for eta0 in (0.5, 0.0):
+        model = named(lambda eta0=eta0: SGDClassifier(eta0=eta0), outputs=3)
+        rows.append(go(model, some, lr=0.05))
+        assert np.array_equal(model.fitted(rows[-1]).predict(some.X), model.predict(rows[-1], some.X).argmax(1))
+    assert rows[0].any()
+    np.testing.assert_array_equal(*rows)
 
 
 def test_sgd_regresses(named: Callable[..., Own]) -> None:

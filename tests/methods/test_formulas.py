@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 import fedthings as ft
+from fedthings.federation import phases
+from fedthings.learn import local
 from fedthings.learn.data import Shard, sizes
 from fedthings.methods.clustered import Clustered
 from fedthings.methods.method import Local
 from fedthings.methods.nova import weighed
+from fedthings.phase import learner
 from fedthings.vector import Key
 from quadratics import DEVICES, FEATURES, shards, trained
 
@@ -143,13 +146,45 @@ def test_each_model_of_ifca_moves_by_those_who_chose_it() -> None:
     np.testing.assert_allclose(state["others"], want[1], rtol=1e-12)
 
 
+def test_a_model_is_chosen_once_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def costs(task: ft.Task, give: object, rows: np.ndarray, shards: Sequence[Shard]) -> np.ndarray:
+        asked.append(len(shards))
+        return local.costs(task, give, rows, shards)
+
+    monkeypatch.setattr("fedthings.methods.method.costs", costs)
+    task = ft.Task(model=ft.sequential(FEATURES, ft.dense(1)), loss="mse")
+    phase = phases(ft.Federation(task, ft.ifca(3), ft.Pace(goal=8)))[0]
+    fit, state = learner(phase).one(
+        {"x": np.zeros(4, "f4"), "others": np.ones(8, "f4")}, None, shards()[0], Key(0, "0", 0, 0), 1.0
+    )
+    assert asked == [1] * 3
+    assert fit.report["chosen"].argmax() == state["chosen"] and "personal.loss" in fit.metrics
+
+
+def test_a_model_is_chosen_where_nothing_is_measured() -> None:
+    task = ft.Task(model=ft.sequential(FEATURES, ft.dense(1)), loss="mse")
+    method, (shard, key) = Clustered(models=2), (shards()[0], Key(0, "0", 0, 0))
+    models, device = {"x": np.zeros(4, "f4"), "others": np.ones(4, "f4")}, Local(task, 0.0, "numpy", 1)
+    does = [
+        local.trainer(task, silent=silent, work=method.work(device), personal=method.personal(device))
+        for silent in (False, True)
+    ]
+    (loud, chosen), (fit, state) = (learner.one(models, None, shard, key, 1.0) for learner in does)
+    assert fit.metrics == {} and state == chosen
+    assert all(np.array_equal(rows, loud.report[name]) for name, rows in fit.report.items())
+
+
 def _reports(method, devices: Sequence[Shard], weights: np.ndarray, models: dict[str, np.ndarray]):
     """Return the reports, and what the first model and the state come to from their exact sums."""
     recipe = ft.Recipe(lr=LR, batch=0, epochs=4)
     task = ft.Task(model=ft.sequential(FEATURES, ft.dense(1)), loss="mse", recipe=recipe)
     keys = [Key(0, str(i), 0, 0) for i in range(DEVICES)]
-    work = method.work(Local(task, 0.0, "numpy", 1))
-    report, _, _ = work(models, [None] * DEVICES, devices, keys, [1.0] * DEVICES, weights)
+    device, states = Local(task, 0.0, "numpy", 1), [None] * DEVICES
+    if "train" in method.measures:
+        _, states = method.personal(device)(models, states, devices, keys)
+    report, _, _ = method.work(device)(models, states, devices, keys, [1.0] * DEVICES, weights)
     total = {name: (weights[:, None] * rows).sum(0) / weights.sum() for name, rows in report.items()}
     total["chosen"] = report["chosen"].sum(0)
     state = {"others": models["others"].copy()}

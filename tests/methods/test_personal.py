@@ -10,6 +10,7 @@ import pytest
 import fedthings as ft
 from fedthings.federation import phases
 from fedthings.learn import save
+from fedthings.learn.descent import corrected
 from fedthings.learn.local import trainer
 from fedthings.learn.model import outputs
 from fedthings.learn.staying import travels
@@ -104,6 +105,18 @@ def test_by_turns_the_head_is_trained_on_the_body_received_then_the_body_under_t
     np.testing.assert_allclose(fit.report["x"], (row - start)[there], atol=1e-6)
     np.testing.assert_allclose(state["own"], row[~there], atol=1e-6)
     assert fit.metrics["train"][0] == 5 * len(shard.X)
+
+
+def test_by_turns_the_running_statistics_of_what_does_not_move_are_held_still() -> None:
+    model = ft.sequential(6, ft.dense(8), ft.batch_norm(), ft.relu(), ft.dense(3))
+    task = ft.Task(model=model, loss="cross_entropy", local=("head",), recipe=ft.Recipe(batch=8, epochs=2))
+    shard, key, row, there = fleet().shard("device-0"), Key(3, "device-0", 0, 0), model.init(3), travels(task)
+    for moves in (there, ~there):
+        change = np.empty((1, len(row)), np.float32)
+        corrected(task, 0.0, moves)(row, None, [shard], [key], [1.0], change, None)
+        assert change[0][moves].any() and not change[0][~moves].any()
+        views = model.layout.views(change[0])
+        assert [views[f"1.batch_norm.{name}"].any() for name in ("mean", "variance")] == [moves is there] * 2
 
 
 def test_normalisation_layers_can_stay() -> None:

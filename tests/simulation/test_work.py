@@ -75,6 +75,34 @@ def test_a_part_of_the_work_has_the_operations_of_the_steps_that_training_does(b
     assert (done, fit.metrics["train"][0]) == (steps, seen)
 
 
+def windowed(strategy, kind="train"):
+    """Return the operations of a phase on 24 rows, 8 windows, to train on and 6, 2 windows, to test; and the task."""
+    model = ft.sequential((3, 5), ft.flatten(), ft.dense(2))
+    window = ft.window(steps=3, stride=3)
+    task = ft.Task(model=model, loss="cross_entropy", window=window, normalise="fleet")
+    X, y = np.ones((30, 5), "f4"), np.arange(30) % 2
+    fleet = ft.Fleet.from_arrays(X, y, np.repeat("b", 30), np.arange(30) % 5 == 0)
+    engine = Engine(ft.Federation(task, strategy), 3)
+    (phase,) = [i for i, spec in enumerate(engine.phases) if spec.kind == kind]
+    return Counted(engine, fleet).flops(Ticket(phase, 0, "b", 0), 0.0), engine.phases[phase].task
+
+
+def test_operations_are_of_windows_and_own_models_are_measured_too():
+    average, task = windowed(ft.fedavg())
+    assert (task.window.count(24), task.window.count(6)) == (8, 2)
+    assert average == task.flops(24, 6)
+    once = task.model.flops
+    assert windowed(ft.fedavg(), "normalise")[0] == 3 * 8 * 15
+    assert windowed(ft.fedavg(), "evaluate")[0] == 2 * once
+    assert windowed(ft.qffl())[0] == average + 8 * once
+    assert windowed(ft.ifca(3))[0] == average + 3 * 8 * once + 2 * once
+    assert windowed(ft.ifca(3), "evaluate")[0] == 3 * 8 * once + 2 * 2 * once
+    assert windowed(ft.ditto())[0] == 2 * average
+    assert windowed(ft.ditto(), "evaluate")[0] == 2 * 2 * once
+    assert windowed(ft.finetune(1))[0] == average
+    assert windowed(ft.finetune(1), "evaluate")[0] == task.flops(24, 0) + 2 * 2 * once
+
+
 def test_a_batch_is_no_larger_than_the_samples():
     for batch in (0, 1000):
         work, model = counted(batch=batch)

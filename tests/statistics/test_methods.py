@@ -151,6 +151,16 @@ def test_k_means_ends_where_the_pooled_rounds_end() -> None:
     assert run.summary["metrics"]["distance"] == pytest.approx(distance, rel=1e-4)
 
 
+def test_k_means_without_a_tolerance_ends_when_no_centroid_moves() -> None:
+    X, y, _, train = samples()
+    run = trained(ft.k_means(0.0), ft.sequential(5, ft.centroids(3)), "nearest", y)
+    assert run.summary["reason"] == "converged" and run.summary["rounds"] < 300
+    found = run.row[:15].reshape(3, 5)
+    near = ((X[train][:, None].astype("f8") - found) ** 2).sum(-1).argmin(1)
+    means = [X[train][near == i].mean(0, dtype="f8") for i in range(3)]
+    np.testing.assert_allclose(found, means, rtol=1e-6)
+
+
 METHODS = {
     "ridge": (ft.ridge(), ft.mlp(5, 1), "mse"),
     "logistic": (ft.logistic(), ft.mlp(5, 3), "cross_entropy"),

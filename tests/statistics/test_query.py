@@ -77,6 +77,16 @@ def test_quantiles_are_values_of_the_pooled_samples(tmp_path: Path, column: int)
     assert ft.query(fleet(tmp_path), f"median({column})").value == due[2]
 
 
+def test_a_share_of_whole_samples_is_that_many_of_them() -> None:
+    x = np.random.default_rng(2).permutation(np.arange(1, 101, dtype="f4"))
+    things = ft.Fleet.from_arrays(x[:, None], x, np.arange(100) % 4)
+    shares = [i / 100 for i in range(1, 101)]
+    assert ft.query(things, f"quantiles(0, {shares})").value == list(range(1, 101))
+    between = [share - 0.005 for share in shares]  # where no product is whole, NumPy rounds as we do
+    due = np.quantile(x, between, method="inverted_cdf")
+    assert ft.query(things, f"quantiles(0, {between})").value == due.tolist()
+
+
 def test_histograms_are_those_of_the_pooled_samples(tmp_path: Path) -> None:
     X, y, _ = samples()
     counts, edges = np.histogram(X[:, 1].astype("f8"), 12)

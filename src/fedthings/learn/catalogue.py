@@ -6,8 +6,6 @@ split (0 train, 1 test); `about` says how it is made from its source where it is
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +13,7 @@ import numpy as np
 
 from fedthings.errors import DataError, nearest
 from fedthings.learn.fleet import Fleet
+from fedthings.learn.tables import entries
 from fedthings.vector import Array
 
 
@@ -145,13 +144,7 @@ def arrays(name: str, folder: str | Path) -> dict[str, Array]:
             f"there is no file {path}: get {name} from {found.source} (licence: {found.licence}), and write it as npz "
             "with the keys X, y, device and split"
         )
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{path} cannot be read as npz, it is damaged or another file: get it again")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            held = {key: archive[key] for key in archive.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} cannot be read as npz, it may be damaged: {error}") from None
+    held = entries(path)
     for key, shape in (("X", found.shape), ("y", found.target), ("device", ()), ("split", ())):
         wanted = (found.samples, *shape)
         if key not in held or held[key].shape != wanted:

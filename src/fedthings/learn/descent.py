@@ -120,6 +120,7 @@ def training(
         moments = tuple(np.zeros_like(theta) for _ in range(optimiser.moments))
         count = np.zeros((len(shards), 1), np.int64)
         seen = np.zeros((len(shards), 2), np.int64)
+        begun = [theta[:, part].copy() for part in model.running]
         views: dict[tuple[int, int], tuple[list[dict[str, Array]], list[dict[str, Array]]]] = {}
 
         def draw(names: str, some: Sequence[Key], layer: int, shape: tuple[int, ...]) -> Array:
@@ -152,6 +153,8 @@ def training(
                         gradient[rows] += more[rows]
                     if moves is not None:
                         gradient[rows] *= moves
+                        for part, before in zip(model.running, begun, strict=True):  # the batch has moved them
+                            theta[rows, part] = np.where(moves[part], theta[rows, part], before[rows])
                     count[rows] += 1
                     seen[rows, 0] += b
                     statistics = [theta[rows, part].copy() for part in model.running]

@@ -51,8 +51,8 @@ def trainer(
 ) -> Learner:
     """Return the learner that does `work`, averaging where none is given, in the dtype of the model received.
 
-    Metrics are of the model received, and of the `personal` one. What is not finite passes on. `engine` does the
-    steps, on `threads` where it can. One that is `silent` measures nothing.
+    Metrics are of the model received, and of the `personal` one, whose states `work` then has. What is not finite
+    passes on. `engine` does the steps, on `threads` where it can. One that is `silent` measures nothing.
     """
     train, give = work or averaging(task, mu, engine, threads), outputs(task, engine, threads)
 
@@ -66,10 +66,8 @@ def trainer(
         counts = sizes(shards)
         weights = counts if weight == "samples" else np.minimum(counts, 1)
         with np.errstate(all="ignore"):  # a model that diverges is the engine's to refuse
-            metrics = {} if silent else evaluate(task, give, models["x"], shards)
-            if personal is not None and not silent:
-                own, states = personal(models, states, shards, keys)
-                metrics |= of_their_own(evaluate(task, give, own, shards))
+            own, states = personal(models, states, shards, keys) if personal else (None, states)
+            metrics = {} if silent else _measured(task, give, models["x"], own, shards)
             report, after, seen = train(models, states, shards, keys, efforts, weights)
         return Fit(report, weights, {} if silent else {"train": seen, **metrics}), after
 
@@ -121,13 +119,19 @@ def evaluator(task: Task, engine: str = "auto", threads: int = 1, personal: Pers
         efforts: Sequence[float],
     ) -> tuple[Fit, list[State]]:
         with np.errstate(all="ignore"):
-            metrics = evaluate(task, give, models["x"], shards)
-            if personal is not None:
-                own, states = personal(models, states, shards, keys)
-                metrics |= of_their_own(evaluate(task, give, own, shards))
+            own, states = personal(models, states, shards, keys) if personal else (None, states)
+            metrics = _measured(task, give, models["x"], own, shards)
         return Fit({}, np.ones(len(shards), np.int64), metrics), list(states)
 
     return Learner(lambda: None, alone(many), many)
+
+
+def _measured(
+    task: Task, give: Outputs, received: Array, own: Array | None, shards: Sequence[Shard]
+) -> dict[str, Array]:
+    """Return the metrics of the model received, and of devices' `own` `(n, dim)` where they have them."""
+    metrics = evaluate(task, give, received, shards)
+    return metrics if own is None else metrics | of_their_own(evaluate(task, give, own, shards))
 
 
 def evaluate(task: Task, give: Outputs, rows: Array, shards: Sequence[Shard]) -> dict[str, Array]:
@@ -144,10 +148,9 @@ def evaluate(task: Task, give: Outputs, rows: Array, shards: Sequence[Shard]) ->
 def costs(task: Task, give: Outputs, rows: Array, shards: Sequence[Shard]) -> Array:
     """Return the mean loss float64 `(n,)` of `rows` `(dim,)` or `(n, dim)`, by `give`, on their training samples."""
     loss, counts = LOSSES[task.loss], sizes(shards)
-    model = scoring(task.model, loss)
     total = np.zeros(len(shards))
     for chosen, out, X, y in _outputs(task, give, rows, [(s.X, s.y) for s in shards], counts):
-        total[chosen] += loss.of(out, target(model, loss, X, y))[0].sum(-1, dtype=np.float64)
+        total[chosen] += loss.of(out, target(task.model, loss, X, y))[0].sum(-1, dtype=np.float64)
     return np.asarray(total / np.maximum(counts, 1))
 
 

@@ -180,8 +180,9 @@ class Sequential(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
 
     @cached_property
     def front(self) -> int:
-        """How many layers at the front make other features; scaling of the fleet comes behind them."""
-        return next((i for i, layer in enumerate(self.layers) if not isinstance(layer, TRANSFORMS)), len(self.layers))
+        """How many layers at the front end with one that makes other features; scaling of the fleet is behind them."""
+        stem = enumerate(self.layers[: self.stem])
+        return max((i + 1 for i, layer in stem if isinstance(layer, TRANSFORMS)), default=0)
 
     @property
     def prototypes(self) -> kinds.Prototypes | None:

@@ -98,6 +98,8 @@ def spared(model: Sequential) -> list[int]:
     left = list(range(model.shapes[model.front][-1]))
     found: list[int] = []
     for layer in model.layers[model.front :]:
+        if layer.fixed:
+            continue
         if not isinstance(layer, Embedding):
             break
         if layer.column is None:

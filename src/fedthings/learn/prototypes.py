@@ -9,18 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import msgspec
 import numpy as np
 
-from fedthings.errors import SpecError
-from fedthings.learn import optimisers
+from fedthings.learn import slopes
 from fedthings.learn.data import Shard, sizes
-from fedthings.learn.descent import schedule
 from fedthings.learn.learner import Fit, Learner, alone
 from fedthings.learn.losses import cross_entropy
-from fedthings.learn.metrics import add, collect, fixed, nothing
+from fedthings.learn.metrics import add, collect, nothing
 from fedthings.learn.model import Sequential, backward, chunk, forward, forwarding, mlp, prepare
-from fedthings.learn.shuffle import orders
 from fedthings.stage import State
 from fedthings.vector import Array, Key, Payload, digest
 
@@ -84,8 +80,10 @@ def learner(task: Task, weight: Literal["samples", "equal"], trains: bool, silen
                     for name, sums in _measured(task, network, own, shard).items():
                         metrics[name][i] = sums
                 if trains:
-                    seen[i] = _train(task, network, own, fleetwide(task, near), shard, key, efforts[i])
-                    change[i] = _told(task, network, own, shard) - near
+                    (X,) = prepare(task.model, shard.X[None].astype(own.dtype, copy=False))
+                    ready, slope = shard._replace(X=X), _slope(task, network, fleetwide(task, near))
+                    seen[i] = slopes.one(task, 0.0, slope, own, own, ready, key, efforts[i])
+                    change[i] = _told(task, network, own, ready) - near
                     after[i] = {"x": own}
         if not trains:
             return Fit({}, np.ones(n, np.int64), metrics), after
@@ -95,36 +93,24 @@ def learner(task: Task, weight: Literal["samples", "equal"], trains: bool, silen
     return Learner(lambda: None, alone(many), many)
 
 
-def _train(
-    task: Task, network: Sequential, own: Array, fleet: Fleetwide, shard: Shard, key: Key, effort: float
-) -> Array:
-    """Do the local steps of one device on `own` `(dim,)`, in place; return what was seen `(2,)` (Alg. 1, eq. 7)."""
-    recipe, layer = task.recipe, task.model.prototypes
+def _slope(task: Task, network: Sequential, fleet: Fleetwide) -> slopes.Slope:
+    """Return what gives the gradient of the cost with the pull toward the fleet's vectors (Alg. 1, eq. 7)."""
+    layer, below = task.model.prototypes, _below(network)
     assert layer is not None
-    optimiser = optimisers.build(recipe)
-    X, y = prepare(task.model, shard.X[None].astype(own.dtype, copy=False))[0], shard.y.astype(np.int64).reshape(-1)
-    (batch,), (steps,), (done,) = (some.tolist() for some in schedule(recipe, sizes([shard]), [effort]))
-    theta, gradient = own[None], np.empty((1, own.size), own.dtype)
-    weights, slopes = network.split(theta), network.split(gradient)
-    moments = tuple(np.zeros_like(theta) for _ in range(optimiser.moments))
-    seen, word = np.zeros(2, np.int64), np.array([key.word("shuffle")], np.uint64)
-    for step in range(done):
-        epoch, at = divmod(step, steps)
-        if at == 0:
-            order = orders(word, epoch, len(X))[0] if steps > 1 else np.arange(len(X))
-        some = order[at * batch : (at + 1) * batch]
-        out, tape = forward(network, weights, X[None, some])
-        costs, slope = cross_entropy(out, y[None, some])
-        apart = (tape[-1][0] - fleet.vectors[y[some]]) * fleet.known[y[some], None]
-        costs = costs + layer.pull * np.square(apart).mean(-1)
+
+    def give(row: Array, X: Array, y: Array, key: Key, step: int) -> tuple[Array, Array]:
+        gradient = np.empty((1, row.size), row.dtype)
+        weights, slope = network.split(row[None]), network.split(gradient)
+        out, tape = forward(network, weights, X[None])
+        costs, above = cross_entropy(out, y[None])
+        apart = (tape[-1][0] - fleet.vectors[y]) * fleet.known[y, None]
         # Back through the last layer, then with the pull on what it was given.
-        flow = network.passes[-1].backward(weights[-1], tape[-1], slope, slopes[-1], True)
+        flow = network.passes[-1].backward(weights[-1], tape[-1], above, slope[-1], True)
         flow = flow + 2 * layer.pull / apart[0].size * apart
-        backward(_below(network), weights[:-1], tape[:-1], flow, slopes[:-1])
-        optimiser.step(theta, gradient, moments, np.array([[step + 1]]))
-        seen[0] += len(some)
-        add(seen[1:], fixed(costs)[0, 1:])
-    return seen
+        backward(below, weights[:-1], tape[:-1], flow, slope[:-1])
+        return gradient[0], (costs + layer.pull * np.square(apart).mean(-1))[0]
+
+    return give
 
 
 def _below(network: Sequential) -> Sequential:
@@ -133,14 +119,13 @@ def _below(network: Sequential) -> Sequential:
 
 
 def _told(task: Task, network: Sequential, own: Array, shard: Shard) -> Array:
-    """Return sums and shares by class, over the device's samples, as a row like the one that travels (eq. 3)."""
+    """Return sums and shares by class, over samples that are prepared, as a row like the one that travels (eq. 3)."""
     layer = task.model.prototypes
     assert layer is not None
     below, y = _below(network), shard.y.astype(np.int64).reshape(-1)
-    X = prepare(task.model, shard.X[None].astype(own.dtype, copy=False))
     give, size = forwarding(below), chunk(below)
     row = own[: below.layout.dim]
-    made = np.concatenate([give(row, X[:, i : i + size])[0] for i in range(0, len(y), size)])
+    made = np.concatenate([give(row, shard.X[None, i : i + size])[0] for i in range(0, len(y), size)])
     told = np.empty(task.model.layout.dim, own.dtype)
     sums, shares = task.model.layout.views(told).values()
     member = (y[:, None] == np.arange(layer.classes)).astype(own.dtype) / own.dtype.type(len(y))
@@ -157,24 +142,3 @@ def _measured(task: Task, network: Sequential, own: Array, shard: Shard) -> dict
         for name, more in collect(task, out, X, y).items():
             add(total[name], more)
     return {name: sums[0] for name, sums in total.items()}
-
-
-def check(task: Task, step: msgspec.Struct, mu: float, averages: bool, late: int) -> None:
-    """Raise SpecError where a server's `step`, a pull `mu`, a method or reports so `late` are not for prototypes."""
-    if task.model.prototypes is None:
-        return
-    plain = type(step).__name__ == "Sgd" and getattr(step, "lr", 1.0) == 1.0
-    if not plain:
-        raise SpecError("strategy.step is not ft.sgd(1.0) beside prototypes: the fleet's are the mean, set it to that")
-    if not averages or task.local:
-        raise SpecError(
-            "strategy.method or task.local is set beside prototypes: each device keeps its whole network, and what "
-            "travels is averaged; leave them out"
-        )
-    if late:
-        raise SpecError(
-            f"pace.staleness is {late} beside prototypes: the fleet's vectors are the mean of one version's reports, "
-            "so set it to 0"
-        )
-    if mu:
-        raise SpecError("strategy.mu is set beside prototypes: their pull is in the layer, ft.prototypes(pull=...)")

@@ -122,6 +122,17 @@ def _targets(y: Array, classes: tuple[str, ...], where: str) -> tuple[Array, tup
 def read_npz(path: str | Path, classes: Sequence[str] = (), need: Sequence[str] = ("X", "y")) -> Table:
     """Read the keys X, y and, where they are there, device and split. Raises DataError."""
     path = existing(path)
+    arrays = entries(path, need, KEYS)
+    y = arrays.get("y", np.zeros(arrays["X"].shape[:1], np.int64))
+    made = table(arrays["X"], y, arrays.get("split"), arrays.get("device"), classes, where=str(path))
+    return made._replace(columns=_named(arrays, made, path))
+
+
+def entries(path: Path, need: Sequence[str] = (), among: Sequence[str] | None = None) -> dict[str, Array]:
+    """Return the arrays of an npz file, those alone that are `among` these keys.
+
+    Raises DataError where the file is none or damaged, lacks a key of `need`, or holds Python objects.
+    """
     if not zipfile.is_zipfile(path):
         raise DataError(f"{path} is not an npz file: write it with numpy.savez, or name a .csv file")
     try:
@@ -130,12 +141,9 @@ def read_npz(path: str | Path, classes: Sequence[str] = (), need: Sequence[str] 
             if missing:
                 found = ", ".join(archive.files) or "none"
                 raise DataError(f"{path} lacks the keys {', '.join(missing)} (found: {found})")
-            arrays = {key: _entry(archive, key, path) for key in archive.files if key in KEYS}
+            return {key: _entry(archive, key, path) for key in archive.files if among is None or key in among}
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError) as error:
         raise DataError(f"{path} cannot be read as npz, it may be damaged: {error}") from None
-    y = arrays["y"] if "y" in arrays else np.zeros(len(arrays["X"]), np.int64)
-    made = table(arrays["X"], y, arrays.get("split"), arrays.get("device"), classes, where=str(path))
-    return made._replace(columns=_named(arrays, made, path))
 
 
 def _named(arrays: dict[str, Array], made: Table, path: Path) -> tuple[str, ...]:
@@ -153,12 +161,11 @@ def _named(arrays: dict[str, Array], made: Table, path: Path) -> tuple[str, ...]
 
 def _entry(archive: Any, key: str, path: Path) -> Array:
     try:
-        array: Array = archive[key]
+        return np.asarray(archive[key])  # what lies there may be no array
     except ValueError as error:
         if "pickle" not in str(error):
             raise
         raise DataError(f"{path}: {key} holds Python objects, which are not loaded: save numbers") from None
-    return array
 
 
 def existing(path: str | Path) -> Path:

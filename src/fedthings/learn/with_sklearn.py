@@ -136,7 +136,8 @@ def _sgd(estimator: Any, width: int, outputs: int) -> Kind:
     labels: dict[str, Any] = {} if regression else {"classes": _labels(outputs)}
 
     def put(fresh: Any, arrays: Arrays) -> None:
-        fresh.set_params(learning_rate="constant")
+        # Of releases before 1.8 eta0 is 0 where it is not given, which a constant rate may not be.
+        fresh.set_params(learning_rate="constant", eta0=fresh.eta0 or 0.01)
         fresh.partial_fit(np.zeros((1, width)), np.zeros(1), **labels)  # makes all that the arrays go into
         _fill(fresh, arrays, regression)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,8 +13,6 @@ from fedthings.learn.task import Task, within
 from fedthings.methods.method import Local, Method, Row, Way
 from fedthings.stage import Field, Schema, State
 from fedthings.vector import Array, Key, Payload
-
-Costs: TypeAlias = Callable[[Array, Sequence[Shard]], Array]
 
 
 class Clustered(Method, frozen=True):
@@ -53,7 +51,7 @@ class Clustered(Method, frozen=True):
         return {"others": np.concatenate([fresh(j).astype(row.dtype) for j in range(1, self.models)])}
 
     def work(self, local: Local) -> Work:
-        average, costs = local.averaging(), local.costs()
+        average = local.averaging()
 
         def work(
             models: Payload,
@@ -63,14 +61,15 @@ class Clustered(Method, frozen=True):
             efforts: Sequence[float],
             weights: Array,
         ) -> tuple[Payload, list[State], Array]:
-            every = self._every(models, len(shards))
-            best, n = self._best(costs, every, shards), np.arange(len(shards))
-            report, _, seen = average({"x": every[n, best]}, states, shards, keys, efforts, weights)
-            change, chosen = np.zeros_like(every), np.zeros((len(shards), self.models))
-            change[n, best], chosen[n, best] = report["x"], weights
-            rest = change[:, 1:].reshape(len(shards), -1)
-            after: list[State] = [{"chosen": j} for j in best.tolist()]
-            return {"x": np.ascontiguousarray(change[:, 0]), "others": rest, "chosen": chosen}, after, seen
+            best = np.array([state["chosen"] for state in states], np.int64)  # by `personal`, for these models
+            report, _, seen = average({"x": self._taken(models, best)}, states, shards, keys, efforts, weights)
+            x, n = report["x"], len(shards)
+            others, chosen = np.zeros((n, self.models - 1, x.shape[-1]), x.dtype), np.zeros((n, self.models))
+            chosen[np.arange(n), best] = weights
+            beside = np.flatnonzero(best)
+            others[beside, best[beside] - 1] = x[beside]
+            x[beside] = 0
+            return {"x": x, "others": others.reshape(n, -1), "chosen": chosen}, list(states), seen
 
         return work
 
@@ -80,10 +79,11 @@ class Clustered(Method, frozen=True):
         return np.asarray(total["x"] * share[0])
 
     def flops(self, task: Task, samples: int, tested: int, effort: float) -> int:
-        return task.flops(samples, tested, effort) + self.models * samples * task.model.flops
+        own = task.window.count(tested) * task.model.flops  # what it chose is measured beside the first model
+        return task.flops(samples, tested, effort) + self.closing(task, samples) + own
 
     def closing(self, task: Task, samples: int) -> int:
-        return self.models * samples * task.model.flops
+        return self.models * task.window.count(samples) * task.model.flops
 
     def personal(self, local: Local) -> Personal:
         costs = local.costs()
@@ -91,22 +91,24 @@ class Clustered(Method, frozen=True):
         def chosen(
             models: Payload, states: Sequence[State], shards: Sequence[Shard], keys: Sequence[Key]
         ) -> tuple[Array, list[State]]:
-            every = self._every(models, len(shards))
-            best = self._best(costs, every, shards)
-            return every[np.arange(len(shards)), best], [{"chosen": j} for j in best.tolist()]
+            found = np.stack([costs(self._one(models, j), shards) for j in range(self.models)], -1)
+            best = np.argmin(np.nan_to_num(found, nan=np.inf), -1)  # the first of those that cost the same
+            return self._taken(models, best), [{"chosen": j} for j in best.tolist()]
 
         return chosen
 
     def kept(self, models: Payload, state: State) -> Row:
-        return np.asarray(self._every(models, 1)[0, 0 if state is None else state["chosen"]])
+        return self._one(models, 0 if state is None else state["chosen"])
 
-    def _every(self, models: Payload, n: int) -> Array:
-        """Return all models, as each of n devices has them `(n, models, dim)`."""
-        x, others = np.atleast_2d(models["x"]), np.atleast_2d(models["others"])
-        every = np.concatenate([x[:, None], others.reshape(len(others), -1, x.shape[-1])], 1)
-        return np.broadcast_to(every, (n, *every.shape[1:]))
+    def _one(self, models: Payload, j: int) -> Array:
+        """Return model `j`, `(dim,)` or `(n, dim)` as they are shared or not."""
+        dim = models["x"].shape[-1]
+        return models["others"][..., (j - 1) * dim : j * dim] if j else models["x"]
 
-    def _best(self, costs: Costs, every: Array, shards: Sequence[Shard]) -> Array:
-        """Return which model costs each device least `(n,)`; the first of those that cost the same."""
-        found = [costs(np.ascontiguousarray(every[:, j]), shards) for j in range(self.models)]
-        return np.asarray(np.argmin(np.nan_to_num(np.stack(found, -1), nan=np.inf), -1))
+    def _taken(self, models: Payload, best: Array) -> Array:
+        """Return the model `(n, dim)` that `best` `(n,)` names for each device."""
+        taken = np.empty((len(best), models["x"].shape[-1]), models["x"].dtype)
+        for j in range(self.models):
+            row, there = self._one(models, j), best == j
+            taken[there] = row if row.ndim == 1 else row[there]
+        return taken

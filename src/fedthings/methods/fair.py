@@ -60,12 +60,13 @@ class Fair(Method, frozen=True):
             x = report["x"]
             far = np.square(x, dtype=np.float64).sum(-1, keepdims=True)
             h = loss**q + q * loss ** (q - 1) * lipschitz * far
-            return {"x": x * (loss**q).astype(x.dtype), "h": h}, after, seen
+            x *= (loss**q).astype(x.dtype)
+            return {"x": x, "h": h}, after, seen
 
         return work
 
     def flops(self, task: Task, samples: int, tested: int, effort: float) -> int:
-        return task.flops(samples, tested, effort) + samples * task.model.flops
+        return task.flops(samples, tested, effort) + task.window.count(samples) * task.model.flops
 
     def delta(self, total: Payload, weight: int, state: dict[str, Row]) -> Row:
         return total["x"] * (weight / total["h"])

@@ -114,7 +114,7 @@ class Method(Struct, frozen=True, tag_field="kind", tag=str.lower, forbid_unknow
         return 0
 
     def personal(self, local: Local) -> Personal:
-        """Return what gives each device's own model, in the phases that `measures` names."""
+        """Return what gives each device's own model, in the phases that `measures` names; `work` has its states."""
         raise NotImplementedError(self.name)
 
     def kept(self, models: Payload, state: State) -> Row:

@@ -60,7 +60,8 @@ class Nova(Method, frozen=True):
             report, after, seen = average(models, states, shards, keys, efforts, weights)
             a = weighed(local.steps(shards, efforts), recipe, mu)[:, None]
             x = report["x"]
-            return {"x": x / a.astype(x.dtype), TAU: weights[:, None] * a}, after, seen
+            x /= a.astype(x.dtype)
+            return {"x": x, TAU: weights[:, None] * a}, after, seen
 
         return work
 

@@ -9,7 +9,6 @@ from fedthings import down
 from fedthings.engine import Engine
 from fedthings.learn.effort import effort
 from fedthings.learn.fleet import Fleet
-from fedthings.phase import statistic
 from fedthings.protocol.events import Ticket
 from fedthings.simulation.links import OFFERED
 
@@ -45,14 +44,17 @@ class Counted:
     def flops(self, ticket: Ticket, now: float, effort: float = 1.0) -> float:
         """Return the floating-point operations of `effort` of the task on the samples that the device has at `now`."""
         phase = self.engine.phases[ticket.phase]
-        samples, tested = self.fleet.counts(ticket.device, now)
+        task, method = phase.task, phase.strategy.method
+        rows, test_rows = self.fleet.counts(ticket.device, now)
+        samples, tested = task.window.count(rows), task.window.count(test_rows)
         if phase.kind == "normalise":
-            return float(STATISTICS * samples * prod(phase.task.model.input))
-        if (found := statistic(phase)) is not None:
+            return float(STATISTICS * samples * prod(task.model.input))
+        if (found := self.engine.statistic) is not None:
             return float((samples + tested) * sum(f.dim for f in found.fields))  # each sum takes in each sample
         if phase.kind == "evaluate":
-            return float(tested * phase.task.model.flops + phase.strategy.method.closing(phase.task, samples))
-        return float(phase.strategy.method.flops(phase.task, samples, tested, effort))
+            measured = 1 + (phase.kind in method.measures)  # the model received, and the device's own
+            return float(measured * tested * task.model.flops + method.closing(task, rows))
+        return float(method.flops(task, rows, test_rows, effort))
 
     def memory(self, ticket: Ticket) -> int:
         """Return the bytes that the task holds at least; of a stream, as if it had grown to its batch.
@@ -63,7 +65,7 @@ class Counted:
         model = phase.task.model
         if phase.kind == "normalise":
             return 8 * STATISTICS * prod(model.input)
-        if (found := statistic(phase)) is not None:
+        if (found := self.engine.statistic) is not None:
             return 8 * sum(f.dim for f in found.fields)
         if phase.kind == "evaluate":
             return 4 * (model.layout.dim + 2 * model.work)

@@ -142,7 +142,7 @@ class _Search:
             if not n:
                 self.known["found"][i, j] = True
                 continue
-            rank = min(max(np.ceil(share * n), 1), n)
+            rank = min(max(np.ceil(share * n * (1 - 1e-12)), 1), n)  # 0.07 * 100 is 7.000000000000001
             at = int(np.searchsorted(upto, rank))
             low = int(edges[at - 1]) if at else -END
             high = int(edges[at]) if at < len(edges) else END + 1

@@ -58,11 +58,11 @@ def build(spec: KMeans, task: Task, seed: int) -> Statistic:
         widest = int((totals["count"] * (spread**2).sum(1)).argmax())
         empty = totals["count"][:, None] < 1
         centroid = np.where(empty, mean[widest] + spread[widest] * draw, mean)
-        moved = np.abs(centroid - held(model, row)["centroid"]) / np.where(
-            known["deviation"] > 0, known["deviation"], 1
-        )
+        made = filled(model, row, {"centroid": centroid})
+        way = held(model, made)["centroid"] - held(model, row)["centroid"]  # of what is sent, which is rounded
+        moved = np.abs(way) / np.where(known["deviation"] > 0, known["deviation"], 1)
         stop = "converged" if moved.max() <= spec.tolerance else ""
-        return Next(filled(model, row, {"centroid": centroid}), {**known, "turn": np.array([turn])}, stop)
+        return Next(made, {**known, "turn": np.array([turn])}, stop)
 
     return Statistic(summed(count=k, sum=k * f, square=k * f), ROUNDS, start, measure, step)
 
