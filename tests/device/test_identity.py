@@ -107,7 +107,7 @@ def test_a_key_that_another_coordinator_knows_is_not_replaced_behind_its_back(tm
     for standing in list(identity.standings):
         identity.enrolled(standing)
     before = (tmp_path / "identity.json").read_bytes()
-    with pytest.raises(SpecError, match=f"these know the old one: {fingerprint(HUB)} by token-.*devices rotate kitchen"):
+    with pytest.raises(SpecError, match=f"know the old one: {fingerprint(HUB)} by token-.*devices rotate kitchen"):
         Identity(tmp_path, "kitchen", [token(WEST)])
     assert (tmp_path / "identity.json").read_bytes() == before and Identity(tmp_path, "kitchen").key == key
     third = Identity(tmp_path, "kitchen", [token(public_of(bytes([2]) * 32))])  # one more replaces none

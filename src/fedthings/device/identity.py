@@ -92,9 +92,9 @@ class Identity:
         if left and len(left) < len(known):
             shown = ", ".join(f"{fingerprint(standing.pinned)} by {standing.id}" for standing in left)
             raise SpecError(
-                f"{self.name} has one key for all its coordinators, and the new token replaces it, while these know the "
-                f"old one: {shown}; let each rotate it (`fedthings devices rotate {self.name}`), and give all the new "
-                "tokens together, a --token each"
+                f"{self.name} has one key for all its coordinators, and the new token replaces it, while these know "
+                f"the old one: {shown}; let each rotate it (`fedthings devices rotate {self.name}`), and give all "
+                "the new tokens together, a --token each"
             )
 
     def _take(self, place: int, token: Token) -> None:

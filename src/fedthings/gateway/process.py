@@ -18,11 +18,13 @@ from fedthings.errors import TransportError, WireError
 from fedthings.gateway.edge import Edge
 from fedthings.gateway.gateway import INTERVAL, Gateway
 from fedthings.lifeline import Ending, alone
-from fedthings.messages import Announce, Ask, Bye, Enrol
+from fedthings.messages import Announce, Ask, Enrol
+from fedthings.server import quarantine
 from fedthings.server.admission import Admission
 from fedthings.server.broker import KINDS, Kind
 from fedthings.server.certificates import own_trust
 from fedthings.server.place import Place
+from fedthings.server.quarantine import Party
 from fedthings.server.serving import LINGER
 from fedthings.transport.mqtt import BACKOFF, MqttTransport
 from fedthings.transport.topics import COORDINATOR, ROOT
@@ -262,12 +264,18 @@ class Process:
                 log.warning("refused to enrol %s: %s", arrival.message.name[:64], error)
 
     def _reload(self) -> None:
-        """Read the roll again; one that is not on it any more is gone."""
-        changed = self.admission.changed()
-        federation = self.down.federation
-        for name in sorted(changed.gone | changed.quarantined):
-            self.gateway.from_below(Delivery(name, Bye(), federation), time.monotonic())
-        self.admission.flush(self.down, time.monotonic())
+        """Read the roll again, and do what follows from it."""
+        now = time.monotonic()
+        quarantine.reload(self.admission, parties(self.gateway), lambda said: self.gateway.from_below(said, now))
+        self.admission.flush(self.down, now)
+
+
+def parties(gateway: Gateway | Edge) -> list[Party]:
+    """Return who gives work to those below `gateway`, where it does."""
+    if isinstance(gateway, Edge):
+        return [] if gateway.rounds is None else [quarantine.of(gateway.rounds)]
+    jobs = {name: job.ticket for name, (job, _) in gateway.assigned.items()}
+    return [Party(gateway.down.federation, gateway.present, jobs, gateway.routes, gateway.resting)]
 
 
 def _is_enrolment(arrival: Arrival) -> bool:

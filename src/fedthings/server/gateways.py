@@ -120,6 +120,8 @@ def take(service: Service, sender: str, message: Envelope, federation: str, now:
     ours = service.transport.federation
     if federation != ours and not (federation == "" and isinstance(message, Bye)):
         raise WireError("another federation", federation)
+    if service.held(sender) and not isinstance(message, Bye | Relay):  # of which each message is looked at for itself
+        raise WireError(reception.QUARANTINED, f"{sender} is to do nothing, by its operator")
     match message:
         case Relay():
             _relayed(service, sender, message, now)
