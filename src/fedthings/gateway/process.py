@@ -22,10 +22,10 @@ from fedthings.messages import Announce, Ask, Enrol
 from fedthings.server import quarantine
 from fedthings.server.admission import Admission
 from fedthings.server.broker import KINDS, Kind
-from fedthings.server.certificates import own_trust
 from fedthings.server.place import Place
 from fedthings.server.quarantine import Party
 from fedthings.server.serving import LINGER
+from fedthings.server.tls import own_trust
 from fedthings.transport.mqtt import BACKOFF, MqttTransport
 from fedthings.transport.topics import COORDINATOR, ROOT
 from fedthings.transport.transport import Arrival, Delivery, Inbox, Linked, Unlinked

@@ -43,7 +43,7 @@ class Admission:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._store = Store(directory)
+        self._directory, self._store = directory, Store(directory)
         self.roll = Roll(self._store)
         self.seal = CoordinatorSeal(held(directory / KEY_FILE), Links(directory / LINKS_FILE))
         self.broker: Broker | None = None
@@ -131,7 +131,8 @@ class Admission:
             access.passwords = {user: word for user, word in access.passwords.items() if user == COORDINATOR}
             access.write()
         logins = self.roll.logins()
-        self.broker = Broker.start(directory, port, logins, kind, host=host, root=root, on_end=on_end)
+        home = None if self._directory == directory else self._directory  # whose authority the devices there trust
+        self.broker = Broker.start(directory, port, logins, kind, host=host, root=root, home=home, on_end=on_end)
         return self.broker
 
 

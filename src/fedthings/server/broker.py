@@ -21,8 +21,8 @@ from typing import Literal
 from urllib.parse import quote
 
 from fedthings.errors import SpecError, StoreError, TransportError
-from fedthings.server import certificates
 from fedthings.server.access import Access
+from fedthings.server.tls import mutual
 from fedthings.transport.topics import COORDINATOR, ROOT, check_root
 
 Kind = Literal["mosquitto", "amqtt"]
@@ -51,13 +51,15 @@ class Broker:
         *,
         host: str = "",
         root: str = "",
+        home: Path | None = None,
         on_end: Callable[[], None] = lambda: None,
     ) -> Broker:
         """Start a broker, and wait until it listens; `on_end` is called, from a thread, whenever it ends.
 
         `port` 0 is the one in `directory/broker.json`, or a free one, and `host` "" and `root` "" the ones
         there, or 127.0.0.1 and "ft". `passwords` are added to those there; "" is made up, and the
-        coordinator always has one. Raises TransportError where the port is taken, StoreError, SpecError.
+        coordinator always has one. `home` is whose TLS files it has, unless its own.
+        Raises TransportError where the port is taken, StoreError, SpecError.
         """
         directory = Path(directory).absolute()
         try:
@@ -68,12 +70,13 @@ class Broker:
         again = access.port != 0 and port in (0, access.port)
         access.host = host or access.host
         access.root = check_root(root or access.root or ROOT)
+        access.home = home or directory
         access.admit({COORDINATOR: "", **(passwords or {})})
         access.port = port or access.port or _free(access.host)
         _wait_free(access.host, access.port, _FREED if again else 0.0)
         access.write()
         kind = _choose(prefer)
-        if kind == "amqtt" and certificates.mutual(directory):
+        if kind == "amqtt" and mutual(access.home):
             raise SpecError("the amqtt broker asks nobody for a certificate: install mosquitto, or leave --client out")
         return cls(access, kind, on_end)
 

@@ -20,7 +20,7 @@ from fedthings.lifeline import Ending, alone
 from fedthings.messages import Ask, Enrol
 from fedthings.privacy import signing
 from fedthings.run import Run
-from fedthings.server import certificates, place, quarantine
+from fedthings.server import place, quarantine
 from fedthings.server.admission import Admission
 from fedthings.server.broker import KINDS, Broker, Kind
 from fedthings.server.place import Place, identity
@@ -28,6 +28,7 @@ from fedthings.server.ranges import Ranges
 from fedthings.server.service import Service
 from fedthings.server.services import Services
 from fedthings.server.serving import Serving, Terms
+from fedthings.server.tls import own_trust
 from fedthings.transport.lane import Lane
 from fedthings.transport.link import Address
 from fedthings.transport.mqtt import MqttTransport
@@ -51,8 +52,8 @@ class Server:
     passwords. `broker` is the URL of an MQTT broker, coordinator's password included; "" starts one in `directory`,
     "mosquitto" or "amqtt" that kind. `gateways` are the devices that may speak for others. `http` is a port (0: a free
     one) where large bodies can be had by range requests too, over TLS with the PEM files `certificate` and `key`. `tls`
-    is how a broker's certificate is checked. `roll` is the directory whose devices and coordinator's key are used, in
-    place of those in `directory`. `on_news(text)` hears what a person should know.
+    is how a broker's certificate is checked. `roll` is the directory whose devices, coordinator's key and TLS files are
+    used, in place of those in `directory`. `on_news(text)` hears what a person should know.
     Raises StoreError, TransportError, SpecError.
     """
 
@@ -102,7 +103,7 @@ class Server:
                 root=self.root,
                 inbox=self._inbox,
                 seal=self.admission.seal,
-                tls=tls or certificates.own_trust(self.directory),
+                tls=tls or own_trust(self.home),
             )
             stack.callback(self.transport.close)
             self.services = Services(
