@@ -24,11 +24,12 @@ from fedthings import hidden
 from fedthings.aggregate import ring
 from fedthings.engine import Engine
 from fedthings.federation import phases
+from fedthings.identity.keys import spelled
 from fedthings.learn.digits import digits
 from fedthings.learn.learner import Fit
 from fedthings.outgoing import Outgoing
 from fedthings.phase import Phase
-from fedthings.privacy import central, keys, shares, sketch
+from fedthings.privacy import central, keys, masks, shares, sketch
 from fedthings.protocol.events import Ticket
 from fedthings.vector import Key, keyed
 from table import table
@@ -43,7 +44,7 @@ def federation(parameters: int, bits: int, turned: bool) -> ft.Federation:
     """Return one whose model has `parameters` parameters, or a few more."""
     task = ft.Task(model=ft.mlp(parameters // 10 - 1, 10), loss="cross_entropy", recipe=ft.Recipe())
     stages = (ft.clip(1.0), ft.rotate()) if turned else (ft.clip(1.0),)
-    secure = ft.two_servers(keys.spelled(PUBLIC), bits=bits)
+    secure = ft.two_servers(spelled(PUBLIC), bits=bits)
     return ft.Federation(task, stages=stages, secure=secure, pace=ft.Pace(goal=REPORTS))
 
 
@@ -86,12 +87,12 @@ def costs(spec: ft.Federation, repeats: int) -> tuple[Phase, list[float], int]:
     info = scope.of(TICKET, shares.digest(sent))
 
     def give() -> None:
-        shares.mask(shares.unseal(sent["seed"].tobytes(), SECRET, info), total, np.add)
+        masks.apply(total, [(shares.unseal(sent["seed"].tobytes(), SECRET, info), np.add)])
 
     own, buckets = np.zeros(dim, outgoing.ring.dtype), sketch.buckets(bytes(16), dim)
 
     def project() -> None:
-        shares.mask(bytes(16), {"x": own}, np.add)
+        masks.apply({"x": own}, [(bytes(16), np.add)])
         sketch.sketch(own, buckets)
 
     found = [sealing, sealing + coding, *(milliseconds(work, repeats) for work in (lead, give, project))]
@@ -152,7 +153,7 @@ def noise() -> list[list[str]]:
         for mechanism in MECHANISMS.values():
             privacy, clip = ft.central_dp(8, 1e-6, mechanism), ft.clip(1.0)
             pace = ft.Pace(goal=reports, separation=9, cap=10)
-            stages, secure = (clip, ft.rotate()), ft.two_servers(keys.spelled(PUBLIC), bits=bits)
+            stages, secure = (clip, ft.rotate()), ft.two_servers(spelled(PUBLIC), bits=bits)
             two = hidden.claimed(secure, privacy, stages, pace, reports=reports, rounds=100, dim=dim, source="keyed")
             one = central.claimed(privacy, clip, goal=reports, devices=0, dim=dim, **CLAIM)
             cells.append(f"{np.sqrt(2) * two.multiplier / one.multiplier:.3f}")
@@ -173,7 +174,7 @@ def rounded() -> list[list[str]]:
         rows = []
         for line, (bits, stages) in zip(lines, settings.values(), strict=True):
             task = ft.Task(model=ft.mlp(64, 32, 10), loss="cross_entropy", recipe=ft.Recipe(lr=0.3, batch=16, epochs=2))
-            secure = ft.two_servers(keys.spelled(PUBLIC), bits=bits, heaviest=512) if bits else None
+            secure = ft.two_servers(spelled(PUBLIC), bits=bits, heaviest=512) if bits else None
             spec = ft.Federation(task, pace=ft.Pace(goal=devices), stages=stages, secure=secure)
             run = ft.simulate(spec, digits(devices, seed=0), 30)
             rows.append(run.row)

@@ -7,12 +7,13 @@ from msgspec.structs import replace
 
 import fedthings as ft
 from fedthings.federation import phases
+from fedthings.identity.keys import spelled
 from fedthings.learn.data import Shard
 from fedthings.learn.digits import digits
 from fedthings.outgoing import Outgoing
 from fedthings.phase import learner
-from fedthings.privacy.keys import public_of, spelled
-from fedthings.privacy.shares import mask
+from fedthings.privacy.keys import public_of
+from fedthings.privacy.masks import apply
 from fedthings.vector import Key
 
 task = ft.Task(model=ft.mlp(64, 10), loss="cross_entropy", recipe=ft.Recipe(lr=0.1, batch=2))
@@ -33,7 +34,7 @@ def attack(victim=0):
     fit, _ = learner(phases(federation)[0]).many(model, [None] * 80, mine, keys, [1.0] * 80)
     sent = way.encode(fit, [way.stage.init()] * 80, keys).fit.report
     share = {name: rows[victim] for name, rows in sent.items()}
-    mask(os.urandom(16), share, np.subtract)  # what the leader has of it
+    apply(share, [(os.urandom(16), np.subtract)])  # what the leader has of it
     seen = {"update": fit.report["x"][victim], "share": share["x"].view("i4") / 2**31, "sum": fit.report["x"].sum(0)}
     # The correlation with the more alike of its two digits: 1 is the same, 0 is no more alike than any two are.
     read = {what: invert(row) - average for what, row in seen.items()}

@@ -12,8 +12,9 @@ import fedthings as ft
 from fate import Killed
 from fedthings.helper.helper import KEY_FILE, Helper
 from fedthings.helper.rules import Rules
+from fedthings.identity.keys import held, spelled
 from fedthings.privacy import noise
-from fedthings.privacy.keys import held, public_of, spelled
+from fedthings.privacy.keys import public_of
 from fedthings.transport.topics import COORDINATOR
 from fedthings.vector import keyed
 from virtual import Virtual

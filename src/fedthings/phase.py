@@ -15,7 +15,7 @@ from fedthings import hidden, private
 from fedthings.aggregate import fold, step
 from fedthings.aggregate.ring import Ring
 from fedthings.compress import delta, low_rank, quantize, rotate, rotation, rows, sign, sparsify
-from fedthings.errors import DataError, WireError
+from fedthings.errors import DataError, SpecError, WireError
 from fedthings.learn import own, own_learner, prototypes, staying
 from fedthings.learn.data import Shard, check
 from fedthings.learn.engines import choose
@@ -88,6 +88,12 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     secure: TwoServers | SecAgg | None = None
     query: str = ""
     claim: Claim | None = None
+
+    def __post_init__(self) -> None:
+        if self.query and self.kind != "query":
+            raise SpecError(f"a phase of the kind {self.kind!r} asks {self.query!r}: only one of the kind 'query' asks")
+        if self.privacy is not None and (self.kind != "train" or self.strategy.statistic is not None):
+            raise SpecError(f"a phase of the kind {self.kind!r} under a privacy claim, which covers training alone")
 
     @property
     def partial(self) -> bool:
@@ -223,18 +229,18 @@ def fits(spec: Federation | Phase, shard: Shard, name: str) -> None:
 
     Raises SpecError where a model that is Python code cannot be had here, or secure mode cannot hide its reports.
     """
+    if isinstance(spec.task.model, own.Own):
+        own.verify(spec.task)
+    if isinstance(spec, Phase):  # a task that comes from the network may ask for what cannot be hidden
+        if spec.secure is not None and spec.privacy is not None:
+            hidden.believed(spec.claim, spec.privacy, spec.stages, sum(f.dim for f in schema(spec)))
+        rings(spec)
     if spec.query:
         query.fits(spec.query, shard, name)
         return
-    if isinstance(spec.task.model, own.Own):
-        own.verify(spec.task)
     spec.task.window.check(shard, name)
     shard = spec.task.window.shard(shard)
     check(shard, spec.task, name)
-    if isinstance(spec, Phase):
-        rings(spec)  # a task that comes from the network may ask for what cannot be hidden
-        if spec.secure is not None and spec.privacy is not None:
-            hidden.believed(spec.claim, spec.privacy, spec.stages, sum(f.dim for f in schema(spec)))
     if spec.strategy.weight == "samples" and len(shard.X) > fold.WEIGHT:
         raise DataError(
             f"{name} has {len(shard.X)} training samples, and a report weighs at most {fold.WEIGHT}: "

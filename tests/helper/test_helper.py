@@ -14,6 +14,7 @@ from fedthings.errors import SpecError, StoreError
 from fedthings.helper.helper import KEY_FILE, Helper
 from fedthings.helper.rules import Rules
 from fedthings.helper.store import FILE, Store
+from fedthings.identity.keys import held, spelled
 from fedthings.messages import Announce, Batch, Hello, Offer, Refusal, Sealed, Share, Verdict, Want
 from fedthings.privacy import keys, shares
 from fedthings.privacy.shares import Channel, Scope
@@ -254,7 +255,7 @@ def test_who_leads_is_pinned(world: World) -> None:
 def test_the_owners_rules(tmp_path: Path) -> None:
     other = World(tmp_path / "a", Rules(federations=("garden",)))
     assert other.ask(other.batch(other.reports(3))).reason == "not this federation"
-    known = Rules(leaders=(keys.spelled(keys.public_of(LEADER)),))
+    known = Rules(leaders=(spelled(keys.public_of(LEADER)),))
     world = World(tmp_path / "b", known)
     assert world.ask(world.batch(world.reports(3)), key=bytes(range(2, 34))).reason == "unknown leader"
     assert isinstance(world.ask(world.batch(world.reports(3))), Share)
@@ -298,7 +299,7 @@ def test_a_damaged_state_is_said_in_words(tmp_path: Path) -> None:
         Store(tmp_path)
     (tmp_path / KEY_FILE).write_bytes(b"short")
     with pytest.raises(StoreError, match="is damaged: it has 5 bytes"):
-        keys.held(tmp_path / KEY_FILE)
+        held(tmp_path / KEY_FILE)
 
 
 def test_what_is_used_is_in_the_database_before_the_answer(world: World) -> None:

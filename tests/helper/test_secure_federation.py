@@ -12,12 +12,13 @@ import fedthings as ft
 from fedthings.device.rules import Rules
 from fedthings.errors import SpecError
 from fedthings.federation import phases, plans
+from fedthings.identity.keys import spelled
 from fedthings.learn.data import Shard
 from fedthings.phase import Phase, fits, rings
 from fedthings.privacy import keys
 from fedthings.spelling import decode, encode
 
-KEY = keys.spelled(keys.public_of(bytes(range(32))))
+KEY = spelled(keys.public_of(bytes(range(32))))
 
 
 def federation(secure: dict | None = None, **fields) -> ft.Federation:
@@ -89,7 +90,7 @@ def test_an_owner_may_want_a_helper_it_trusts() -> None:
     hidden, plain = phases(federation())[0], phases(ft.Federation(federation().task))[0]
     assert Rules(helpers=(KEY,)).refusal("fed", hidden) == ""
     assert Rules(helpers=(KEY,)).refusal("fed", plain) == "owner: only with a helper it trusts"
-    other = keys.spelled(keys.public_of(bytes(range(1, 33))))
+    other = spelled(keys.public_of(bytes(range(1, 33))))
     assert Rules(helpers=(other,)).refusal("fed", hidden) == "owner: only with a helper it trusts"
     with pytest.raises(SpecError, match=r"rules\.helpers\[0\] is 'abc'"):
         Rules(helpers=("abc",))

@@ -17,14 +17,18 @@ from fedthings.aggregate import ring as ring_sums
 from fedthings.cli import main
 from fedthings.engine import Engine
 from fedthings.errors import SpecError, WireError
+from fedthings.helper import helper
 from fedthings.helper.store import FILE
 from fedthings.helper.store import Store as HelperStore
 from fedthings.learn.digits import digits
 from fedthings.learn.learner import Fit
+from fedthings.messages import Batch
 from fedthings.outgoing import Outgoing
 from fedthings.phase import fits, rings
 from fedthings.privacy import distributed, ledger, shares
 from fedthings.privacy.distributed import Stream
+from fedthings.privacy.shares import Scope
+from fedthings.protocol.events import Ticket
 from fedthings.server import leader
 from fedthings.server.leader import Leader
 from fedthings.server.status import status
@@ -214,6 +218,16 @@ def test_a_helper_gives_no_device_more_noise_than_its_claim_has(tmp_path) -> Non
     assert sum(line["dropped"].get("too often", 0) for line in run.history) >= 2
 
 
+def test_a_device_stands_once_in_a_sum_with_noise() -> None:
+    claim = Engine(federation(), 10).phases[0].claim
+    tickets = tuple(Ticket(0, 0, name, attempt) for name, attempt in (("a", 0), ("b", 0), ("b", 1)))
+    batch = Batch(b"", b"", tickets, {}, 32, claim.size, 0, 3, version=1, claim=distributed.written(claim))
+    scope = Scope("fed", b"", 3, False, 32, claim.size, 0)
+    assert helper._claim(replace(batch, tickets=tickets[:2]), scope) == claim
+    with pytest.raises(WireError, match="stands twice"):
+        helper._claim(batch, scope)
+
+
 def test_a_helper_gives_nothing_for_another_claim_or_for_none(tmp_path, monkeypatch) -> None:
     spec = federation(key_in(tmp_path / "helper"))
     world = Secure(spec, digits(10, 0), ROUNDS, tmp_path)
@@ -291,6 +305,49 @@ def test_a_device_does_not_believe_a_task_whose_noise_is_too_small() -> None:
     ):
         with pytest.raises(SpecError, match=said):
             fits(replace(phase, claim=claim), shard, "device-0")
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"factors": (0, 0)},
+        {"factors": (3, 3)},
+        {"times": 0},
+        {"apart": 0},
+        {"goal": 0},
+        {"share": 0.1},
+        {"unit": -1e-3},
+        {"unit": float("nan")},
+        {"deviation": 1e12},
+        {"theta": (0.5,), "omega": (-1.0,)},
+        {"theta": (0.5,), "omega": (0.9, 0.05)},
+        {"theta": (1.5,), "omega": (0.1,)},
+        {"theta": (0.5, 0.6), "omega": (0.9, 0.9)},
+        {"theta": (), "omega": ()},
+    ],
+    ids=str,
+)
+def test_a_claim_whose_noise_is_not_that_of_its_epsilon_is_refused_by_device_and_helper(lie) -> None:
+    phase, shard = Engine(federation(), 10).phases[0], digits(10, 0).shard("device-0")
+    claim = replace(phase.claim, **lie)
+    with pytest.raises(SpecError):
+        fits(replace(phase, claim=claim), shard, "device-0")
+    with pytest.raises(WireError, match="malformed"):
+        distributed.read(distributed.written(claim))
+
+
+def test_the_claims_that_are_made_are_believed() -> None:
+    for mechanism in MECHANISMS:
+        for fields in ({}, TURNED):
+            claim = Engine(federation(claim=replace(CLAIM, mechanism=mechanism), **fields), 10).phases[0].claim
+            assert distributed.read(distributed.written(claim)) == claim
+
+
+def test_a_task_cannot_train_and_ask_nor_claim_privacy_for_what_is_no_training() -> None:
+    phase = Engine(federation(), 10).phases[0]
+    for change, said in (({"query": "count()"}, "only one of the kind 'query' asks"), ({"kind": "evaluate"}, "claim")):
+        with pytest.raises(SpecError, match=said):
+            replace(phase, **change)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"{}", b"[1]", b"\xff"])

@@ -20,6 +20,12 @@ def tail(of: int, marked: int, drawn: int, hits: range) -> float:
     return sum(exp(ways(marked, hit) + ways(of - marked, drawn - hit) - ways(of, drawn)) for hit in possible)
 
 
+@pytest.mark.parametrize("n, corrupt", [(12, 0.3), (20, 0.3), (30, 0.2)])
+def test_in_a_small_set_two_halves_told_different_things_are_not_both_enough(n: int, corrupt: float) -> None:
+    k, t = degree(n, corrupt, 0.1)
+    assert k == n - 1 and int(corrupt * (n - 1)) + k + 1 < 2 * t
+
+
 @pytest.mark.parametrize("corrupt, dropout", [(0.05, 0.1), (0.1, 0.1), (0.05, 0.3), (0.2, 0.3)])
 @pytest.mark.parametrize("n", [100, 500, 2000, 100_000])
 def test_the_bounds_hold(n: int, corrupt: float, dropout: float) -> None:

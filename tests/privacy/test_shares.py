@@ -7,7 +7,8 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from fedthings.errors import SpecError, WireError
-from fedthings.privacy import keys, shares
+from fedthings.identity.keys import held, spelled
+from fedthings.privacy import keys, masks, shares
 from fedthings.privacy.shares import Channel, Scope, TwoServers
 from fedthings.protocol.events import Ticket
 from fedthings.vector import keyed
@@ -29,7 +30,7 @@ def test_the_mask_is_the_key_stream_of_aes_128(bits: int, dim: int) -> None:
     seed = bytes(range(16))
     arrays = report(dim, 0, bits)
     arrays["exact"][:] = 0
-    shares.mask(seed, arrays, np.add)
+    masks.apply(arrays, [(seed, np.add)])
     stream = Cipher(algorithms.AES(seed), modes.CTR(bytes(16))).encryptor().update(bytes(dim * bits // 8 + 40))
     assert arrays["x"].tobytes() + arrays["exact"].tobytes() == stream
 
@@ -38,7 +39,7 @@ def test_the_two_shares_add_up_to_the_report() -> None:
     want = report(value=2**32 - 7)
     sent = shares.split({name: row.copy() for name, row in want.items()}, PUBLIC, SCOPE, TICKET)
     seed = shares.unseal(sent["seed"].tobytes(), SECRET, SCOPE.of(TICKET, shares.digest(sent)))
-    shares.mask(seed, sent, np.add)
+    masks.apply(sent, [(seed, np.add)])
     assert all(np.array_equal(sent[name], row) for name, row in want.items())
     assert len(sent["seed"]) == shares.SEALED
 
@@ -156,7 +157,7 @@ def test_a_channel_is_between_two_and_for_one_purpose() -> None:
 # --------------------------------------------------------------------------- the spec
 
 
-@pytest.mark.parametrize("key", ["", "abc", keys.spelled(PUBLIC)[:-1], keys.spelled(PUBLIC) + "=", "é" * 43])
+@pytest.mark.parametrize("key", ["", "abc", spelled(PUBLIC)[:-1], spelled(PUBLIC) + "=", "é" * 43])
 def test_a_key_that_is_none_is_refused(key: str) -> None:
     with pytest.raises(SpecError, match=r"secure\.helper is"):
         TwoServers(key)
@@ -167,11 +168,11 @@ def test_a_key_that_is_none_is_refused(key: str) -> None:
 )
 def test_a_number_that_cannot_be_is_refused(fields: dict) -> None:
     with pytest.raises(SpecError, match=f"secure\\.{next(iter(fields))} is"):
-        TwoServers(keys.spelled(PUBLIC), **fields)
+        TwoServers(spelled(PUBLIC), **fields)
 
 
 def test_a_key_is_made_once_and_read_by_its_owner_only(tmp_path) -> None:
-    key = keys.held(tmp_path / "a.key")
-    assert keys.held(tmp_path / "a.key") == key and len(key) == 32
+    key = held(tmp_path / "a.key")
+    assert held(tmp_path / "a.key") == key and len(key) == 32
     assert (tmp_path / "a.key").stat().st_mode & 0o777 == 0o600
-    assert keys.public(keys.spelled(keys.public_of(key)), "it") == keys.public_of(key)
+    assert keys.public(spelled(keys.public_of(key)), "it") == keys.public_of(key)

@@ -196,6 +196,22 @@ def test_what_is_optional_and_takes_everybody_too_long_is_asked_three_times_and_
     assert out[-1] == Finish("done") and not tickets(out) and coordinator.done
 
 
+def test_what_is_optional_and_everybody_declines_is_given_up_too():
+    pace = Pace(goal=2, concurrency=2, patience=10.0)
+    coordinator = Coordinator([Plan(pace, 1), Plan(pace, 1, everyone=True, optional=True)], devices=2)
+    out = [c for i in range(2) for c in coordinator.on(Joined(f"d{i}"), 0.0)]
+    for t in tickets(out):
+        out = coordinator.on(Arrived(t), 1.0)
+    out = coordinator.on(Stepped(1), 1.0)
+    for _ in range(10):
+        for t in tickets(out):
+            out = coordinator.on(Declined(t, "no"), coordinator.alarm - 1.0)
+        if coordinator.done:
+            break
+        out = coordinator.on(Woke(), coordinator.alarm)
+    assert out[-1] == Finish("done") and coordinator.done
+
+
 def test_a_target_ends_the_phase():
     coordinator, out = started(Pace(goal=1), 1, versions=100)
     coordinator.on(Arrived(tickets(out)[0]), 1.0)

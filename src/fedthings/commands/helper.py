@@ -42,8 +42,9 @@ def command(
     from fedthings.helper.helper import KEY_FILE
     from fedthings.helper.process import help_out
     from fedthings.helper.rules import Rules
+    from fedthings.identity.keys import held, spelled
     from fedthings.lifeline import Ending
-    from fedthings.privacy.keys import held, public_of, spelled
+    from fedthings.privacy.keys import public_of
     from fedthings.spelling import read
 
     rules = read(rules_file, Rules, "the rules") if rules_file else Rules()

@@ -8,13 +8,14 @@ its noise already.
 
 from __future__ import annotations
 
-from math import sqrt
+from math import inf, sqrt
 from typing import Any
 
 import msgspec
 
 from fedthings.errors import SpecError, WireError
 from fedthings.privacy import central, mechanism, noise
+from fedthings.privacy.blt import Blt
 from fedthings.privacy.central import CentralDp, Claim, Source
 from fedthings.privacy.clip import Clip
 from fedthings.spelling import decode
@@ -78,17 +79,38 @@ def written(claim: Claim) -> bytes:
     return msgspec.json.encode(claim)
 
 
-def bounded(claim: Claim) -> None:
-    """Raise SpecError where a claim that came from the network is of more versions than anybody computes."""
-    if not 1 <= claim.versions <= claim.planned <= MOST or claim.apart < 1 or len(claim.theta) != len(claim.omega):
+def check(claim: Claim) -> None:
+    """Raise SpecError unless the noise of a claim is what its epsilon is computed from, and is enough.
+
+    It came from the network, and whoever sent it may want less noise than it says.
+    """
+    if not 1 <= claim.versions <= claim.planned <= MOST:  # before anything is computed for each
         raise SpecError(f"a claim of {claim.versions} of {claim.planned} versions: there are 1 to {MOST:,}")
+    theta, omega = claim.theta, claim.omega  # BLT's sensitivity is that of weights that do not grow (`blt.squares`)
+    falls = all(0 < t < 1 for t in theta) and all(w > 0 for w in omega) and sum(omega) <= 1
+    good = (
+        claim.shared
+        and not claim.share
+        and min(claim.apart, claim.times, claim.goal) >= 1
+        and isinstance(claim.clip, Clip)
+        and 0 < claim.unit < inf
+        and claim.factors in noise.SIZES
+        and claim.deviation == noise.deviation(claim.factors)
+        and len(theta) == len(omega)
+        and falls
+        and bool(theta) == isinstance(claim.privacy.mechanism, Blt)
+    )
+    if not good:
+        raise SpecError("a claim whose noise is not that of its epsilon")
+    if not claim.epsilon(claim.versions) <= claim.privacy.epsilon * (1 + 1e-9):
+        raise SpecError(f"the noise of the task is not enough for epsilon {claim.privacy.epsilon:g}")
 
 
 def read(data: bytes) -> Claim:
-    """Return the claim that was `written`. Raises WireError where it is none."""
+    """Return the claim that was `written`. Raises WireError where it is none, or `check` refuses it."""
     try:
         claim = decode(msgspec.json.decode(data), Claim)
-        bounded(claim)
+        check(claim)
         return claim
     except (SpecError, msgspec.DecodeError) as error:
         raise WireError("malformed", f"a claim that is none: {error}") from None

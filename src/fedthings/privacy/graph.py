@@ -39,7 +39,8 @@ def degree(n: int, corrupt: float, dropout: float, neighbours: int = 0) -> Degre
     the threshold t of k + 1 holders: the corrupt ones among a device's holders, told one thing, and an honest part of
     them, told another, must not both be t, so c + k + 1 < 2t; t must stay to the end; and among any k / 2 in a row on
     the circle one must be honest and there, so that the graph stays in one piece. `neighbours` (0: as few as do)
-    is taken as it is given. With few devices all are neighbours. Raises SpecError where no number does.
+    is taken as it is given, with most of them as the threshold where none is safe. With few devices all are neighbours.
+    Raises SpecError where no number does.
     """
     if n < 2:
         raise SpecError(f"a set of {n} devices hides nothing: there must be at least 2")
@@ -61,7 +62,12 @@ def degree(n: int, corrupt: float, dropout: float, neighbours: int = 0) -> Degre
             f"secure.corrupt {corrupt} and secure.dropout {dropout} leave no number of neighbours up to {MOST} for "
             f"{n} devices: state lower rates, or the number of neighbours"
         )
-    return Degree(n - 1, n // 2 + 1)
+    least = (int(corrupt * (n - 1)) + n) // 2 + 1
+    if least > n - int(dropout * (n - 1)):
+        raise SpecError(
+            f"secure.corrupt {corrupt} and secure.dropout {dropout} leave no threshold for {n} devices: lower them"
+        )
+    return Degree(n - 1, least)
 
 
 def _threshold(n: int, k: int, corrupt: float, dropout: float) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import islice
 
 import numpy as np
 
@@ -11,14 +12,22 @@ from fedthings.vector import Payload
 
 BLOCK = 1 << 16
 """Bytes of mask made at once, while a core has them near."""
+AT_ONCE = 256
+"""Key streams that are open at once."""
 
 
-def apply(arrays: Payload, seeds: Sequence[tuple[bytes, np.ufunc]]) -> None:
+def apply(arrays: Payload, seeds: Iterable[tuple[bytes, np.ufunc]]) -> None:
     """Add (np.add) to the rows of `arrays`, or subtract from them, the mask of each of `seeds`, in place.
 
     A mask is the key stream of AES-128 in counter mode from 0 (NIST SP 800-38A, section 6.5), little-endian, first over
-    "x", then over "exact". All are applied to a block before the next, so that a long row is gone through once.
+    "x", then over "exact". Many are applied to a block before the next, so that a long row is gone through seldom.
     """
+    left = iter(seeds)
+    while some := list(islice(left, AT_ONCE)):
+        _apply(arrays, some)
+
+
+def _apply(arrays: Payload, seeds: list[tuple[bytes, np.ufunc]]) -> None:
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
     streams = [(Cipher(algorithms.AES(seed), modes.CTR(bytes(16))).encryptor(), how) for seed, how in seeds]

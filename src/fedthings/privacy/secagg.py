@@ -17,11 +17,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from fedthings.errors import SpecError, WireError
+from fedthings.identity.keys import KEY
 from fedthings.learn.task import within
 from fedthings.messages import Keys, Neighbours, Shares, Unmask, Unmasked
 from fedthings.privacy import masks
 from fedthings.privacy.graph import Degree, degree
-from fedthings.privacy.keys import KEY, private, public_of
+from fedthings.privacy.keys import agreed, derived, private, public_of
 from fedthings.privacy.shamir import SECRET, SHARE, Draw, split
 from fedthings.privacy.signing import SIGNATURE, Signing
 from fedthings.protocol.events import Ticket
@@ -204,12 +205,12 @@ def sign(device: Ticket, other: Ticket) -> np.ufunc:
 
 def own_seed(scope: Scope, secret: bytes, ticket: Ticket) -> bytes:
     """Return the seed of the own mask of `ticket`."""
-    return _derived(secret, scope.of("own mask", ticket), SEED)
+    return derived(secret, scope.of("own mask", ticket), SEED)
 
 
 def pair_seed(scope: Scope, mask: X25519PrivateKey, ticket: Ticket, other: Keys) -> bytes:
     """Return the seed of the mask between `ticket`, whose private key is `mask`, and `other`. Raises WireError."""
-    return _derived(agreed(mask, other.mask), scope.of("mask", ticket, other.ticket), SEED)
+    return derived(agreed(mask, other.mask), scope.of("mask", ticket, other.ticket), SEED)
 
 
 # ----------------------------------------------------------------------- unmasking
@@ -254,19 +255,6 @@ def _opened(seat: Seat, seal: X25519PrivateKey, number: int) -> tuple[bytes, byt
     return both[:SHARE], both[SHARE:]
 
 
-# ------------------------------------------------------------------------------ keys
-
-
-def agreed(key: X25519PrivateKey, other: bytes) -> bytes:
-    """Return what X25519 gives for the private `key` and the public one `other` (RFC 7748). Raises WireError."""
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
-
-    try:
-        return key.exchange(X25519PublicKey.from_public_bytes(other))
-    except ValueError as error:
-        raise WireError("malformed", f"a public key that cannot be: {error}") from None
-
-
 def _cipher(seat: Seat, seal: X25519PrivateKey, other: Keys, out: bool) -> Any:
     """Return what closes the shares for `other`, or opens those from it.
 
@@ -274,14 +262,6 @@ def _cipher(seat: Seat, seal: X25519PrivateKey, other: Keys, out: bool) -> Any:
     """
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-    keys = _derived(agreed(seal, other.seal), seat.scope.of("shares", seat.ticket, other.ticket), 2 * KEY)
+    keys = derived(agreed(seal, other.seal), seat.scope.of("shares", seat.ticket, other.ticket), 2 * KEY)
     first = (seat.ticket < other.ticket) == out
     return ChaCha20Poly1305(keys[:KEY] if first else keys[KEY:])
-
-
-def _derived(secret: bytes, info: bytes, length: int) -> bytes:
-    """Return a key of `length` bytes for what `info` says (HKDF-SHA256, RFC 5869)."""
-    from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
-    return HKDF(SHA256(), length, None, info).derive(secret)

@@ -19,10 +19,11 @@ from msgspec import Struct
 
 from fedthings.aggregate.ring import EXACT, Ring, X
 from fedthings.errors import SpecError, WireError
+from fedthings.identity.keys import KEY
 from fedthings.learn.task import within
 from fedthings.privacy import distributed, masks
 from fedthings.privacy.central import Claim
-from fedthings.privacy.keys import KEY, private, public, public_of
+from fedthings.privacy.keys import agreed, derived, private, public, public_of
 from fedthings.protocol.events import Ticket
 from fedthings.vector import Array, Payload
 from fedthings.wire import NAME
@@ -133,7 +134,7 @@ def split(
     The seed is of the operating system's generator, and is used this once.
     """
     seed = draw(SEED)
-    mask(seed, arrays, np.subtract)
+    masks.apply(arrays, [(seed, np.subtract)])
     sealed = seal(seed, helper, scope.of(ticket, digest(arrays)))
     return {**arrays, SEALED_SEED: np.frombuffer(sealed, np.uint8)}
 
@@ -145,11 +146,6 @@ def digest(arrays: Payload) -> bytes:
         if name in arrays:
             found.update(np.ascontiguousarray(arrays[name]).data)
     return found.digest()
-
-
-def mask(seed: bytes, arrays: Payload, apply: np.ufunc) -> None:
-    """Add (np.add) to the rows of `arrays`, or subtract from them, the mask of `seed`, in place (`masks.apply`)."""
-    masks.apply(arrays, [(seed, apply)])
 
 
 def seal(seed: bytes, helper: bytes, info: bytes) -> bytes:
@@ -217,17 +213,10 @@ class Channel:
     """
 
     def __init__(self, key: bytes, other: bytes) -> None:
-        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
         from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-        from cryptography.hazmat.primitives.hashes import SHA256
-        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-        try:
-            shared = private(key).exchange(X25519PublicKey.from_public_bytes(other))
-        except ValueError as error:
-            raise WireError("malformed", f"a public key that cannot be: {error}") from None
         both = b"".join(sorted((public_of(key), other)))
-        self._cipher = ChaCha20Poly1305(HKDF(SHA256(), KEY, None, LABEL.encode() + both).derive(shared))
+        self._cipher = ChaCha20Poly1305(derived(agreed(private(key), other), LABEL.encode() + both, KEY))
 
     def close(self, data: bytes, about: bytes) -> bytes:
         """Return `data` as the other end alone can read it; `about` says what it is and for which federation."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -16,9 +15,6 @@ from fedthings.privacy.secagg import Scope, own_seed, pair_seed, sign
 from fedthings.privacy.shamir import join
 from fedthings.protocol.events import Ticket
 from fedthings.vector import Payload
-
-AT_ONCE = 256
-"""Masks that are taken off in one pass over the sum."""
 
 
 class Set(NamedTuple):
@@ -49,6 +45,8 @@ def secrets(the: Set, alive: Collection[Ticket], answers: Mapping[Ticket, Sequen
     they are wrong.
     """
     found: dict[Ticket, bytes] = {}
+    if not all(_enough(the, ticket, alive, answers) for ticket in the.masked):
+        return found  # seen before anything is joined, since each answer asks
     place = {
         ticket: {other: number for number, other in enumerate(the.neighbours[ticket])}
         for ticket in {*answers, *the.masked}
@@ -72,11 +70,18 @@ def secrets(the: Set, alive: Collection[Ticket], answers: Mapping[Ticket, Sequen
     return found
 
 
+def _enough(the: Set, ticket: Ticket, alive: Collection[Ticket], answers: Mapping[Ticket, Sequence[bytes]]) -> bool:
+    """Return whether enough have answered who may hold a share of the secret of `ticket`, or none is needed."""
+    near = the.neighbours[ticket]
+    if ticket not in alive and not any(other in alive for other in near):
+        return True
+    own = ticket in alive and ticket in answers
+    return sum(other in answers for other in near) + own >= the.threshold
+
+
 def masking(the: Set, alive: Collection[Ticket], secrets: Mapping[Ticket, bytes], arrays: Payload) -> None:
     """Take off the rows of `arrays`, in place, all masks that are in the sum of the reports of `alive`."""
-    seeds = _seeds(the, alive, secrets)
-    while some := list(islice(seeds, AT_ONCE)):
-        masks.apply(arrays, some)
+    masks.apply(arrays, _seeds(the, alive, secrets))
 
 
 def _seeds(the: Set, alive: Collection[Ticket], secrets: Mapping[Ticket, bytes]) -> Iterator[tuple[bytes, np.ufunc]]:

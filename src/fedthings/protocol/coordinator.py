@@ -346,7 +346,7 @@ class Coordinator:
         elif over:
             # Below the quorum: try again, at once only where the patience is over already.
             self.goal, self.ends = 0, inf
-            if expired and self.plan.optional and max(self.attempts.values(), default=0) >= self.first + TRIES:
+            if self.plan.optional and max(self.attempts.values(), default=0) >= self.first + TRIES:
                 self._finish(self._reached or "done", out)  # it takes everybody longer than the patience
             elif expired:
                 self.presence.renew(self.version)

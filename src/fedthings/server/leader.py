@@ -18,6 +18,7 @@ import numpy as np
 
 from fedthings.aggregate.ring import Ring, X
 from fedthings.errors import WireError
+from fedthings.identity.keys import held, spelled
 from fedthings.messages import (
     Batch,
     Bye,
@@ -35,7 +36,7 @@ from fedthings.messages import (
 from fedthings.partial import alike
 from fedthings.privacy import sketch
 from fedthings.privacy.distributed import written
-from fedthings.privacy.keys import held, public, public_of, spelled
+from fedthings.privacy.keys import public, public_of
 from fedthings.privacy.secagg import SecAgg
 from fedthings.privacy.shares import (
     Channel,

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import cbor2
 
 from fedthings.errors import SpecError, WireError
+from fedthings.identity.keys import held
 from fedthings.messages import Keys, Neighbours, Receipt, Shares, Unmask, Unmasked
 from fedthings.privacy import secagg, signing
 from fedthings.privacy.graph import circle
-from fedthings.privacy.keys import held
 from fedthings.privacy.secagg import SEALED, Scope, SecAgg
 from fedthings.privacy.shamir import SHARE
 from fedthings.privacy.signing import Signing, Verify
@@ -229,7 +229,7 @@ class Members:
             return False
         try:
             found = secrets(self._set, set(self._alive), self._answers)
-        except WireError as error:  # another answer may help: it takes other shares
+        except WireError as error:  # shares of lower numbers, which are taken first, may still come
             self.refusal = error.reason
             return False
         if found:

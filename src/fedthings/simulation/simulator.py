@@ -152,7 +152,6 @@ class Simulator:
         there = federation.devices or len(self.first if self.edges is None else fleet.edges)
         self.coordinator = Coordinator(plans(federation, rounds), federation.seed, there)
         self.kept: list[Kept] = []
-        self.members = 0  # devices that were given work for the version being made
         self.planned: set[Ticket] = set()  # whose answer stands on the agenda
         self.resting: dict[str, float] = {}  # sleepers that are asleep -> until when they were told to stay away
         self.told: dict[str, tuple[Ticket, float]] = {}  # sleepers -> the last task they have heard of, its deadline
@@ -309,7 +308,6 @@ class Simulator:
         engine = self.engine
         if not task.again:
             engine.assigned(ticket, task.kept)
-            self.members += 1
         if self.edges is not None:
             outcome = self.edges.outcome(ticket, self.now, self.work)
         else:
@@ -329,8 +327,7 @@ class Simulator:
         else:
             self.cohorts.train(self.engine, self.kept)
         self.kept = []
-        self.engine.conversed(self.members)
-        self.members = 0
+        self.engine.conversed(len(self.coordinator.attempts))  # all that were given work for this version
         made = self.engine.advance(self.now)
         self.history += made.lines
         self.made += 1
