@@ -50,7 +50,6 @@ class Standing(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
 
 
 class _Saved(Struct, forbid_unknown_fields=True):
-    name: str
     standings: list[Standing]
 
 
@@ -103,6 +102,7 @@ class Identity:
         if before is not None:
             place = self.standings.index(before)
             self.standings.remove(before)
+            token = replace(token, broker=token.broker or before.broker)
             before = before if before.enrolled else before.before
         new = Standing(
             token.id,
@@ -188,7 +188,7 @@ class Identity:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise StoreError(f"{self.directory} cannot be made: {error.strerror}") from None
-        saved = _Saved(self.name, self.standings)
+        saved = _Saved(self.standings)
         private(self._path, msgspec.json.format(msgspec.json.encode(saved), indent=1).decode() + "\n", fsync=True)
 
 

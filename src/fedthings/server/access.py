@@ -76,11 +76,16 @@ class Access:
         private(self.rules, rules(self.root))
 
     def admit(self, passwords: Mapping[str, str]) -> None:
-        """Let these users in; a password "" is made up. Raises SpecError."""
-        for user, password in passwords.items():
+        """Let in these users, and the coordinator, and nobody else; "" is the password there, or made up.
+
+        Raises SpecError.
+        """
+        for user in passwords:
             if not NAME.fullmatch(user):
                 raise SpecError(f"a device cannot be called {user!r}: use 1 to 64 of A-Z a-z 0-9 . _ -")
-            self.passwords[user] = password or self.passwords.get(user) or drawn()
+        known = self.passwords
+        all_of_them = {topics.COORDINATOR: "", **passwords}
+        self.passwords = {user: word or known.get(user) or drawn() for user, word in all_of_them.items()}
 
 
 def topics_of(root: str, user: str) -> tuple[list[str], list[str]]:

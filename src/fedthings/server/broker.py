@@ -57,8 +57,8 @@ class Broker:
         """Start a broker, and wait until it listens; `on_end` is called, from a thread, whenever it ends.
 
         `port` 0 is the one in `directory/broker.json`, or a free one, and `host` "" and `root` "" the ones
-        there, or 127.0.0.1 and "ft". `passwords` are added to those there; "" is made up, and the
-        coordinator always has one. `home` is whose TLS files it has, unless its own.
+        there, or 127.0.0.1 and "ft". `passwords` are of those who are let in beside the coordinator, None: as
+        there (see `Access.admit`). `home` is whose TLS files it has, unless its own.
         Raises TransportError where the port is taken, StoreError, SpecError.
         """
         directory = Path(directory).absolute()
@@ -71,7 +71,7 @@ class Broker:
         access.host = host or access.host
         access.root = check_root(root or access.root or ROOT)
         access.home = home or directory
-        access.admit({COORDINATOR: "", **(passwords or {})})
+        access.admit(access.passwords if passwords is None else passwords)
         access.port = port or access.port or _free(access.host)
         _wait_free(access.host, access.port, _FREED if again else 0.0)
         access.write()
@@ -143,30 +143,12 @@ class Broker:
         return f"{scheme}://{quote(name)}:{quote(self.access.passwords[name], safe='')}@{shown}:{self.port}"
 
     def admit(self, passwords: Mapping[str, str]) -> None:
-        """Let these users in from now on; a password "" is made up (see `url`)."""
+        """Let in these users, and the coordinator, and nobody else from now on, as `Access.admit`."""
+        before = self.access.passwords
         self.access.admit(passwords)
-        self.access.write()
-        self._tell(b"reload\n")
-
-    def admit_only(self, passwords: Mapping[str, str]) -> None:
-        """Let in these users, and the coordinator, and nobody else from now on."""
-        self.access.passwords = {COORDINATOR: self.access.passwords[COORDINATOR], **passwords}
-        self.access.write()
-        self._tell(b"reload\n")
-
-    def dismiss(self, name: str) -> None:
-        """Let this user in no longer."""
-        self.access.passwords.pop(name, None)
-        self.access.write()
-        self._tell(b"reload\n")
-
-    def reload(self) -> None:
-        """Take what another process has written into `broker.json`."""
-        place = self.access.host, self.access.port, self.access.root
-        self.access.read()
-        self.access.host, self.access.port, self.access.root = place
-        self.access.write()
-        self._tell(b"reload\n")
+        if self.access.passwords != before:
+            self.access.write()
+            self._tell(b"reload\n")
 
     def stop(self) -> None:
         """End the broker; returns when its port is free, within some seconds."""
