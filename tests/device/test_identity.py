@@ -6,10 +6,11 @@ import stat
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from fedthings.device.identity import Identity, trust
 from fedthings.device.way import Way, named
-from fedthings.errors import DataError, SpecError, StoreError
+from fedthings.errors import DataError, SpecError, StoreError, TransportError
 from fedthings.identity import tokens
 from fedthings.identity.keys import fingerprint, public_of
 from fedthings.lifeline import Ending
@@ -153,3 +154,45 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     way = Way("kitchen", tmp_path / "new", (), [token()])
     with pytest.raises(SpecError, match="the token names no broker: name it with --broker"):
         way.enrolled(Ending(), 1.0)
+
+
+def at(root: str, number: int) -> tokens.Token:
+    """Return a token of the coordinator `number`, at a broker and under a root of its own."""
+    return replace(token(public_of(bytes([number]) * 32)), root=root, broker=f"mqtt://broker-{number}.invalid")
+
+
+def test_one_root_and_a_password_for_all_brokers_or_each(tmp_path: Path) -> None:
+    way = Way("kitchen", tmp_path / "roots", (), [at("ft", 1), at("iot", 2)])
+    with pytest.raises(SpecError, match=r"the topic roots 'ft' \(token-.*\) and 'iot' \(token-.*\): .* with --root"):
+        way.enrolled(Ending(), 1.0)
+    way = Way("kitchen", tmp_path / "words", (), [at("ft", number) for number in (1, 2, 3)], ["one", "two"])
+    with pytest.raises(SpecError, match="there are 2 password files for 3 brokers"):
+        way.enrolled(Ending(), 1.0)
+
+
+def test_a_new_token_that_names_no_broker_leaves_the_device_where_it_is(tmp_path: Path) -> None:
+    identity = Identity(tmp_path, "kitchen", [at("ft", 1)])
+    identity.enrolled(identity.standings[0])
+    identity = Identity(tmp_path, "kitchen", [replace(at("ft", 1), broker="")])
+    assert identity.standings[0].broker == "mqtt://broker-1.invalid" and not identity.standings[0].enrolled
+    identity = Identity(tmp_path, "kitchen", [replace(at("ft", 1), broker="mqtt://new.invalid")])
+    assert identity.standings[0].broker == "mqtt://new.invalid"
+
+
+def test_a_link_that_is_not_let_in_yet_is_tried_again_until_the_end_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending, tried = Ending(), []
+
+    def refused(*_: object, **__: object) -> None:
+        tried.append(1)
+        ending.number = 2 * (len(tried) == 3)
+        raise TransportError("refused")
+
+    monkeypatch.setattr("fedthings.device.way.enrol", lambda *_, **__: None)
+    monkeypatch.setattr("fedthings.device.way.MqttTransport", refused)
+    link = Way("kitchen", tmp_path, (), [at("ft", 1)]).enrolled(ending, 1.0)
+    assert link is not None
+    with pytest.raises(TransportError, match="refused"):
+        link()
+    assert len(tried) == 3

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from fedthings.device.rules import Rules
 from fedthings.device.way import Way
-from fedthings.errors import TransportError, WireError
+from fedthings.errors import WireError
 from fedthings.gateway.edge import Edge
 from fedthings.gateway.gateway import INTERVAL, Gateway
 from fedthings.lifeline import Ending, alone
@@ -80,7 +80,10 @@ class _Side(Inbox):
 
 
 class Process:
-    """`with Process(...) as process: process.run(ending)`. Raises TransportError, StoreError, SpecError."""
+    """`with Process(...) as process: process.run(ending)`. Raises TransportError, StoreError, SpecError.
+
+    Raises SystemExit where `ending` comes while it enrols.
+    """
 
     def __init__(
         self,
@@ -111,7 +114,7 @@ class Process:
             self.broker = admission.broker
             link = way.enrolled(ending, patience, _Side(self._both, True), on_news=on_news)
             if link is None:
-                raise TransportError(f"{way.name} was stopped before it was enrolled")
+                raise SystemExit(ending.code)
             ending.attach(self.wake)
             backoff = (min(BACKOFF[0], patience), patience)
             self.up = link()
