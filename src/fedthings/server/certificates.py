@@ -153,6 +153,6 @@ def _names(more: Sequence[str]) -> list[x509.GeneralName]:
 def _write(path: Path, key: ec.EllipticCurvePrivateKey, chain: Sequence[x509.Certificate]) -> list[Path]:
     names = [path.with_name(f"{path.name}.pem"), path.with_name(f"{path.name}.key")]
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    private(names[1], secret.decode())
-    private(names[0], "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in chain))
+    private(names[1], secret)
+    private(names[0], b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain))
     return names
