@@ -42,6 +42,10 @@ class Ending:
         """From now on there is a loop to end in order: `wake` makes it look at the note."""
         self._wake = wake
 
+    def detach(self) -> None:
+        """From now on there is none: a signal ends the program at once."""
+        self._wake = None
+
     def __enter__(self) -> Self:
         try:
             for number in (signal.SIGINT, signal.SIGTERM):

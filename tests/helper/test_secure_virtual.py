@@ -52,6 +52,18 @@ def test_the_trace_is_the_simulators(tmp_path):
     assert (tmp_path / "trace").read_text() == (tmp_path / "simulated" / "trace.jsonl").read_text()
 
 
+def test_a_helper_in_quarantine_gives_nothing_until_it_is_let_out(tmp_path):
+    spec, held = federation(key_in(tmp_path / "helper")), {"helper"}
+    world = Secure(spec, fleet(), ROUNDS, tmp_path, held=held.__contains__)
+    steps = 0
+    while not world.service.refusals["quarantined"] or steps < 200:
+        assert world.step()
+        steps += 1
+    assert not world.service.history and not world.service.leader.answer and world.service.settlement.fixed
+    held.clear()
+    assert np.array_equal(world.run().row, simulate(spec, fleet(), ROUNDS).row)
+
+
 def test_reports_that_come_while_the_helper_is_asked_are_of_the_next_set(tmp_path):
     pace = ft.Pace(goal=4, concurrency=8, staleness=3, patience=50.0)
     spec = federation(key_in(tmp_path / "helper"), 8, pace=pace, strategy=ft.fedavg(weight="equal"))

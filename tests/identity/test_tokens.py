@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,16 @@ def test_a_file_that_is_none_is_not_shown(text: str, tmp_path: Path) -> None:
         tokens.read(tmp_path / "none")
 
 
+@pytest.mark.parametrize("damage", [lambda key: key[:-1], lambda key: key + "A", lambda key: f"ü{key[1:]}"])
+@pytest.mark.parametrize("half", ["secret", "coordinator"])
+def test_what_is_damaged_is_not_shown(damage: Callable[[str], str], half: str, tmp_path: Path) -> None:
+    token = tokens.made(keys.public_of(bytes(32)), 2e9, "kitchen")
+    replace(token, **{half: damage(getattr(token, half))}).write(tmp_path / "t")
+    with pytest.raises(DataError, match="is not a token") as error:
+        tokens.read(tmp_path / "t")
+    assert token.secret[1:10] not in str(error.value)
+
+
 def test_who_has_the_token_can_show_it_for_one_key_name_and_password() -> None:
     token = tokens.made(bytes(32), 2e9)
     enrol = tokens.presented(token, "kitchen", b"k" * 32, "$7$1$a$b")
@@ -49,8 +60,9 @@ def test_a_key_is_made_once_and_damage_is_said(tmp_path: Path) -> None:
     (tmp_path / "short").write_bytes(b"?")
     with pytest.raises(StoreError, match="is damaged: it has 1 bytes, not 32"):
         keys.held(tmp_path / "short")
-    with pytest.raises(SpecError, match="the secret of token-1"):
-        _ = tokens.Token("token-1", "x", "y", 0.0).key
+    with pytest.raises(SpecError, match="the secret of token-1") as error:
+        _ = tokens.Token("token-1", "s3cret", "y", 0.0).key
+    assert "s3cret" not in str(error.value)
 
 
 def test_a_password_is_checked_by_its_hash() -> None:

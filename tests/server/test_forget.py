@@ -178,7 +178,8 @@ def test_of_several_federations_it_is_forgotten_in_all(tmp_path):
 
 def test_one_that_was_removed_before_is_known_by_its_reports(tmp_path):
     served(federation(), tmp_path).run()
-    devices.remove(tmp_path, ["device-1"])
+    with devices.opened(tmp_path) as roll:
+        roll.remove(["device-1"])
     (found,) = forget(tmp_path, "device-1")
     assert found.versions == [1, 2, 3, 4]
 

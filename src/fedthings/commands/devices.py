@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedthings.commands import as_json, example, show_json, show_table
+from fedthings.commands.enrol import broker, root
 from fedthings.units import quantity
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _order(verb: str, done: str, help: str) -> click.Command:
         from fedthings.server import devices
 
         run = directory(out)
-        with devices.edited(run) as roll:
+        with devices.opened(run) as roll:
             chosen = _chosen(roll, names, group)
             getattr(roll, verb)(chosen)
         if verb == "remove":
@@ -90,18 +91,21 @@ _order("remove", "may join no longer", "Let NAMES join no longer; a running fede
 
 @command.command()
 @click.argument("names", nargs=-1, required=True)
+@broker
+@root
 @as_json
 @click.pass_obj
 @example("fedthings devices --out runs/wisdm rotate kitchen")
-def rotate(out: str | None, names: tuple[str, ...], as_json: bool) -> None:
+def rotate(out: str | None, names: tuple[str, ...], broker: str, root: str | None, as_json: bool) -> None:
     """Make new tokens for NAMES: with it a device makes a new key, in place of the one it has.
 
-    The old key is believed until then, unless it was revoked.
+    The old key is believed until then, unless it was revoked. The device stays at its broker, unless the
+    new token names another.
     """
     from fedthings.server import devices
 
     run = directory(out)
-    files = devices.enrol(run, names, again=True)
+    files = devices.enrol(run, names, broker=broker, root=root or "", again=True)
     told = tell(run)
     if as_json:
         show_json({"tokens": dict(zip(names, map(str, files), strict=False)), "running": told})
@@ -121,7 +125,7 @@ def rename(out: str | None, old: str, new: str, as_json: bool) -> None:
     from fedthings.server import devices
 
     run = directory(out)
-    with devices.edited(run) as roll:
+    with devices.opened(run) as roll:
         roll.rename(old, new)
     told = tell(run)
     if as_json:
@@ -140,7 +144,7 @@ def group(out: str | None, group: str, names: tuple[str, ...], as_json: bool) ->
     """Put NAMES into GROUP; "-" is none."""
     from fedthings.server import devices
 
-    with devices.edited(directory(out)) as roll:
+    with devices.opened(directory(out)) as roll:
         roll.group(names, "" if group == "-" else group)
     if as_json:
         show_json({"group": group, "names": list(names)})

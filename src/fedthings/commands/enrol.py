@@ -23,6 +23,25 @@ class Duration(click.ParamType[float]):
         return float(int(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]])
 
 
+def _bare(context: click.Context, option: click.Parameter, url: str) -> str:
+    from fedthings.transport.link import Address
+
+    if url and Address.parse(url).user is not None:
+        raise click.UsageError("--broker goes into the token: leave user and password out, which it has itself")
+    return url
+
+
+broker = click.option(
+    "--broker",
+    default="",
+    metavar="URL",
+    callback=_bare,
+    help="Where they join, into the token: mqtt://HOST:PORT.",
+)
+root = click.option("--root", metavar="NAME", help="The first level of the topics there.  [default: the run's, or ft]")
+"""What is asked of an operator who makes tokens."""
+
+
 @click.command()
 @click.argument("names", nargs=-1)
 @click.option("--out", type=click.Path(), help="The run directory.  [default: the one in runs/ that was served last]")
@@ -30,8 +49,8 @@ class Duration(click.ParamType[float]):
 @click.option("--group", default="", metavar="NAME", help="The group that they are put into.")
 @click.option("--expires", type=Duration(), default="30d", show_default=True, help="How long a token can be used.")
 @click.option("--approve", is_flag=True, help="Ask the operator: each waits for `fedthings devices approve`.")
-@click.option("--broker", default="", metavar="URL", help="Where they join, into the token: mqtt://HOST:PORT.")
-@click.option("--root", default="ft", show_default=True, metavar="NAME", help="The first level of the topics there.")
+@broker
+@root
 @as_json
 @example(
     "fedthings enrol kitchen hall --out runs/house",
@@ -45,7 +64,7 @@ def command(
     expires: float,
     approve: bool,
     broker: str,
-    root: str,
+    root: str | None,
     as_json: bool,
 ) -> None:
     """Let devices in: make a token for each of NAMES, to be carried to the device.
@@ -56,14 +75,11 @@ def command(
     """
     from fedthings.commands.devices import directory, tell
     from fedthings.server import devices
-    from fedthings.transport.link import Address
 
     if bool(names) == (count is not None):
         raise click.UsageError("give names, or --count for one token that many devices use")
-    if broker and Address.parse(broker).user is not None:
-        raise click.UsageError("--broker goes into the token: leave user and password out, which it has itself")
     run = directory(out)
-    settings = {"group": group, "lasts": expires, "approve": approve, "broker": broker, "root": root}
+    settings = {"group": group, "lasts": expires, "approve": approve, "broker": broker, "root": root or ""}
     files = devices.enrol(run, names, count or 0, **settings)  # type: ignore[arg-type]
     told = tell(run)
     if as_json:

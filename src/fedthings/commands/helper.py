@@ -13,7 +13,7 @@ from fedthings.threads import one_thread
 
 
 @click.command()
-@click.option("--name", default="helper", show_default=True, help="Its name at the broker, as the federation has it.")
+@click.option("--name", help="Its name at the broker, as the federation has it.  [default: the token's, or helper]")
 @link
 @click.option("--out", type=click.Path(), help="Where it keeps its key and its state.  [default: ~/.fedthings/NAME]")
 @click.option("--rules", "rules_file", type=click.Path(), help="What it helps with: a TOML file.")
@@ -23,7 +23,7 @@ from fedthings.threads import one_thread
     "fedthings helper --out helper --token helper.token --broker mqtt://hub.local:1883 --rules rules.toml",
 )
 def command(
-    name: str,
+    name: str | None,
     out: str | None,
     rules_file: str | None,
     reconnect: float,
@@ -39,6 +39,7 @@ def command(
     """
     one_thread()
     from fedthings.device.identity import FILE
+    from fedthings.device.way import named
     from fedthings.helper.helper import KEY_FILE
     from fedthings.helper.process import help_out
     from fedthings.helper.rules import Rules
@@ -48,6 +49,7 @@ def command(
     from fedthings.spelling import read
 
     rules = read(rules_file, Rules, "the rules") if rules_file else Rules()
+    name = named(name, linked["token_files"])[0] if linked["token_files"] else name or "helper"
     directory = Path(out).expanduser() if out else Path.home() / ".fedthings" / name
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     key = spelled(public_of(held(directory / KEY_FILE)))

@@ -205,7 +205,6 @@ def invitation(server: Server) -> str:
     import socket
 
     from fedthings.identity.keys import fingerprint
-    from fedthings.server.leader import Leader
 
     scheme = "mqtts" if server.address.tls else "mqtt"
     host, own = str(server.address), server.broker.access.host if server.broker else ""
@@ -221,7 +220,7 @@ def invitation(server: Server) -> str:
         lines.append(f"nobody may join yet: `{add}` lets a device in, now or later")
     lines.append(f"the fingerprint of this coordinator's key: {fingerprint(server.admission.seal.public)}")
     leader = server.service.leader
-    if isinstance(leader, Leader):
+    if leader is not None:
         at = f"fedthings helper --broker {scheme}://{host} --name {leader.spec.name}{root}"
         lines.append(
             f"sums wait for the helper, `{at}`; for its rules, this coordinator's key: {leader.facts['leader']}"

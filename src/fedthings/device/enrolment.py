@@ -40,6 +40,8 @@ def enrol(
     token = standing.token
     if standing.enrolled or token is None:
         return
+    if token.expired:
+        on_news(f"{token.id} has expired by the clock here: `fedthings devices rotate {identity.name}` makes a new one")
     inbox, seal = Inbox(), identity.seal()
     has_login = Address.parse(url).user is not None
     at = url if has_login else with_login(url, token.id, token.password)
@@ -75,6 +77,7 @@ def enrol(
                     on_news(text)
                 told = text
     finally:
+        ending.detach()
         transport.close()
 
 

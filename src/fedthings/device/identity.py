@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from fedthings.errors import SpecError, StoreError
 from fedthings.identity import passwords
 from fedthings.identity.files import private
-from fedthings.identity.keys import held, key_id, parsed, public_of
+from fedthings.identity.keys import fingerprint, held, key_id, parsed, public_of
 from fedthings.identity.links import Links
 from fedthings.identity.seal import DeviceSeal
 from fedthings.identity.tokens import Token
@@ -50,7 +50,6 @@ class Standing(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
 
 
 class _Saved(Struct, forbid_unknown_fields=True):
-    name: str
     standings: list[Standing]
 
 
@@ -65,15 +64,36 @@ class Identity:
         self._path = directory / FILE
         known = self._read()
         self.standings = list(known.standings) if known is not None else []
-        for place, token in enumerate(tokens):
-            if all(standing.id != token.id for standing in self.standings):
-                self._take(place, token)
-        if any(standing.before for standing in self.standings) and not self._aside.exists():
-            self._move(directory / KEY_FILE, self._aside)  # here, since it may have been killed before
+        if not self._replacing:
+            self._forget()  # here, since it may have been killed before
+        new = [given for given in enumerate(tokens) if all(given[1].id != known.id for known in self.standings)]
+        self._check([token for _, token in new])
+        for place, token in new:
+            self._take(place, token)
+        if self._replacing and not self._aside.exists():
+            self._move(directory / KEY_FILE, self._aside)  # here, for the same reason
         if not self.standings:
             raise SpecError(
                 f"{name} has no token, and {directory} was never enrolled: give the file that `fedthings enrol "
                 f"{name}` makes with --token"
+            )
+
+    @property
+    def _replacing(self) -> bool:
+        """Whether the key is to replace one that is put aside, until all who know that one have answered."""
+        return any(standing.before for standing in self.standings)
+
+    def _check(self, new: Sequence[Token]) -> None:
+        """Raise SpecError where the `new` tokens replace a key that a coordinator knows for whom none of them is."""
+        theirs = {token.coordinator for token in new}
+        known = [standing for standing in self.standings if standing.enrolled and not self._replacing]
+        left = [standing for standing in known if standing.coordinator not in theirs]
+        if left and len(left) < len(known):
+            shown = ", ".join(f"{fingerprint(standing.pinned)} by {standing.id}" for standing in left)
+            raise SpecError(
+                f"{self.name} has one key for all its coordinators, and the new token replaces it, while these know "
+                f"the old one: {shown}; let each rotate it (`fedthings devices rotate {self.name}`), and give all "
+                "the new tokens together, a --token each"
             )
 
     def _take(self, place: int, token: Token) -> None:
@@ -82,6 +102,7 @@ class Identity:
         if before is not None:
             place = self.standings.index(before)
             self.standings.remove(before)
+            token = replace(token, broker=token.broker or before.broker)
             before = before if before.enrolled else before.before
         new = Standing(
             token.id,
@@ -98,22 +119,31 @@ class Identity:
 
     def enrolled(self, standing: Standing) -> None:
         """Note that a coordinator knows this device's key by now. Raises StoreError."""
-        self._replace(standing, replace(standing, enrolled=True, token=None, before=None))
-        self._aside.unlink(missing_ok=True)
+        at = [known.id for known in self.standings].index(standing.id)
+        self.standings[at] = replace(standing, enrolled=True, token=None, before=None)
+        self._write()
+        if not self._replacing:
+            self._forget()
 
     def refused(self, standing: Standing) -> None:
-        """Go back to the key that the coordinator knows, where a new one was refused. Raises StoreError."""
-        if standing.before is not None:
-            self._move(self._aside, self.directory / KEY_FILE)
-            self._replace(standing, standing.before)
+        """Go back to the key that the coordinators know, where a new one was refused. Raises StoreError.
 
-    def _replace(self, standing: Standing, other: Standing) -> None:
-        self.standings[[known.id for known in self.standings].index(standing.id)] = other
-        self._write()
+        Once another knows the new one there is no way back: the token stays, until it or another is accepted.
+        """
+        if standing.before is not None and not any(known.enrolled for known in self.standings):
+            self._move(self._aside, self.directory / KEY_FILE)
+            self.standings = [known.before or known for known in self.standings]
+            self._write()
 
     @property
     def _aside(self) -> Path:
         return self.directory / f"{KEY_FILE}.before"
+
+    def _forget(self) -> None:
+        try:
+            self._aside.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"the old key {self._aside} cannot be removed: {error.strerror}") from None
 
     def _move(self, key: Path, to: Path) -> None:
         try:
@@ -158,7 +188,7 @@ class Identity:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise StoreError(f"{self.directory} cannot be made: {error.strerror}") from None
-        saved = _Saved(self.name, self.standings)
+        saved = _Saved(self.standings)
         private(self._path, msgspec.json.format(msgspec.json.encode(saved), indent=1).decode() + "\n", fsync=True)
 
 
@@ -171,6 +201,6 @@ def trust(ca: str, certificate: str = "", key: str = "") -> ssl.SSLContext:
         context = ssl.create_default_context(cadata=ca or None)
         if certificate:
             context.load_cert_chain(certificate, key or None)
-    except (ssl.SSLError, OSError, ValueError) as error:
+    except (ssl.SSLError, OSError, ValueError, TypeError) as error:  # TypeError: not ASCII
         raise SpecError(f"the certificates cannot be used ({error}): give PEM files") from None
     return context

@@ -6,13 +6,13 @@ on where it was, and never gives a second answer.
 
 from __future__ import annotations
 
-import os
 from math import inf
 from pathlib import Path
 
 import msgspec
 
 from fedthings.errors import StoreError
+from fedthings.identity.files import private
 from fedthings.messages import Neighbours, Shares, Unmask
 from fedthings.privacy import secagg, signing
 from fedthings.privacy.secagg import Scope, Seat, SecAgg
@@ -111,14 +111,5 @@ class Member:
         if seat == self._seat:
             return
         if self._path is not None:
-            part = self._path.with_name(self._path.name + ".part")
-            try:
-                part.unlink(missing_ok=True)
-                with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                    file.write(msgspec.msgpack.encode(seat))
-                    file.flush()
-                    os.fsync(file.fileno())
-                part.replace(self._path)
-            except OSError as error:
-                raise StoreError(f"{self._path} cannot be written: {error.strerror}; make room") from None
+            private(self._path, msgspec.msgpack.encode(seat), fsync=True)
         self._seat = seat

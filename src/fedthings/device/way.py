@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedthings.device.enrolment import enrol
-from fedthings.device.identity import Identity, trust
+from fedthings.device.identity import Identity, Standing, trust
 from fedthings.errors import SpecError, TransportError
 from fedthings.identity import tokens
 from fedthings.identity.tokens import Token
@@ -46,9 +46,9 @@ class Way:
         self._root, self._ca, self._own = root, ca, (certificate, key)
         for url in self._brokers:
             Address.parse(url)
-        for number, what in ((len(given), "tokens"), (len(passwords), "password files")):
-            if number > 1 and number != len(brokers) and brokers:
-                raise SpecError(f"there are {number} {what} for {len(brokers)} brokers: give one for all or each")
+        if brokers:
+            _match(given, "tokens", brokers)
+            _match(passwords, "password files", brokers)
 
     def enrolled(
         self,
@@ -68,15 +68,16 @@ class Way:
         brokers = self._brokers or tuple(standing.broker for standing in identity.standings)
         if not all(brokers):
             raise SpecError("the token names no broker: name it with --broker mqtt://HOST:PORT")
+        _match(self._passwords, "password files", brokers)
         tls = self._tls(identity) if any(Address.parse(url).tls for url in brokers) else None
-        root = self._root or identity.standings[0].root
+        root = self._root or _root([identity.standing(place) for place in range(len(brokers))])
         fresh = False
         for place, url in enumerate(brokers):
             standing = identity.standing(place)
             fresh = fresh or not standing.enrolled
             enrol(identity, standing, self._login(place, url), root, ending, tls=tls, on_news=on_news)
-        if ending:
-            return None
+            if ending:
+                return None
         urls = [
             with_login(self._login(place, url), self.name, identity.standing(place).password)
             for place, url in enumerate(brokers)
@@ -99,7 +100,7 @@ class Way:
                         go_back=go_back,
                     )
                 except TransportError:
-                    if time.monotonic() > end:
+                    if ending or time.monotonic() > end:
                         raise
                 time.sleep(0.1)  # only just enrolled: the broker is told of it
 
@@ -118,6 +119,21 @@ class Way:
     def _tls(self, identity: Identity) -> ssl.SSLContext:
         ca = self._ca or "\n".join(standing.ca for standing in identity.standings if standing.ca)
         return trust(ca, *self._own)
+
+
+def _match(given: Sequence[object], what: str, brokers: Sequence[str]) -> None:
+    """Raise SpecError unless there is one for all `brokers`, or for each."""
+    if len(given) > 1 and len(given) != len(brokers):
+        raise SpecError(f"there are {len(given)} {what} for {len(brokers)} brokers: give one for all or each")
+
+
+def _root(standings: Sequence[Standing]) -> str:
+    """Return the first level of the topics, which is one at all brokers. Raises SpecError."""
+    roots = {standing.root: standing.id for standing in standings}
+    if len(roots) > 1:
+        shown = " and ".join(f"{root!r} ({token})" for root, token in roots.items())
+        raise SpecError(f"the tokens are for the topic roots {shown}: a device has one, name it with --root")
+    return standings[0].root
 
 
 def named(name: str | None, files: Sequence[str]) -> tuple[str, list[Token]]:

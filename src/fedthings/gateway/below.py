@@ -33,6 +33,8 @@ def take(gateway: Gateway, sender: str, message: Envelope, federation: str) -> N
         return
     if sender not in gateway.gateways:
         raise WireError("unknown gateway", f"{sender} speaks for others: let it by `--gateway {sender}`")
+    if gateway.held(sender) and not isinstance(message, Bye | Relay):  # of which each message is looked at for itself
+        raise WireError(QUARANTINED, f"{sender} is to do nothing, by its operator")
     match message:
         case Relay(device=device, data=data):
             _relayed(gateway, sender, device, data)
@@ -77,8 +79,9 @@ def _relayed(gateway: Gateway, sender: str, device: str, data: bytes) -> None:
 def _device(gateway: Gateway, device: str, message: Envelope, via: str) -> None:
     """Take what a device says, which came by way of the gateway `via`, "" for none."""
     if isinstance(message, Bye):
+        gateway.resting.pop(device, None)
         if device in gateway.present and gateway.routes.get(device, "") == via:
-            gateway.present.discard(device)
+            del gateway.present[device]
             gateway.waiting.pop(device, None)
             gateway.hold.turns.drop(device)
             gateway.take_turns()
@@ -91,9 +94,10 @@ def _device(gateway: Gateway, device: str, message: Envelope, via: str) -> None:
             gateway.take_turns()
         else:
             del gateway.routes[device]
-    if gateway.held(device):
+    if held := next((name for name in (device, via) if gateway.held(name)), ""):
         if not isinstance(message, Hello):
-            raise WireError(QUARANTINED, f"{device} is to do nothing, by its operator")
+            raise WireError(QUARANTINED, f"{held} is to do nothing, by its operator")
+        gateway.resting[device] = message
         gateway.tell(device, Pause(QUARANTINED))
         return
     match message:
@@ -125,7 +129,7 @@ def _is_there(gateway: Gateway, device: str, message: Envelope) -> bool:
 
 
 def _hello(gateway: Gateway, device: str, message: Hello) -> None:
-    gateway.present.add(device)
+    gateway.present[device] = message
     if gateway.relay(device, message):
         return
     job, until = gateway.assigned.get(device, (None, 0.0))  # the link upward is down: what is known will do

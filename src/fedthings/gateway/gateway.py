@@ -29,6 +29,7 @@ from fedthings.messages import (
     Decline,
     Envelope,
     Farewell,
+    Hello,
     Offer,
     Receipt,
     Refusal,
@@ -83,7 +84,8 @@ class Gateway:
         self.tasks = Tasks()
         self.announced: Announce | None = None
         self.epoch = secrets.token_hex(4)  # new with each link: what was said before may be lost
-        self.present: set[str] = set()
+        self.present: dict[str, Hello] = {}  # device -> what it has said
+        self.resting: dict[str, Hello] = {}  # who is in quarantine, and has said Hello
         self.routes: dict[str, str] = {}  # device -> the gateway below that it came by
         self.assigned: dict[str, tuple[Assignment, float]] = {}  # device -> what it works on, until when
         self.waiting: dict[

@@ -14,16 +14,18 @@ from typing import NamedTuple
 
 from fedthings.device.rules import Rules
 from fedthings.device.way import Way
-from fedthings.errors import TransportError, WireError
+from fedthings.errors import WireError
 from fedthings.gateway.edge import Edge
 from fedthings.gateway.gateway import INTERVAL, Gateway
 from fedthings.lifeline import Ending, alone
-from fedthings.messages import Announce, Ask, Bye, Enrol
+from fedthings.messages import Announce, Ask, Enrol
+from fedthings.server import quarantine
 from fedthings.server.admission import Admission
 from fedthings.server.broker import KINDS, Kind
-from fedthings.server.certificates import own_trust
 from fedthings.server.place import Place
+from fedthings.server.quarantine import Party
 from fedthings.server.serving import LINGER
+from fedthings.server.tls import own_trust
 from fedthings.transport.mqtt import BACKOFF, MqttTransport
 from fedthings.transport.topics import COORDINATOR, ROOT
 from fedthings.transport.transport import Arrival, Delivery, Inbox, Linked, Unlinked
@@ -78,7 +80,10 @@ class _Side(Inbox):
 
 
 class Process:
-    """`with Process(...) as process: process.run(ending)`. Raises TransportError, StoreError, SpecError."""
+    """`with Process(...) as process: process.run(ending)`. Raises TransportError, StoreError, SpecError.
+
+    Raises SystemExit where `ending` comes while it enrols.
+    """
 
     def __init__(
         self,
@@ -109,7 +114,7 @@ class Process:
             self.broker = admission.broker
             link = way.enrolled(ending, patience, _Side(self._both, True), on_news=on_news)
             if link is None:
-                raise TransportError(f"{way.name} was stopped before it was enrolled")
+                raise SystemExit(ending.code)
             ending.attach(self.wake)
             backoff = (min(BACKOFF[0], patience), patience)
             self.up = link()
@@ -262,12 +267,18 @@ class Process:
                 log.warning("refused to enrol %s: %s", arrival.message.name[:64], error)
 
     def _reload(self) -> None:
-        """Read the roll again; one that is not on it any more is gone."""
-        changed = self.admission.changed()
-        federation = self.down.federation
-        for name in sorted(changed.gone | changed.quarantined):
-            self.gateway.from_below(Delivery(name, Bye(), federation), time.monotonic())
-        self.admission.flush(self.down, time.monotonic())
+        """Read the roll again, and do what follows from it."""
+        now = time.monotonic()
+        quarantine.reload(self.admission, parties(self.gateway), lambda said: self.gateway.from_below(said, now))
+        self.admission.flush(self.down, now)
+
+
+def parties(gateway: Gateway | Edge) -> list[Party]:
+    """Return who gives work to those below `gateway`, where it does."""
+    if isinstance(gateway, Edge):
+        return [] if gateway.rounds is None else [quarantine.of(gateway.rounds)]
+    jobs = {name: job.ticket for name, (job, _) in gateway.assigned.items()}
+    return [Party(gateway.down.federation, gateway.present, jobs, gateway.routes, gateway.resting)]
 
 
 def _is_enrolment(arrival: Arrival) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 from fedthings import checkpoint
 from fedthings.errors import StoreError
+from fedthings.identity.files import private
 from fedthings.protocol.events import Ticket
 
 FILE, ANSWERS, NOISE = "helper.sqlite", "answers", "noise"
@@ -126,8 +126,8 @@ class Store:
         path = self._path(digest)
         with _told(self._directory):
             if made is not None:
-                _write(self._noise(digest), checkpoint.pack(made.state))
-            _write(path, answer)
+                private(self._noise(digest), checkpoint.pack(made.state), fsync=True)
+            private(path, answer, fsync=True)
             before = [
                 bytes(row[0])
                 for row in self._db.execute("SELECT digest FROM batches WHERE federation = ?", (federation,))
@@ -157,15 +157,6 @@ class Store:
 
     def _path(self, digest: bytes) -> Path:
         return self._answers / f"{digest.hex()}.cbor"
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_suffix(".part")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 @contextmanager

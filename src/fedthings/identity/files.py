@@ -8,16 +8,17 @@ from pathlib import Path
 from fedthings.errors import StoreError
 
 
-def private(path: Path, text: str, fsync: bool = False) -> None:
-    """Write `text` to `path`, mode 0600, all of it or nothing. Raises StoreError."""
+def private(path: Path, content: str | bytes, fsync: bool = False) -> None:
+    """Write `content` to `path`, mode 0600, all of it or nothing. Raises StoreError."""
+    data = content.encode() if isinstance(content, str) else content
     fresh = path.with_name(path.name + ".new")
     try:
         fresh.unlink(missing_ok=True)
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text)
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(data)
             if fsync:
                 file.flush()
                 os.fsync(file.fileno())
         fresh.replace(path)
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}; is the folder writable?") from error
+        raise StoreError(f"cannot write {path}: {error.strerror}; make room, or check the folder's rights") from error

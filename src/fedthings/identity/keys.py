@@ -11,9 +11,8 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import sha256
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from fedthings.errors import SpecError, StoreError
+from fedthings.identity.files import private
 
 KEY = 32
 """Bytes of a public or private key."""
@@ -26,12 +25,7 @@ def held(path: Path) -> bytes:
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = path.with_name(path.name + ".new")
-            fresh.unlink(missing_ok=True)
-            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(os.urandom(KEY))
-                os.fsync(file.fileno())
-            fresh.replace(path)
+            private(path, os.urandom(KEY), fsync=True)
         key = path.read_bytes()
     except OSError as error:
         raise StoreError(f"the key {path} cannot be read or made: {error.strerror}") from None
@@ -42,6 +36,8 @@ def held(path: Path) -> bytes:
 
 def public_of(key: bytes) -> bytes:
     """Return the public key (Ed25519) of the private `key`."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     return Ed25519PrivateKey.from_private_bytes(key).public_key().public_bytes_raw()
 
 

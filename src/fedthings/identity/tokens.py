@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from msgspec import Struct
 
-from fedthings.errors import DataError, WireError
+from fedthings.errors import DataError, SpecError, WireError
 from fedthings.identity.files import private
 from fedthings.identity.keys import parsed, public_of, spelled
 from fedthings.messages import Enrol
@@ -51,8 +51,12 @@ class Token(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
 
     @property
     def key(self) -> bytes:
-        """The token's private key. Raises SpecError."""
-        return parsed(self.secret, f"the secret of {self.id}", "`fedthings enrol`")
+        """The token's private key. Raises SpecError, never with what it is."""
+        try:
+            return parsed(self.secret, "", "")
+        except SpecError:
+            remedy = "ask for a new token, by `fedthings devices rotate`"
+            raise SpecError(f"the secret of {self.id} is damaged: {remedy}") from None
 
     @property
     def pinned(self) -> bytes:
@@ -78,10 +82,12 @@ def made(coordinator: bytes, expires: float, name: str = "", group: str = "") ->
 def read(path: str | Path) -> Token:
     """Return the token in the file `path`. Raises DataError, never with what is in it."""
     try:
-        return msgspec.json.decode(Path(path).read_bytes(), type=Token)
+        token = msgspec.json.decode(Path(path).read_bytes(), type=Token)
+        _ = token.key, token.pinned
+        return token
     except OSError as error:
         raise DataError(f"the token {path} cannot be read: {error.strerror}") from None
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, SpecError):
         raise DataError(f"{path} is not a token: ask for one that `fedthings enrol` has made") from None
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from fedthings.errors import SpecError, StoreError
 from fedthings.identity.files import private
 from fedthings.identity.passwords import HASH, drawn, hashed
-from fedthings.server import certificates
+from fedthings.server.tls import mosquitto_lines
 from fedthings.transport import topics
 from fedthings.wire import NAME
 
@@ -31,7 +31,7 @@ class Access:
         self.port = 0
         self.root = topics.ROOT
         self.passwords: dict[str, str] = {}
-        self.tls = certificates.mosquitto_lines(directory)  # none: without TLS
+        self.home = directory  # whose TLS files the broker has
         self.read()
 
     @property
@@ -44,6 +44,11 @@ class Access:
         """The file of access rules, as mosquitto.conf(5) describes them."""
         return self.directory / "broker.access"
 
+    @property
+    def tls(self) -> list[str]:
+        """The lines of mosquitto.conf(5) for TLS; none: without."""
+        return mosquitto_lines(self.home)
+
     def read(self) -> None:
         """Take what `broker.json` says, where there is one. Raises StoreError."""
         path = self.directory / "broker.json"
@@ -52,6 +57,7 @@ class Access:
             self.host = str(known.get("host", self.host))
             self.port = int(known.get("port", self.port))
             self.root = str(known.get("root", self.root))
+            self.home = Path(known.get("home", self.home))
             self.passwords = {str(k): str(v) for k, v in known.get("passwords", {}).items()}
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise StoreError(f"{path} cannot be read ({error}): mend it, or move it away") from None
@@ -59,6 +65,8 @@ class Access:
     def write(self) -> None:
         """Write all three files anew, readable by their owner only. Raises StoreError."""
         known = {"host": self.host, "port": self.port, "root": self.root, "passwords": self.passwords}
+        if self.home != self.directory:
+            known["home"] = str(self.home.absolute())
         private(self.directory / "broker.json", json.dumps(known, indent=1) + "\n")
         lines = [
             f"{user}:{word if word.startswith(HASH) else hashed(word)}\n"
@@ -68,11 +76,16 @@ class Access:
         private(self.rules, rules(self.root))
 
     def admit(self, passwords: Mapping[str, str]) -> None:
-        """Let these users in; a password "" is made up. Raises SpecError."""
-        for user, password in passwords.items():
+        """Let in these users, and the coordinator, and nobody else; "" is the password there, or made up.
+
+        Raises SpecError.
+        """
+        for user in passwords:
             if not NAME.fullmatch(user):
                 raise SpecError(f"a device cannot be called {user!r}: use 1 to 64 of A-Z a-z 0-9 . _ -")
-            self.passwords[user] = password or self.passwords.get(user) or drawn()
+        known = self.passwords
+        all_of_them = {topics.COORDINATOR: "", **passwords}
+        self.passwords = {user: word or known.get(user) or drawn() for user, word in all_of_them.items()}
 
 
 def topics_of(root: str, user: str) -> tuple[list[str], list[str]]:

@@ -17,12 +17,10 @@ from fedthings.identity.keys import fingerprint, held
 from fedthings.identity.links import Links
 from fedthings.identity.seal import CoordinatorSeal
 from fedthings.messages import Enrol, Enrolled
-from fedthings.server.access import Access
 from fedthings.server.broker import Broker, Kind
 from fedthings.server.devices import KEY_FILE, LINKS_FILE
 from fedthings.server.roll import ENROLLED, INVITED, QUARANTINED, WAITING, Listed, Roll
 from fedthings.server.store import Store
-from fedthings.transport.topics import COORDINATOR
 from fedthings.transport.transport import Transport
 
 log = logging.getLogger("fedthings.server")
@@ -43,11 +41,12 @@ class Admission:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._store = Store(directory)
+        self._directory, self._store = directory, Store(directory)
         self.roll = Roll(self._store)
         self.seal = CoordinatorSeal(held(directory / KEY_FILE), Links(directory / LINKS_FILE))
         self.broker: Broker | None = None
         self.names: dict[str, str] = {}
+        self._logins: dict[str, str] = {}
         self.quarantined: set[str] = set()
         self.alarm = inf  # when `flush` is due, in seconds
         self._free = 0.0  # from when on it may be
@@ -73,16 +72,15 @@ class Admission:
 
     def changed(self) -> Changed:
         """Return what has changed on the roll since it was read."""
-        listed = self.roll.listed()
+        listed = self.roll.read().devices
         names, quarantined = _names(listed).keys(), _quarantined(listed)
         gone = self.names.keys() - names
         return Changed(gone, quarantined - self.quarantined, self.quarantined - quarantined - gone)
 
     def read(self) -> None:
         """Take the roll as it is now."""
-        listed = self.roll.listed()
+        listed, self.seal.known, self._logins = self.roll.read()
         self.names, self.quarantined = _names(listed), _quarantined(listed)
-        self.seal.known = self.roll.known()
         for name, (sender, enrol) in list(self._waiting.items()):
             device = listed.get(name)
             if device is None or device.state != WAITING:
@@ -108,30 +106,22 @@ class Admission:
         self._answers.append((to, Enrolled(enrol.name[:64], enrol.key, standing, reason)))
 
     def flush(self, transport: Transport, now: float) -> None:
-        """Let in who has enrolled, and answer, many at once: the whole list is written each time."""
+        """Let in who has enrolled, and answer, many at once: the whole list is written where it has changed."""
         begun = time.monotonic()
         self.read()
-        self.admit()
+        if self.broker is not None:
+            self.broker.admit(self._logins)
         answers, self._answers = self._answers, []
         for to, answer in answers:
             transport.send(to, answer)
         self.alarm, self._free = inf, now + 4 * (time.monotonic() - begun)
 
-    def admit(self) -> None:
-        """Let the own broker know whom to let in."""
-        if self.broker is not None:
-            self.broker.admit_only(self.roll.logins())
-
     def start(
         self, directory: Path, port: int, kind: Kind | None, host: str, root: str, on_end: Callable[[], None]
     ) -> Broker:
         """Start the own broker, as `Broker.start` does, for those on the roll and nobody else."""
-        access = Access(directory)
-        if access.passwords.keys() - {COORDINATOR}:  # who was taken off while nobody served is to be out
-            access.passwords = {user: word for user, word in access.passwords.items() if user == COORDINATOR}
-            access.write()
-        logins = self.roll.logins()
-        self.broker = Broker.start(directory, port, logins, kind, host=host, root=root, on_end=on_end)
+        home = None if self._directory == directory else self._directory  # whose authority the devices there trust
+        self.broker = Broker.start(directory, port, self._logins, kind, host=host, root=root, home=home, on_end=on_end)
         return self.broker
 
 

@@ -16,8 +16,8 @@ from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 from amqtt.session import Session
 
 from fedthings.identity.passwords import matches
-from fedthings.server import certificates
 from fedthings.server.access import Access, topics_of
+from fedthings.server.tls import BROKER, FOLDER
 
 
 @dataclass
@@ -141,5 +141,5 @@ async def _serve(access: Access) -> None:
 def _tls(access: Access) -> dict[str, Any]:
     if not access.tls:
         return {}
-    folder = access.directory / certificates.FOLDER / certificates.BROKER
+    folder = access.home / FOLDER / BROKER
     return {"ssl": True, "certfile": f"{folder}.pem", "keyfile": f"{folder}.key"}

@@ -12,8 +12,10 @@ from fedthings.errors import SpecError, StoreError, TransportError
 from fedthings.federation import load, phases
 from fedthings.messages import Ask, Refusal, Status
 from fedthings.run import FEDERATION
-from fedthings.server import certificates, place
+from fedthings.server import place
+from fedthings.server.access import Access
 from fedthings.server.store import FILE, Store
+from fedthings.server.tls import own_trust
 from fedthings.transport.mqtt import MqttTransport
 from fedthings.transport.topics import COORDINATOR, OPERATOR, ROOT
 from fedthings.transport.transport import Delivery, Inbox
@@ -50,7 +52,7 @@ def ask(
 
 def _trust(directory: Path) -> ssl.SSLContext | None:
     """Return how the broker's certificate is checked; one of several federations has its files above."""
-    return certificates.own_trust(directory) or certificates.own_trust(directory.resolve().parent)
+    return own_trust(Access(directory).home) or own_trust(Access(directory.resolve().parent).home)
 
 
 class _Asking(NamedTuple):

@@ -21,8 +21,8 @@ from typing import Literal
 from urllib.parse import quote
 
 from fedthings.errors import SpecError, StoreError, TransportError
-from fedthings.server import certificates
 from fedthings.server.access import Access
+from fedthings.server.tls import mutual
 from fedthings.transport.topics import COORDINATOR, ROOT, check_root
 
 Kind = Literal["mosquitto", "amqtt"]
@@ -51,13 +51,15 @@ class Broker:
         *,
         host: str = "",
         root: str = "",
+        home: Path | None = None,
         on_end: Callable[[], None] = lambda: None,
     ) -> Broker:
         """Start a broker, and wait until it listens; `on_end` is called, from a thread, whenever it ends.
 
         `port` 0 is the one in `directory/broker.json`, or a free one, and `host` "" and `root` "" the ones
-        there, or 127.0.0.1 and "ft". `passwords` are added to those there; "" is made up, and the
-        coordinator always has one. Raises TransportError where the port is taken, StoreError, SpecError.
+        there, or 127.0.0.1 and "ft". `passwords` are of those who are let in beside the coordinator, None: as
+        there (see `Access.admit`). `home` is whose TLS files it has, unless its own.
+        Raises TransportError where the port is taken, StoreError, SpecError.
         """
         directory = Path(directory).absolute()
         try:
@@ -68,12 +70,13 @@ class Broker:
         again = access.port != 0 and port in (0, access.port)
         access.host = host or access.host
         access.root = check_root(root or access.root or ROOT)
-        access.admit({COORDINATOR: "", **(passwords or {})})
+        access.home = home or directory
+        access.admit(access.passwords if passwords is None else passwords)
         access.port = port or access.port or _free(access.host)
         _wait_free(access.host, access.port, _FREED if again else 0.0)
         access.write()
         kind = _choose(prefer)
-        if kind == "amqtt" and certificates.mutual(directory):
+        if kind == "amqtt" and mutual(access.home):
             raise SpecError("the amqtt broker asks nobody for a certificate: install mosquitto, or leave --client out")
         return cls(access, kind, on_end)
 
@@ -140,30 +143,12 @@ class Broker:
         return f"{scheme}://{quote(name)}:{quote(self.access.passwords[name], safe='')}@{shown}:{self.port}"
 
     def admit(self, passwords: Mapping[str, str]) -> None:
-        """Let these users in from now on; a password "" is made up (see `url`)."""
+        """Let in these users, and the coordinator, and nobody else from now on, as `Access.admit`."""
+        before = self.access.passwords
         self.access.admit(passwords)
-        self.access.write()
-        self._tell(b"reload\n")
-
-    def admit_only(self, passwords: Mapping[str, str]) -> None:
-        """Let in these users, and the coordinator, and nobody else from now on."""
-        self.access.passwords = {COORDINATOR: self.access.passwords[COORDINATOR], **passwords}
-        self.access.write()
-        self._tell(b"reload\n")
-
-    def dismiss(self, name: str) -> None:
-        """Let this user in no longer."""
-        self.access.passwords.pop(name, None)
-        self.access.write()
-        self._tell(b"reload\n")
-
-    def reload(self) -> None:
-        """Take what another process has written into `broker.json`."""
-        place = self.access.host, self.access.port, self.access.root
-        self.access.read()
-        self.access.host, self.access.port, self.access.root = place
-        self.access.write()
-        self._tell(b"reload\n")
+        if self.access.passwords != before:
+            self.access.write()
+            self._tell(b"reload\n")
 
     def stop(self) -> None:
         """End the broker; returns when its port is free, within some seconds."""

@@ -1,7 +1,4 @@
-"""TLS for one machine: an authority of one's own, the broker's certificate, and others for mutual TLS (RFC 5280).
-
-All lies in `DIRECTORY/tls`: `ca.pem` is for everybody, all else for this machine only, mode 0600.
-"""
+"""Certificates for one machine, made: an authority of one's own, the broker's, and others for mutual TLS (RFC 5280)."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import datetime
 import ipaddress
 import os
 import socket
-import ssl
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,13 +20,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fedthings.device.identity import trust
 from fedthings.errors import SpecError, StoreError
 from fedthings.identity.files import private
+from fedthings.server.roll import check
+from fedthings.server.tls import BROKER, CLIENTS, FOLDER, mosquitto_lines
 from fedthings.transport.topics import COORDINATOR
 
-FOLDER = "tls"
-AUTHORITY, BROKER, CLIENTS = "ca", "broker", "clients"
 AUTHORITY_LASTS, LASTS = 3650, 825
 """Days; clients refuse certificates of servers that last longer than 825."""
 
@@ -43,8 +38,7 @@ def make(directory: Path, names: Sequence[str] = (), clients: Sequence[str] = ()
     """
     folder = directory / FOLDER
     for client in clients:
-        if not client or "/" in client or client.startswith("."):
-            raise SpecError(f"a certificate cannot be for {client!r}: use a device's name")
+        check(client)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if clients:
@@ -59,36 +53,6 @@ def make(directory: Path, names: Sequence[str] = (), clients: Sequence[str] = ()
     return made
 
 
-def own_trust(directory: Path) -> ssl.SSLContext | None:
-    """Return how the own broker of `directory` is linked to: over TLS where `make` was called, else None.
-
-    Raises SpecError, StoreError.
-    """
-    folder = directory / FOLDER
-    if not (folder / "ca.pem").is_file():
-        return None
-    own = folder / CLIENTS / f"{COORDINATOR}.pem"
-    certificate = (str(own), str(own.with_suffix(".key"))) if own.is_file() else ()
-    try:
-        return trust((folder / "ca.pem").read_text(), *certificate)
-    except OSError as error:
-        raise StoreError(f"{folder / 'ca.pem'} cannot be read: {error.strerror}") from None
-
-
-def mosquitto_lines(directory: Path) -> list[str]:
-    """Return the lines of mosquitto.conf(5) for TLS; none where there is none."""
-    folder = directory / FOLDER
-    if not (folder / f"{BROKER}.pem").is_file():
-        return []
-    lines = [
-        f"cafile {folder / 'ca.pem'}",
-        f"certfile {folder / BROKER}.pem",
-        f"keyfile {folder / BROKER}.key",
-        "tls_version tlsv1.2",
-    ]
-    return [*lines, "require_certificate true"] if mutual(directory) else lines
-
-
 def configuration(directory: Path) -> Path:
     """Write mosquitto.conf(5) for a broker of one's own, with the files of `fedthings devices acl`; return where."""
     where = directory.resolve()
@@ -98,11 +62,6 @@ def configuration(directory: Path) -> Path:
     lines += ["set_tcp_nodelay true", "max_queued_messages 1000000"]
     private(path, "\n".join(lines) + "\n")
     return path
-
-
-def mutual(directory: Path) -> bool:
-    """Return whether the broker asks everyone for a certificate."""
-    return (directory / FOLDER / CLIENTS).is_dir()
 
 
 def _authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
@@ -194,6 +153,6 @@ def _names(more: Sequence[str]) -> list[x509.GeneralName]:
 def _write(path: Path, key: ec.EllipticCurvePrivateKey, chain: Sequence[x509.Certificate]) -> list[Path]:
     names = [path.with_name(f"{path.name}.pem"), path.with_name(f"{path.name}.key")]
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    private(names[1], secret.decode())
-    private(names[0], "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in chain))
+    private(names[1], secret)
+    private(names[0], b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain))
     return names

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from fedthings.identity import tokens
 from fedthings.identity.keys import held, public_of
 from fedthings.identity.tokens import Token
 from fedthings.server import place
+from fedthings.server.access import Access
 from fedthings.server.roll import Roll, check
 from fedthings.server.store import Store
+from fedthings.transport.topics import check_root
 
 KEY_FILE = "coordinator.key"
 """The coordinator's private key, by which devices know it."""
@@ -38,13 +40,14 @@ def enrol(
     lasts: float = LASTS,
     approve: bool = False,
     broker: str = "",
-    root: str = "ft",
+    root: str = "",
     again: bool = False,
 ) -> list[Path]:
     """Make a token for each of `names`, or one for `count` devices of any name; return their files, of mode 0600.
 
-    `broker` is the URL that devices are to use, without a user; `approve`: the operator is asked; `again`: for devices
-    on the list, whose keys are replaced. Raises SpecError for a name that cannot be, StoreError.
+    `broker` is the URL that devices are to use, without a user, `root` the first level of the topics there, "" for the
+    run's; `approve`: the operator is asked; `again`: for devices on the list, whose keys are replaced.
+    Raises SpecError for a name that cannot be, StoreError.
     """
     names = list(dict.fromkeys(names))
     for name in names:
@@ -52,6 +55,7 @@ def enrol(
     if group:
         check(group, "a group")
     own(directory)
+    root = check_root(root or _root(directory))
     with _roll(directory, new=not again) as roll:
         public = public_of(held(directory / KEY_FILE))
         authority = directory / "tls" / "ca.pem"
@@ -62,6 +66,12 @@ def enrol(
         ]
         roll.issue(out, count or 1, approve, again)
     return [_left(directory, token) for token in out]
+
+
+def _root(directory: Path) -> str:
+    """Return the first level of the topics of `directory`: where it was served, or is to be."""
+    served = place.read(directory)
+    return served.root if served is not None else Access(directory).root
 
 
 def _left(directory: Path, token: Token) -> Path:
@@ -79,17 +89,9 @@ def token_file(directory: Path, name: str) -> Path:
     return directory / TOKENS / f"{name}.token"
 
 
-def remove(directory: Path, names: Sequence[str]) -> None:
-    """Let `names` join no longer. Raises StoreError where one is not on the list."""
-    with edited(directory) as roll:
-        roll.remove(names)
-    for name in names:
-        token_file(directory, name).unlink(missing_ok=True)
-
-
 @contextmanager
-def edited(directory: Path) -> Iterator[Roll]:
-    """Change the roll of `directory`. Raises StoreError."""
+def opened(directory: Path) -> Iterator[Roll]:
+    """Read or change the roll of `directory`. Raises StoreError."""
     own(directory)
     with _roll(directory) as roll:
         yield roll

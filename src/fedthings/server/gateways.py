@@ -33,7 +33,6 @@ from fedthings.messages import (
 )
 from fedthings.protocol import events
 from fedthings.server import reception
-from fedthings.server.leader import Leader
 from fedthings.server.turns import Turns
 from fedthings.transport.chunks import Assembly
 from fedthings.wire import pack, unpack, unpack_body
@@ -120,6 +119,8 @@ def take(service: Service, sender: str, message: Envelope, federation: str, now:
     ours = service.transport.federation
     if federation != ours and not (federation == "" and isinstance(message, Bye)):
         raise WireError("another federation", federation)
+    if service.held(sender) and not isinstance(message, Bye | Relay):  # of which each message is looked at for itself
+        raise WireError(reception.QUARANTINED, f"{sender} is to do nothing, by its operator")
     match message:
         case Relay():
             _relayed(service, sender, message, now)
@@ -224,7 +225,7 @@ def _left_out(service: Service, subtotal: Subtotal, now: float) -> None:
     """
     coordinator = service.coordinator
     made = coordinator.version + coordinator.stepping
-    suspects = service.leader.suspects if isinstance(service.leader, Leader) else ()
+    suspects = () if service.leader is None else service.leader.suspects
     for ticket in subtotal.tickets:
         if not coordinator.open(ticket):
             continue
@@ -277,5 +278,5 @@ def add(service: Service, digest: bytes, subtotal: Subtotal, lag: int) -> None:
     service.parts += subtotal.tickets
     for ticket in subtotal.tickets:
         service.settlement.on(events.Keep(ticket, lag), service.now)
-    if isinstance(service.leader, Leader):
+    if service.leader is not None:
         service.leader.keep_sum(service.engine, digest, subtotal)

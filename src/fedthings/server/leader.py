@@ -174,6 +174,8 @@ class Leader:
         ours = service.transport.federation
         if federation != ours and not isinstance(message, Bye):
             raise WireError("another federation", federation)
+        if service.held(self.spec.name) and not isinstance(message, Bye):
+            raise WireError(reception.QUARANTINED, f"{self.spec.name} is to do nothing, by its operator")
         match message:
             case Hello():  # it has started anew, or its link has
                 if self._question is not None:

@@ -40,8 +40,6 @@ UNMASKED = "unmasked"
 class Members:
     """It knows one committee at a time; `verify` tells whose the signatures of keys are. Raises StoreError."""
 
-    sender = ""  # it hears devices only
-
     def __init__(self, spec: SecAgg, directory: Path, verify: Verify = signing.verified) -> None:
         self.spec = spec
         self._verify = verify

@@ -58,13 +58,6 @@ def take(service: Service, sender: str, message: Envelope, federation: str, now:
             service.on(events.Left(sender), now)
             take_turns(service, now)
         return
-    if service.held(sender):
-        if not isinstance(message, Hello):
-            raise WireError(QUARANTINED, f"{sender} is to do nothing, by its operator")
-        service.resting[sender] = message
-        service.send(sender, Pause(QUARANTINED))
-        return
-    service.heard.add(sender)
     if service.routes.get(sender, "") != via and _is_there(service, message):
         if via:
             service.routes[sender] = via
@@ -72,6 +65,13 @@ def take(service: Service, sender: str, message: Envelope, federation: str, now:
             take_turns(service, now)
         else:
             del service.routes[sender]
+    if held := next((name for name in (sender, via) if service.held(name)), ""):
+        if not isinstance(message, Hello):
+            raise WireError(QUARANTINED, f"{held} is to do nothing, by its operator")
+        service.resting[sender] = message
+        service.send(sender, Pause(QUARANTINED))
+        return
+    service.heard.add(sender)
     match message:
         case Hello():
             _hello(service, sender, message, now)

@@ -15,7 +15,6 @@ from fedthings.messages import Report, Subtotal
 from fedthings.protocol import events
 from fedthings.protocol.events import Answered, Conversed, Event, Ticket
 from fedthings.server import gateways
-from fedthings.server.leader import Leader
 from fedthings.server.store import Saved, Usage
 from fedthings.wire import unpack_body
 
@@ -30,7 +29,7 @@ def checkpoint(service: Service, made: int | None = None) -> None:
     """
     phase = service.coordinator.phase
     filling = {ticket: lag for ticket, lag in service.settlement.filling.items() if ticket.phase == phase}
-    within = service.leader.within if isinstance(service.leader, Leader) else {}
+    within = {} if service.leader is None else service.leader.within
     sums = {within[ticket]: lag for ticket, lag in filling.items() if ticket in within}
     state = {
         "terms": service.terms,
@@ -54,8 +53,8 @@ def checkpoint(service: Service, made: int | None = None) -> None:
     for digest in service.summed:
         if digest not in sums:
             service.inbound.remove(digest)
-    if service.leader is not None:
-        service.leader.tidy(filling)
+    if service.settler is not None:
+        service.settler.tidy(filling)
     service.folded, service.summed = [t for t in filling if t not in within], [*sums]
     service.parts = [ticket for ticket in service.parts if ticket in filling]
 
@@ -88,8 +87,8 @@ def resume(service: Service) -> None:
         ) from error
     service.spool.tidy([*(ticket for ticket, _ in service.coordinator.tasks.values()), *service.folded])
     service.inbound.tidy(service.summed)
-    if service.leader is not None:
-        service.leader.tidy([*service.settlement.filling, *service.settlement.fixed])
+    if service.settler is not None:
+        service.settler.tidy([*service.settlement.filling, *service.settlement.fixed])
 
 
 def _replay(service: Service, saved: Saved) -> None:

@@ -7,12 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fedthings.errors import StoreError
 from fedthings.identity.files import private
 from fedthings.identity.passwords import hashed, parts
 from fedthings.lifeline import alone
+from fedthings.server import devices
 from fedthings.server.access import Access, topics_of
-from fedthings.server.admission import Admission
 from fedthings.transport.topics import COORDINATOR, check_root
 
 DYNAMIC = "dynamic-security.json"
@@ -23,18 +22,12 @@ def write(directory: Path, kind: str, root: str = "") -> list[Path]:
 
     Raises StoreError, also while a coordinator runs that has a broker of its own, whose files these are.
     """
-    if not directory.is_dir():
-        raise StoreError(f"there is no run directory {directory}: name one with --out")
-    admission = Admission(directory)
-    try:
-        logins = admission.roll.logins()
-    finally:
-        admission.close()
+    with devices.opened(directory) as roll:
+        logins = roll.read().logins
     access = Access(directory)
     access.root = check_root(root or access.root)
     word = access.passwords.get(COORDINATOR, "")
-    access.passwords = {}
-    access.admit({COORDINATOR: word, **logins})
+    access.admit(logins)
     if kind == "file":
         if word and access.port:
             with alone(directory, "the run directory"):

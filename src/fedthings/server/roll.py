@@ -54,6 +54,17 @@ class Listed(NamedTuple):
     password: str
 
 
+class Reading(NamedTuple):
+    """The roll at one moment: every device by name, whose signatures are believed, and whom a broker lets in.
+
+    `logins` are devices, and those who have a token, with the hash of each password.
+    """
+
+    devices: dict[str, Listed]
+    known: Known
+    logins: dict[str, str]
+
+
 class Roll:
     """The roll in `store`. Each method is one transaction, and raises StoreError where it cannot be."""
 
@@ -62,30 +73,22 @@ class Roll:
 
     # ------------------------------------------------------------------ reading
 
-    def listed(self) -> dict[str, Listed]:
-        """Return every device, by name."""
+    def read(self) -> Reading:
+        """Return what is on it."""
         columns = sa.select(DEVICES.c.name, DEVICES.c.state, DEVICES.c.key, DEVICES.c.password)
-        with self._store.transaction() as connection:
-            return {name: Listed(*rest) for name, *rest in connection.execute(columns.order_by(DEVICES.c.name))}
-
-    def known(self) -> Known:
-        """Return whose signatures are believed."""
-        devices = self.listed()
-        with self._store.transaction() as connection:
+        out = sa.select(TOKENS.c.id, TOKENS.c.password).where(TOKENS.c.expires > time.time())
+        with self._store.reading() as connection:
+            devices = {name: Listed(*rest) for name, *rest in connection.execute(columns.order_by(DEVICES.c.name))}
             revoked = frozenset(connection.execute(sa.select(REVOCATIONS.c.kid)).scalars())
-        keys = {n: d.key for n, d in devices.items() if d.key is not None and d.state in (ENROLLED, QUARANTINED)}
-        return Known(keys, revoked)
-
-    def logins(self) -> dict[str, str]:
-        """Return whom a broker lets in, with the hash of each password: devices, and who has a token."""
-        found = {name: d.password for name, d in self.listed().items() if d.state in (ENROLLED, QUARANTINED)}
-        with self._store.transaction() as connection:
-            out = connection.execute(sa.select(TOKENS.c.id, TOKENS.c.password).where(TOKENS.c.expires > time.time()))
-            return found | {row.id: row.password for row in out}
+            guests = {row.id: row.password for row in connection.execute(out)}
+        inside = {name: device for name, device in devices.items() if device.state in (ENROLLED, QUARANTINED)}
+        keys = {name: device.key for name, device in inside.items() if device.key is not None}
+        logins = {name: device.password for name, device in inside.items()}
+        return Reading(devices, Known(keys, revoked), logins | guests)
 
     def of(self, group: str) -> list[str]:
         """Return who is in `group`."""
-        with self._store.transaction() as connection:
+        with self._store.reading() as connection:
             names = sa.select(DEVICES.c.name).where(DEVICES.c.group == group).order_by(DEVICES.c.name)
             return list(connection.execute(names).scalars())
 
@@ -176,16 +179,12 @@ class Roll:
     def revoke(self, names: Sequence[str]) -> None:
         """Believe the keys of these no longer; they stay on the list."""
         with self._store.transaction() as connection:
-            for device in _rows(connection, names):
-                _revoke(connection, device)
-            gone = {"state": REVOKED, "key": None, "password": ""}
-            connection.execute(DEVICES.update().where(DEVICES.c.name.in_(names)).values(**gone))
-            connection.execute(TOKENS.delete().where(TOKENS.c.name.in_(names)))
+            _out(connection, names)
 
     def remove(self, names: Sequence[str]) -> None:
         """Take these off the list; nobody believes their keys any more."""
-        self.revoke(names)
         with self._store.transaction() as connection:
+            _out(connection, names)
             connection.execute(DEVICES.delete().where(DEVICES.c.name.in_(names)))
 
     def forget(self, name: str) -> None:
@@ -259,6 +258,14 @@ def _need(names: Iterable[str], there: Iterable[str]) -> None:
         if name not in known:
             shown = ", ".join(known[:10]) or "nobody"
             raise StoreError(f"the device {name!r} is not on the list, which has {shown}")
+
+
+def _out(connection: sa.Connection, names: Sequence[str]) -> None:
+    for device in _rows(connection, names):
+        _revoke(connection, device)
+    gone = {"state": REVOKED, "key": None, "password": ""}
+    connection.execute(DEVICES.update().where(DEVICES.c.name.in_(names)).values(**gone))
+    connection.execute(TOKENS.delete().where(TOKENS.c.name.in_(names)))
 
 
 def _revoke(connection: sa.Connection, device: Any) -> None:

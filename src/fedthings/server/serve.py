@@ -17,18 +17,18 @@ from typing import Self
 from fedthings import run
 from fedthings.errors import SpecError, WireError
 from fedthings.lifeline import Ending, alone
-from fedthings.messages import Ask, Bye, Decline, Enrol, Hello, Pause
+from fedthings.messages import Ask, Enrol
 from fedthings.privacy import signing
 from fedthings.run import Run
-from fedthings.server import certificates, place
+from fedthings.server import place, quarantine
 from fedthings.server.admission import Admission
 from fedthings.server.broker import KINDS, Broker, Kind
 from fedthings.server.place import Place, identity
 from fedthings.server.ranges import Ranges
-from fedthings.server.reception import QUARANTINED
 from fedthings.server.service import Service
 from fedthings.server.services import Services
 from fedthings.server.serving import Serving, Terms
+from fedthings.server.tls import own_trust
 from fedthings.transport.lane import Lane
 from fedthings.transport.link import Address
 from fedthings.transport.mqtt import MqttTransport
@@ -52,8 +52,8 @@ class Server:
     passwords. `broker` is the URL of an MQTT broker, coordinator's password included; "" starts one in `directory`,
     "mosquitto" or "amqtt" that kind. `gateways` are the devices that may speak for others. `http` is a port (0: a free
     one) where large bodies can be had by range requests too, over TLS with the PEM files `certificate` and `key`. `tls`
-    is how a broker's certificate is checked. `roll` is the directory whose devices and coordinator's key are used, in
-    place of those in `directory`. `on_news(text)` hears what a person should know.
+    is how a broker's certificate is checked. `roll` is the directory whose devices, coordinator's key and TLS files are
+    used, in place of those in `directory`. `on_news(text)` hears what a person should know.
     Raises StoreError, TransportError, SpecError.
     """
 
@@ -103,7 +103,7 @@ class Server:
                 root=self.root,
                 inbox=self._inbox,
                 seal=self.admission.seal,
-                tls=tls or certificates.own_trust(self.directory),
+                tls=tls or own_trust(self.home),
             )
             stack.callback(self.transport.close)
             self.services = Services(
@@ -249,33 +249,11 @@ class Server:
         return arrival
 
     def _reload(self, now: float) -> None:
-        """Read the roll again: who was taken off it is gone, and who was put into quarantine has nothing to do."""
-        changed = self.admission.changed()
-        for service in self.services.services:
-            for name in sorted((changed.gone | changed.quarantined) & service.coordinator.present):
-                self._part(service, name, name in changed.quarantined, now)
-        self.admission.read()
-        for service in self.services.services:
-            federation = service.transport.federation
-            for name in sorted(changed.released & service.resting.keys()):
-                self.services.receive(Delivery(name, service.resting.pop(name), federation), now)
+        """Read the roll again; what follows is said with what has arrived."""
+        parties = [quarantine.of(service) for service in self.services.services]
+        quarantine.reload(self.admission, parties, lambda said: self.services.receive(said, now, more=True))
         self._know()
         self.admission.flush(self.transport, now)
-
-    def _part(self, service: Service, name: str, stays: bool, now: float) -> None:
-        """End the work of a device that is out, or `stays` linked without any."""
-        tasks, federation = service.coordinator.tasks, service.transport.federation
-        every, _ = service.coordinator.sleepers.seen.get(name, (0.0, 0.0))
-        via = service.routes.pop(name, "")
-        if name in tasks:
-            declined = Decline(tasks[name][0], QUARANTINED if stays else "removed")
-            self.services.receive(Delivery(name, declined, federation), now)
-        self.services.receive(Delivery(name, Bye(), federation), now)
-        if stays:
-            if via:
-                service.routes[name] = via
-            service.resting[name] = Hello("", every)
-            service.send(name, Pause(QUARANTINED))
 
     def _know(self) -> None:
         """Let federations that share the devices count what each costs there."""

@@ -122,7 +122,8 @@ class Service:
         self.spool = Spool(directory / "spool", self.turns, fsync, JOURNALED if secure is None else 0)
         self.inbound = Inbound(directory / "subtotals", self.turns, fsync)
         self.members = Members(secure, directory, verify) if isinstance(secure, SecAgg) else None
-        self.leader = Leader(secure, directory, fsync) if isinstance(secure, TwoServers) else self.members
+        self.leader = Leader(secure, directory, fsync) if isinstance(secure, TwoServers) else None
+        self.settler = self.leader or self.members  # who gets what a settlement asks others for
         self.settlement = settlement(self.engine)
         self.terms = {"rounds": rounds, "stop": dict(stop or {}), "init": _mark(init), "test": _mark(*(test or ()))}
         self.reason = self.failure = ""  # why the federation has ended; why it cannot be done
@@ -154,7 +155,7 @@ class Service:
     @property
     def alarm(self) -> float:
         """When `wake` is due at the latest, in seconds of federation time."""
-        asks = inf if self.leader is None else self.leader.alarm
+        asks = inf if self.settler is None else self.settler.alarm
         return min(self.coordinator.alarm, self.turns.alarm, self.settlement.alarm, asks)
 
     # ------------------------------------------------------------- arrivals
@@ -186,8 +187,8 @@ class Service:
             reception.take_turns(self, now)
         if now >= self.settlement.alarm:
             self.on(events.Overdue(), now)
-        if self.leader is not None and now >= self.leader.alarm:
-            self.leader.wake(self, now)
+        if self.settler is not None and now >= self.settler.alarm:
+            self.settler.wake(self, now)
         if now >= self.coordinator.alarm:
             for ticket, deadline in list(self.coordinator.tasks.values()):
                 device = ticket.device
@@ -210,7 +211,7 @@ class Service:
     def _take(self, sender: str, message: Envelope, federation: str, now: float) -> None:
         if sender.startswith(OPERATOR):
             operators.take(self, sender, message, federation, now)
-        elif self.leader is not None and sender == self.leader.sender and isinstance(self.leader, Leader):
+        elif self.leader is not None and sender == self.leader.sender:
             self.leader.take(self, message, federation, now)
         elif sender in self.gateways or isinstance(message, Relay):
             gateways.take(self, sender, message, federation, now)
@@ -240,8 +241,8 @@ class Service:
                 self.members.on(self, event)
             return
         if isinstance(event, Answered):
-            if isinstance(event, events.Settled) and self.leader is not None:
-                self.leader.answer = event.digest
+            if isinstance(event, events.Settled) and self.settler is not None:
+                self.settler.answer = event.digest
             self._settle(self.settlement.on(event, self.now))
             return
         commands = self.coordinator.on(event, self.now)
@@ -278,23 +279,23 @@ class Service:
             case events.Advance():
                 if self.members is not None:
                     self.engine.conversed(self.members.size)
-                if self.leader is not None:
+                if self.settler is not None:
                     self.engine.close()
                 self._settle(self.settlement.on(command, self.now))
             case events.Finish(reason=reason):
                 self.reason = reason
                 self.settlement.on(command, self.now)
-                if self.leader is not None:
-                    self.leader.over()
+                if self.settler is not None:
+                    self.settler.over()
                 self._add(self.engine.finish())
 
     def _settle(self, commands: Sequence[Settling]) -> None:
         """Do what the settlement says."""
         for command in commands:
             match command:
-                case events.Ask(norms=norms) if self.leader is not None:
-                    self.leader.ask(self, norms)
-                case events.Exclude(tickets=tickets, lag=lag, reason=reason) if isinstance(self.leader, Leader):
+                case events.Ask(norms=norms) if self.settler is not None:
+                    self.settler.ask(self, norms)
+                case events.Exclude(tickets=tickets, lag=lag, reason=reason) if self.leader is not None:
                     self.engine.leave_out(self.leader.summed(self, tickets[0]), lag, reason, len(tickets))
                     self.parts = [ticket for ticket in self.parts if ticket not in tickets]
                 case events.Settle(reason=reason):
@@ -315,7 +316,7 @@ class Service:
             {name: stats[None] for name, stats in report.metrics.items()},
             [lag],
         )
-        if isinstance(self.leader, Leader):
+        if self.leader is not None:
             self.leader.keep(ticket, shares.hidden(report.arrays))
         self.settlement.on(events.Keep(ticket, lag), self.now)
         self.folded.append(ticket)
@@ -327,9 +328,9 @@ class Service:
         if not self.replaying:
             self.store.commit()  # a model that is written must come about again
         share = None
-        if self.leader is not None:
-            share = self.leader.share(self) if self.leader.answer and not lost else None
-            self.leader.over()
+        if self.settler is not None:
+            share = self.settler.share(self) if self.settler.answer and not lost else None
+            self.settler.over()
         trains = self.engine.spec.kind == "train" and not lost
         try:
             made = self.engine.advance(self.now, share, lost)

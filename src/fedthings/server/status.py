@@ -37,14 +37,14 @@ def status(service: Service, now: float) -> dict[str, Any]:
         "bytes_down": engine.tally.bytes_down,
         "dropped": dict(engine.tally.dropped),
         "refused": dict(service.refusals),
-        "helper": service.leader.facts if service.leader is not None else None,
+        "helper": service.settler.facts if service.settler is not None else None,
         "gateways": dict(sorted(Counter(service.routes.values()).items())),
     }
 
 
 def _settling(service: Service) -> list[Wait]:
     """Return what the settlement waits for, with what the helper has said instead of an answer."""
-    said = service.leader.refusal if service.leader is not None else ""
+    said = service.settler.refusal if service.settler is not None else ""
     waits = (
         service.settlement.waits
         if service.members is None

@@ -112,8 +112,8 @@ class Store:
     def commit(self) -> None:
         """Write down what was journaled: nobody may be told what follows from it before."""
         if self._journaled:
-            with self._writing():
-                self._connection.execute(JOURNAL.insert(), self._journaled)
+            with self.transaction() as connection:
+                connection.execute(JOURNAL.insert(), self._journaled)
             self._journaled = []
 
     def checkpoint(
@@ -129,27 +129,26 @@ class Store:
 
         `parts` are those from whose reports the version `made` was made.
         """
-        with self._writing():
-            self._connection.execute(CHECKPOINT.delete())
-            self._connection.execute(CHECKPOINT.insert(), {"id": 1, "now": now, "state": checkpoint.pack(dict(state))})
-            self._connection.execute(JOURNAL.delete())
+        with self.transaction() as connection:
+            connection.execute(CHECKPOINT.delete())
+            connection.execute(CHECKPOINT.insert(), {"id": 1, "now": now, "state": checkpoint.pack(dict(state))})
+            connection.execute(JOURNAL.delete())
             if lines:
-                self._connection.execute(
+                connection.execute(
                     HISTORY.insert(),
                     [{"version": line["version"], "line": json.dumps(line)} for line in lines],
                 )
             if usage:
-                self._connection.execute(_USED, [{"device": name, **u._asdict()} for name, u in usage.items()])
+                connection.execute(_USED, [{"device": name, **u._asdict()} for name, u in usage.items()])
             if made is not None:
-                self._connection.execute(PARTS.insert(), {"version": made, "devices": "\n".join(parts)})
+                connection.execute(PARTS.insert(), {"version": made, "devices": "\n".join(parts)})
         self._journaled = []
 
     def saved(self) -> Saved | None:
         """Return what to begin from, or None in a new directory."""
-        with _told():
-            row = self._connection.execute(sa.select(CHECKPOINT.c.now, CHECKPOINT.c.state)).first()
-            last = self._connection.execute(sa.select(sa.func.max(JOURNAL.c.now))).scalar()
-            self._connection.rollback()
+        with self.reading() as connection:
+            row = connection.execute(sa.select(CHECKPOINT.c.now, CHECKPOINT.c.state)).first()
+            last = connection.execute(sa.select(sa.func.max(JOURNAL.c.now))).scalar()
         if row is None:
             return None
         state = checkpoint.unpack(row.state)
@@ -161,10 +160,9 @@ class Store:
         """Yield the journal, a few rows in memory at a time."""
         after = -1
         while True:
-            with _told():
-                page = sa.select(JOURNAL).where(JOURNAL.c.number > after).order_by(JOURNAL.c.number).limit(_PAGE)
-                rows = self._connection.execute(page).all()
-                self._connection.rollback()
+            page = sa.select(JOURNAL).where(JOURNAL.c.number > after).order_by(JOURNAL.c.number).limit(_PAGE)
+            with self.reading() as connection:
+                rows = connection.execute(page).all()
             if not rows:
                 return
             for row in rows:
@@ -173,9 +171,8 @@ class Store:
 
     def history(self) -> list[Line]:
         """Return the lines of history that are complete."""
-        with _told():
-            rows = self._connection.execute(sa.select(HISTORY.c.line).order_by(HISTORY.c.version)).all()
-            self._connection.rollback()
+        with self.reading() as connection:
+            rows = connection.execute(sa.select(HISTORY.c.line).order_by(HISTORY.c.version)).all()
         try:
             return [json.loads(row.line) for row in rows]
         except ValueError as error:
@@ -185,64 +182,71 @@ class Store:
 
     def know(self, passwords: Mapping[str, str]) -> None:
         """Count what these devices cost here; the list is kept elsewhere, with these hashes of passwords."""
-        with self._writing():
-            known = set(self._connection.execute(sa.select(DEVICES.c.name)).scalars())
+        with self.transaction() as connection:
+            known = set(connection.execute(sa.select(DEVICES.c.name)).scalars())
             for name in passwords.keys() - known:
                 device = {"name": name, "password": passwords[name], "added": time.time()}
-                self._connection.execute(DEVICES.insert(), device)
+                connection.execute(DEVICES.insert(), device)
             for name in known - passwords.keys():
-                self._connection.execute(DEVICES.delete().where(DEVICES.c.name == name))
+                connection.execute(DEVICES.delete().where(DEVICES.c.name == name))
 
     def devices(self) -> list[dict[str, Any]]:
         """Return every device that may join, with what it has cost."""
-        with _told():
-            rows = self._connection.execute(sa.select(DEVICES).order_by(DEVICES.c.name)).mappings().all()
-            self._connection.rollback()
-        return [dict(row) for row in rows]
+        with self.reading() as connection:
+            return [dict(row) for row in connection.execute(sa.select(DEVICES).order_by(DEVICES.c.name)).mappings()]
 
     def versions(self, name: str) -> list[int]:
         """Return which versions were made from reports of `name`."""
-        with _told():
-            rows = self._connection.execute(sa.select(PARTS).order_by(PARTS.c.version))
-            found = [row.version for row in rows if name in row.devices.split("\n")]
-            self._connection.rollback()
-        return found
+        with self.reading() as connection:
+            rows = connection.execute(sa.select(PARTS).order_by(PARTS.c.version))
+            return [row.version for row in rows if name in row.devices.split("\n")]
 
     def forget(self, name: str, brought: Callable[[list[Any]], bool]) -> None:
         """Remove what is stored of `name`, and the reports in the journal that such events `brought`.
 
         Nothing of it stays in the file's free pages either.
         """
-        with self._writing():
-            rows = self._connection.execute(sa.select(JOURNAL.c.number, JOURNAL.c.event)).all()
+        with self.transaction() as connection:
+            rows = connection.execute(sa.select(JOURNAL.c.number, JOURNAL.c.event)).all()
             arrivals = [row.number for row in rows if brought(checkpoint.unpack(row.event))]
-            self._connection.execute(DEVICES.delete().where(DEVICES.c.name == name))
-            for row in self._connection.execute(sa.select(PARTS)).all():
+            connection.execute(DEVICES.delete().where(DEVICES.c.name == name))
+            for row in connection.execute(sa.select(PARTS)).all():
                 names = row.devices.split("\n")
                 if name in names:
                     rest = "\n".join(other for other in names if other != name)
-                    self._connection.execute(PARTS.update().where(PARTS.c.number == row.number).values(devices=rest))
-            self._connection.execute(JOURNAL.update().where(JOURNAL.c.number.in_(arrivals)).values(body=None))
+                    connection.execute(PARTS.update().where(PARTS.c.number == row.number).values(devices=rest))
+            connection.execute(JOURNAL.update().where(JOURNAL.c.number.in_(arrivals)).values(body=None))
         if self._engine.dialect.name == "sqlite":
             with _told(), self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as alone:
                 alone.exec_driver_sql("VACUUM")
                 alone.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @contextmanager
-    def transaction(self) -> Iterator[sa.Connection]:
-        """Read and write tables, all of it or nothing. Raises StoreError."""
-        with self._writing():
-            yield self._connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def reading(self) -> Iterator[sa.Connection]:
+        """Read tables, all as they are at one moment; others may write meanwhile. Raises StoreError."""
         with _told():
             try:
-                yield
+                self._begin("BEGIN")
+                yield self._connection
+            finally:
+                self._connection.rollback()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """Read and write tables, all of it or nothing; nobody writes in between. Raises StoreError."""
+        with _told():
+            try:
+                self._begin("BEGIN IMMEDIATE")
+                yield self._connection
                 self._connection.commit()
             except BaseException:
                 self._connection.rollback()
                 raise
+
+    def _begin(self, words: str) -> None:
+        """Begin now: sqlite3 by itself begins with the first write, after what that write rests on was read."""
+        if self._engine.dialect.name == "sqlite":
+            self._connection.exec_driver_sql(words)
 
 
 _USED = (
@@ -258,6 +262,7 @@ _USED = (
 
 def _pragmas(fsync: bool) -> Any:
     def connected(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # `Store` begins its transactions
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute(f"PRAGMA synchronous={'FULL' if fsync else 'NORMAL'}")
