@@ -24,8 +24,9 @@ import numpy as np
 
 import fedthings as ft
 import light
+from fedthings.bodies import Report
 from fedthings.federation import phases
-from fedthings.messages import Announce, Assignment, Envelope, Hello, Receipt, Report, Want
+from fedthings.messages import Announce, Assignment, Envelope, Hello, Receipt, Want
 from fedthings.phase import measures, schema
 from fedthings.protocol.events import Ticket
 from fedthings.transport.chunks import CHUNK, Assembly, Source

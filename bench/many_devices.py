@@ -25,8 +25,9 @@ import numpy as np
 
 import fedthings as ft
 import light
+from fedthings.bodies import Model, Report, Work
 from fedthings.learn.data import Shard
-from fedthings.messages import Announce, Assignment, Envelope, Farewell, Hello, Model, Receipt, Report, Work
+from fedthings.messages import Announce, Assignment, Envelope, Farewell, Hello, Receipt
 from fedthings.phase import Phase, learner, stage
 from fedthings.protocol.events import Ticket
 from fedthings.spelling import decode

@@ -25,8 +25,9 @@ import numpy as np
 
 from fedthings.aggregate import ring
 from fedthings.aggregate.ring import Ring
+from fedthings.bodies import Report
 from fedthings.errors import SpecError
-from fedthings.messages import Neighbours, Report, Shares, Unmask
+from fedthings.messages import Neighbours, Shares, Unmask
 from fedthings.privacy import secagg, signing
 from fedthings.privacy.graph import degree
 from fedthings.privacy.secagg import Scope, SecAgg

@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 
 import fedthings as ft
+from fedthings.bodies import Report
 from fedthings.federation import phases
 from fedthings.identity.links import Links
 from fedthings.identity.seal import DeviceSeal
-from fedthings.messages import Announce, Assignment, Hello, Receipt, Report, Want
+from fedthings.messages import Announce, Assignment, Hello, Receipt, Want
 from fedthings.phase import measures, schema
 from fedthings.protocol.events import Ticket
 from fedthings.transport.chunks import Source

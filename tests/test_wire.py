@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycddl import Schema
 
+from fedthings import bodies, wire
 from fedthings import messages as m
-from fedthings import wire
 from fedthings.errors import WireError
 from fedthings.protocol.events import Ticket
 from wire_strategies import BODIES, ENVELOPES, STRATEGIES, names, plain
@@ -69,7 +69,7 @@ def test_bodies_come_back_as_they_were_and_match_the_schema(kind: type) -> None:
 
 @pytest.mark.parametrize("kind", [*ENVELOPES, *BODIES], ids=lambda kind: kind.__name__)
 def test_the_schema_names_every_field(kind: type) -> None:
-    """So that a field added to messages.py without the schema is found even where it is optional."""
+    """So that a field added to a message without the schema is found even where it is optional."""
     rule = re.search(rf"^{kind.__name__.lower()} = \{{(.*?)\}}$", CDDL, re.M | re.S)
     assert rule, kind
     text = rule[1] + "".join(re.findall(r"^(?:offered|received) = \((.*?)\)$", CDDL, re.M | re.S))
@@ -83,16 +83,16 @@ TICKET = Ticket(1, 2, "device-7", 0)
 
 
 def test_encoding_is_deterministic_whatever_the_order_of_keys() -> None:
-    a = m.Model(0, 1, {"x": np.zeros(2, np.float32), "abc": np.ones(1)})
-    b = m.Model(0, 1, {"abc": np.ones(1), "x": np.zeros(2, np.float32)})
+    a = bodies.Model(0, 1, {"x": np.zeros(2, np.float32), "abc": np.ones(1)})
+    b = bodies.Model(0, 1, {"abc": np.ones(1), "x": np.zeros(2, np.float32)})
     assert wire.pack_body(a) == wire.pack_body(b)
 
 
 def test_arrays_are_typed_byte_strings_and_views() -> None:
-    body = m.Model(0, 1, {"x": np.arange(3, dtype=np.float32)})
+    body = bodies.Model(0, 1, {"x": np.arange(3, dtype=np.float32)})
     data = wire.pack_body(body)
     assert cbor2.loads(data)["arrays"]["x"] == cbor2.CBORTag(85, np.arange(3, dtype="<f4").tobytes())
-    row = wire.unpack_body(data, m.Model).arrays["x"]
+    row = wire.unpack_body(data, bodies.Model).arrays["x"]
     assert not row.flags.writeable and row.base is not None and row.flags.aligned
 
 
@@ -106,20 +106,20 @@ def test_big_endian_arrays_are_read(tag: int, dtype: str) -> None:
         "version": 0,
         "arrays": {"x": cbor2.CBORTag(tag, values.tobytes())},
     }
-    row = wire.unpack_body(cbor2.dumps(raw), m.Model).arrays["x"]
+    row = wire.unpack_body(cbor2.dumps(raw), bodies.Model).arrays["x"]
     assert row.dtype.isnative and row.tolist() == [1, 2, 300]
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        m.Model(0, 1, {"x": np.zeros((2, 2), np.float32)}),
-        m.Model(0, 1, {"x": np.zeros(2, bool)}),
-        m.Model(0, 1, {"x": np.zeros(2, complex)}),
-        m.Model(0, -1, {}),
-        m.Work(0, {"x": {1: 2}}),
-        m.Work(0, {"x": np.float32(1)}),
-        m.Work(0, {"x": {1, 2}}),
+        bodies.Model(0, 1, {"x": np.zeros((2, 2), np.float32)}),
+        bodies.Model(0, 1, {"x": np.zeros(2, bool)}),
+        bodies.Model(0, 1, {"x": np.zeros(2, complex)}),
+        bodies.Model(0, -1, {}),
+        bodies.Work(0, {"x": {1: 2}}),
+        bodies.Work(0, {"x": np.float32(1)}),
+        bodies.Work(0, {"x": {1, 2}}),
     ],
 )
 def test_what_cannot_be_said_is_refused_at_the_sender(body: Any) -> None:
@@ -194,7 +194,7 @@ def test_a_lying_header_allocates_nothing() -> None:
         b"\x7a\x40\x00\x00\x00",
     ):
         with pytest.raises(WireError):
-            wire.unpack_body(data, m.Model)
+            wire.unpack_body(data, bodies.Model)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 100_000
@@ -207,7 +207,7 @@ def test_a_message_over_the_limit_is_refused_at_the_sender() -> None:
 
 def test_one_body_is_not_another() -> None:
     with pytest.raises(WireError) as refused:
-        wire.unpack_body(wire.pack_body(m.Work(0, {})), m.Model)
+        wire.unpack_body(wire.pack_body(bodies.Work(0, {})), bodies.Model)
     assert refused.value.reason == "malformed"
 
 
@@ -226,10 +226,12 @@ GOOD = [
     ),
     wire.pack(m.Verdict(b"d" * 32, False, (m.Receipt(TICKET, True), m.Receipt(TICKET, False, "late")), 4), "f"),
     wire.pack_body(
-        m.Subtotal((TICKET,), ("",), {"x": np.arange(3)}, np.array([3]), {"loss": np.arange(2)}, {"loss": np.ones(1)})
+        bodies.Subtotal(
+            (TICKET,), ("",), {"x": np.arange(3)}, np.array([3]), {"loss": np.arange(2)}, {"loss": np.ones(1)}
+        )
     ),
     wire.pack(m.Status({"devices": [{"name": "a", "loss": 0.1}], "n": None}), "f"),
-    wire.pack_body(m.Report(TICKET, {"x": np.arange(9, dtype="f4")}, np.array([3]), {"loss": np.array([1, 2])})),
+    wire.pack_body(bodies.Report(TICKET, {"x": np.arange(9, dtype="f4")}, np.array([3]), {"loss": np.array([1, 2])})),
 ]
 
 
@@ -279,32 +281,35 @@ def test_the_page_names_every_message() -> None:
 @pytest.mark.parametrize("dim", [0, 1, 5, 6, 63, 64, 16_383, 16_384, 70_000])
 def test_size_is_that_of_the_packed_body(dim: int) -> None:
     for dtype in ("f4", "f8", "i1"):
-        body = m.Model(3, 70_000, {"x": np.zeros(dim, dtype), "longer": np.ones(3, "i8")})
+        body = bodies.Model(3, 70_000, {"x": np.zeros(dim, dtype), "longer": np.ones(3, "i8")})
         assert wire.size(body) == len(wire.pack_body(body))
 
 
 def test_a_body_in_a_file_is_the_same_and_is_not_read(tmp_path: Path) -> None:
     rows = {"x": np.arange(1000, dtype="f4"), "c": np.zeros(0, "f4"), "n": np.arange(3, dtype="i8")}
-    for body in (m.Model(1, 2, rows), m.Report(Ticket(0, 1, "d", 0), rows, np.ones(1, np.int64), {"loss": rows["n"]})):
+    for body in (
+        bodies.Model(1, 2, rows),
+        bodies.Report(Ticket(0, 1, "d", 0), rows, np.ones(1, np.int64), {"loss": rows["n"]}),
+    ):
         path = tmp_path / "body"
         path.write_bytes(wire.pack_body(body))
         found = wire.unpack_file(path, type(body))
         assert wire.pack_body(found) == path.read_bytes()
         assert not found.arrays["x"].flags.writeable and not found.arrays["x"].flags.owndata
-    for damaged in (b"", b"\xff", wire.pack_body(body)[:-1], wire.pack_body(m.Work(0, {}))):
+    for damaged in (b"", b"\xff", wire.pack_body(body)[:-1], wire.pack_body(bodies.Work(0, {}))):
         path = tmp_path / "damaged"
         path.write_bytes(damaged)
         with pytest.raises(WireError):
-            wire.unpack_file(path, m.Model)
+            wire.unpack_file(path, bodies.Model)
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="tells by Linux's list of what is mapped")
 def test_a_file_is_let_go_of_with_its_rows_and_not_by_the_collector(tmp_path: Path) -> None:
     path = tmp_path / "body"
-    path.write_bytes(wire.pack_body(m.Model(1, 2, {"x": np.arange(5000, dtype="f4")})))
+    path.write_bytes(wire.pack_body(bodies.Model(1, 2, {"x": np.arange(5000, dtype="f4")})))
     gc.disable()
     try:
-        found = wire.unpack_file(path, m.Model)
+        found = wire.unpack_file(path, bodies.Model)
         assert str(path) in Path("/proc/self/maps").read_text()
         del found
         assert str(path) not in Path("/proc/self/maps").read_text()

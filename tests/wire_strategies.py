@@ -7,6 +7,7 @@ from typing import Any, get_args
 import numpy as np
 from hypothesis import strategies as st
 
+from fedthings import bodies
 from fedthings import messages as m
 from fedthings.protocol.events import Ticket
 
@@ -75,14 +76,18 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     m.Verdict: st.builds(m.Verdict, digests, st.booleans(), st.lists(receipts, max_size=3).map(tuple), numbers, texts),
     m.Ask: st.builds(m.Ask, texts),
     m.Status: st.builds(m.Status, facts),
-    m.Work: st.builds(m.Work, numbers, facts),
-    m.Model: st.builds(m.Model, numbers, numbers, payloads),
-    m.Change: st.builds(
-        m.Change, digests | st.just(b""), digests, numbers, st.binary().map(lambda data: np.frombuffer(data, np.uint8))
+    bodies.Work: st.builds(bodies.Work, numbers, facts),
+    bodies.Model: st.builds(bodies.Model, numbers, numbers, payloads),
+    bodies.Change: st.builds(
+        bodies.Change,
+        digests | st.just(b""),
+        digests,
+        numbers,
+        st.binary().map(lambda data: np.frombuffer(data, np.uint8)),
     ),
-    m.Report: st.builds(m.Report, tickets, payloads, rows, payloads),
-    m.Subtotal: st.builds(
-        m.Subtotal,
+    bodies.Report: st.builds(bodies.Report, tickets, payloads, rows, payloads),
+    bodies.Subtotal: st.builds(
+        bodies.Subtotal,
         st.lists(tickets, max_size=3).map(tuple),
         st.lists(texts, max_size=3).map(tuple),
         payloads,
@@ -90,9 +95,9 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
         payloads,
         payloads,
     ),
-    m.Sealed: st.builds(m.Sealed, st.binary(max_size=64), st.binary(max_size=64)),
-    m.Batch: st.builds(
-        m.Batch,
+    bodies.Sealed: st.builds(bodies.Sealed, st.binary(max_size=64), st.binary(max_size=64)),
+    bodies.Batch: st.builds(
+        bodies.Batch,
         digests,
         digests,
         st.lists(tickets, max_size=3).map(tuple),
@@ -107,6 +112,6 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
         numbers,
         st.binary(max_size=32),
     ),
-    m.Share: st.builds(m.Share, digests, payloads),
+    bodies.Share: st.builds(bodies.Share, digests, payloads),
 }
-ENVELOPES, BODIES = get_args(m.Envelope), get_args(m.Body)
+ENVELOPES, BODIES = get_args(m.Envelope), get_args(bodies.Body)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
+from fedthings.bodies import Model
 from fedthings.compress import delta
-from fedthings.messages import Model
 from fedthings.phase import differs, sent
 from fedthings.protocol.events import Ticket
 from fedthings.vector import Payload

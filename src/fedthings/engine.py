@@ -13,6 +13,7 @@ import numpy as np
 
 from fedthings import down, history
 from fedthings.aggregate import fold, ring
+from fedthings.bodies import Report, Subtotal
 from fedthings.claims import releases
 from fedthings.compress import delta
 from fedthings.errors import SpecError, StoreError
@@ -22,7 +23,6 @@ from fedthings.learn import staying
 from fedthings.learn.data import Shard
 from fedthings.learn.local import evaluator
 from fedthings.learn.metrics import usual, values
-from fedthings.messages import Report, Subtotal
 from fedthings.partial import Partial, expect, template
 from fedthings.phase import Phase, first, follow, received, statistic
 from fedthings.privacy import secagg

@@ -9,10 +9,10 @@ import numpy as np
 
 from fedthings.aggregate import fold, ring
 from fedthings.aggregate.step import Constant, share
+from fedthings.bodies import Report
 from fedthings.errors import WireError
 from fedthings.history import Tally
 from fedthings.learn.metrics import MANY, MOST, impossible, judging
-from fedthings.messages import Report
 from fedthings.phase import Phase, bound, measures, rings, schema, stage
 from fedthings.privacy import clip
 from fedthings.privacy.shares import SEALED, SEALED_SEED, TwoServers

@@ -331,5 +331,5 @@ def _down(phase: Phase, spec: Down) -> Stage:
 
 
 def differs(phase: Phase) -> bool:
-    """Return whether models of `phase` go down as what they differ in from others (`messages.Change`)."""
+    """Return whether models of `phase` go down as what they differ in from others (`bodies.Change`)."""
     return phase.kind != "normalise" and isinstance(phase.down, delta.Delta)

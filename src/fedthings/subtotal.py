@@ -12,10 +12,10 @@ import numpy as np
 
 from fedthings.aggregate import fold
 from fedthings.aggregate.ring import Ring
+from fedthings.bodies import Report, Subtotal
 from fedthings.errors import WireError
 from fedthings.history import Tally
 from fedthings.learn.metrics import MANY, MOST, judging
-from fedthings.messages import Report, Subtotal
 from fedthings.partial import Partial, alike
 from fedthings.privacy import shares
 from fedthings.privacy.shares import SEALED, SHA, Hidden

@@ -18,23 +18,9 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
+from fedthings.bodies import Batch, Body, Change, Model, Report, Sealed, Share, Subtotal, Work
 from fedthings.errors import WireError
-from fedthings.messages import (
-    Batch,
-    Body,
-    Change,
-    Envelope,
-    Message,
-    Model,
-    Offer,
-    Receipt,
-    Report,
-    Sealed,
-    Share,
-    Status,
-    Subtotal,
-    Work,
-)
+from fedthings.messages import Envelope, Message, Offer, Receipt, Status
 from fedthings.protocol.events import Ticket
 from fedthings.vector import Array
 

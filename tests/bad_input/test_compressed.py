@@ -12,10 +12,11 @@ import pytest
 
 import fedthings as ft
 from fedthings import checkpoint
+from fedthings.bodies import Report
 from fedthings.device.shelf import STATE
 from fedthings.engine import Engine
 from fedthings.learn.digits import digits
-from fedthings.messages import Assignment, Decline, Hello, Offer, Receipt, Refusal, Report
+from fedthings.messages import Assignment, Decline, Hello, Offer, Receipt, Refusal
 from fedthings.run import read
 from fedthings.transport.chunks import Source
 from fedthings.transport.mqtt import MqttTransport

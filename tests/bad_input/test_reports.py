@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import fedthings as ft
+from fedthings.bodies import Model, Report
 from fedthings.learn.metrics import MANY, MOST
-from fedthings.messages import Model, Receipt, Refusal, Report
+from fedthings.messages import Receipt, Refusal
 from fedthings.protocol.events import Ticket
 from fedthings.transport.chunks import Source
 from fedthings.wire import pack_body

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedthings.bodies import Report
 from fedthings.errors import WireError
-from fedthings.messages import Assignment, Chunk, Decline, Hello, Receipt, Report, Want
+from fedthings.messages import Assignment, Chunk, Decline, Hello, Receipt, Want
 from fedthings.protocol.events import Ticket
 from fedthings.transport.chunks import Assembly, Source
 from fedthings.transport.topics import COORDINATOR

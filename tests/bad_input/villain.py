@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 import fedthings as ft
-from fedthings.messages import Assignment, Chunk, Decline, Hello, Message, Offer, Report, Want
+from fedthings.bodies import Report
+from fedthings.messages import Assignment, Chunk, Decline, Hello, Message, Offer, Want
 from fedthings.protocol.events import Ticket
 from fedthings.transport.chunks import Source
 from fedthings.transport.topics import COORDINATOR

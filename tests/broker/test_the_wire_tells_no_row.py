@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import fedthings as ft
+from fedthings.bodies import Report
 from fedthings.learn.digits import digits
-from fedthings.messages import Report
 from fedthings.protocol.events import Ticket
 from fedthings.wire import pack_body
 from processes import Processes

@@ -15,12 +15,12 @@ from msgspec.structs import replace
 
 import fedthings as ft
 from fedthings import down
+from fedthings.bodies import Change
 from fedthings.compress.delta import SCALE, build, change, patched
 from fedthings.engine import Engine
 from fedthings.errors import WireError
 from fedthings.federation import phases
 from fedthings.learn.digits import digits
-from fedthings.messages import Change
 from fedthings.phase import received, sent
 from fedthings.protocol.events import Ticket
 from fedthings.stage import Field

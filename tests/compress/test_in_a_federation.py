@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import fedthings as ft
+from fedthings.bodies import Report
 from fedthings.engine import Engine
 from fedthings.errors import WireError
 from fedthings.federation import phases
 from fedthings.learn.digits import digits
-from fedthings.messages import Report
 from fedthings.phase import received, sent
 from fedthings.protocol.events import Ticket
 

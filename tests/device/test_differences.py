@@ -11,12 +11,13 @@ from msgspec.structs import replace
 
 import fedthings as ft
 from fedthings import down
+from fedthings.bodies import Change
 from fedthings.compress import delta
 from fedthings.device import bodies as module
 from fedthings.device.agent import Agent
 from fedthings.device.shelf import Held
 from fedthings.learn.digits import digits
-from fedthings.messages import Assignment, Change
+from fedthings.messages import Assignment
 from fedthings.wire import pack_body
 from gateways import Tree
 from virtual import NAME, Virtual

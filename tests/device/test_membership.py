@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 import fedthings as ft
+from fedthings.bodies import Model, Work
 from fedthings.device.membership import Membership
 from fedthings.device.rules import Rules
 from fedthings.federation import phases
 from fedthings.learn.digits import digits
-from fedthings.messages import Announce, Assignment, Bye, Decline, Farewell, Hello, Model, Offer, Pause, Receipt, Work
+from fedthings.messages import Announce, Assignment, Bye, Decline, Farewell, Hello, Offer, Pause, Receipt
 from fedthings.protocol.events import Ticket
 from fedthings.spelling import encode
 from fedthings.transport.chunks import Source

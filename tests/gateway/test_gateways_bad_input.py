@@ -9,9 +9,10 @@ import pytest
 from msgspec.structs import replace
 
 import fedthings as ft
+from fedthings.bodies import Subtotal
 from fedthings.errors import WireError
 from fedthings.learn.digits import digits
-from fedthings.messages import Hello, Offer, Relay, Subtotal, Verdict
+from fedthings.messages import Hello, Offer, Relay, Verdict
 from fedthings.protocol.events import Ticket
 from fedthings.subtotal import TICKETS, merge, most_bytes, sum_up, verify
 from fedthings.transport.chunks import Source

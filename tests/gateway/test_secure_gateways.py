@@ -7,11 +7,11 @@ import pytest
 from msgspec.structs import replace
 
 import fedthings as ft
+from fedthings.bodies import Report, Work
 from fedthings.device import report
 from fedthings.engine import Engine
 from fedthings.errors import SpecError, WireError
 from fedthings.gateway.tasks import Tasks
-from fedthings.messages import Report, Work
 from fedthings.partial import Partial
 from fedthings.privacy import shares
 from fedthings.privacy.keys import public

@@ -7,8 +7,8 @@ import pytest
 from msgspec.structs import replace
 
 import fedthings as ft
+from fedthings.bodies import Report
 from fedthings.federation import phases
-from fedthings.messages import Report
 from fedthings.partial import Partial, template
 from fedthings.protocol.events import Ticket
 from fedthings.subtotal import merge, sum_up, verify

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from fedthings.bodies import Batch, Sealed, Share
 from fedthings.errors import SpecError, StoreError
 from fedthings.helper.helper import KEY_FILE, Helper
 from fedthings.helper.rules import Rules
 from fedthings.helper.store import FILE, Store
 from fedthings.identity.keys import held, spelled
-from fedthings.messages import Announce, Batch, Hello, Offer, Refusal, Sealed, Share, Verdict, Want
+from fedthings.messages import Announce, Hello, Offer, Refusal, Verdict, Want
 from fedthings.privacy import keys, shares
 from fedthings.privacy.shares import Channel, Scope
 from fedthings.protocol.events import Ticket

@@ -14,6 +14,7 @@ import fedthings as ft
 from fate import THINGS, Fate, Killed
 from fedthings import checkpoint
 from fedthings.aggregate import ring as ring_sums
+from fedthings.bodies import Batch
 from fedthings.cli import main
 from fedthings.engine import Engine
 from fedthings.errors import SpecError, WireError
@@ -22,7 +23,6 @@ from fedthings.helper.store import FILE
 from fedthings.helper.store import Store as HelperStore
 from fedthings.learn.digits import digits
 from fedthings.learn.learner import Fit
-from fedthings.messages import Batch
 from fedthings.outgoing import Outgoing
 from fedthings.phase import fits, rings
 from fedthings.privacy import distributed, ledger, shares

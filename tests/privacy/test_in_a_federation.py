@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import fedthings as ft
+from fedthings.bodies import Report
 from fedthings.cli import main
 from fedthings.engine import Engine
 from fedthings.federation import phases
 from fedthings.learn.digits import digits
-from fedthings.messages import Report
 from fedthings.partial import expect
 from fedthings.phase import measures
 from fedthings.privacy import ledger, noise

@@ -12,10 +12,10 @@ from hashlib import sha256
 import numpy as np
 from msgspec import Struct
 
+from fedthings.bodies import Change
 from fedthings.compress.quantize import blocked
 from fedthings.errors import SpecError, WireError
 from fedthings.learn.task import within
-from fedthings.messages import Change
 from fedthings.stage import Schema, Stage, State, real, untouched
 from fedthings.vector import Key, Payload
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from fedthings.bodies import Work
 from fedthings.device.rules import Rules, advice
 from fedthings.errors import DataError, SpecError
 from fedthings.learn.data import Shard
-from fedthings.messages import Work
 from fedthings.phase import Phase, fits
 from fedthings.privacy.secagg import SecAgg
 from fedthings.spelling import decode

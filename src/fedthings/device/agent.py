@@ -12,6 +12,7 @@ from collections.abc import Callable
 from math import inf
 from pathlib import Path
 
+from fedthings.bodies import Work
 from fedthings.device.acceptance import UNFIT, WORDS, Declined, accepted, does
 from fedthings.device.bodies import LARGEST, Bodies
 from fedthings.device.downloads import Downloads
@@ -40,7 +41,6 @@ from fedthings.messages import (
     Shares,
     Unmask,
     Want,
-    Work,
 )
 from fedthings.phase import Phase, received
 from fedthings.privacy.secagg import Scope

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 
+from fedthings.bodies import Change, Model
 from fedthings.compress.delta import patched
 from fedthings.device.downloads import Downloads
 from fedthings.device.shelf import Shelf
 from fedthings.errors import WireError
-from fedthings.messages import Assignment, Change, Chunk, Farewell, Model, Offer
+from fedthings.messages import Assignment, Chunk, Farewell, Offer
 from fedthings.phase import Phase, differs
 from fedthings.transport.chunks import Assembly
 from fedthings.transport.pacing import Pacing, Rate

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fedthings.aggregate.fold import refused
+from fedthings.bodies import Report
 from fedthings.device.member import Member
 from fedthings.learn.learner import Fit, cohort
-from fedthings.messages import Report
 from fedthings.outgoing import Outgoing
 from fedthings.phase import Phase, schema
 from fedthings.privacy.keys import public

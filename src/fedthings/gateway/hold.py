@@ -7,8 +7,8 @@ from math import inf
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+from fedthings.bodies import Report, Subtotal
 from fedthings.errors import WireError
-from fedthings.messages import Report, Subtotal
 from fedthings.partial import Partial
 from fedthings.protocol.events import Ticket
 from fedthings.server.gateways import Inbound

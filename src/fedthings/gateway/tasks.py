@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from typing import NamedTuple
 
+from fedthings.bodies import Report, Work
 from fedthings.device.rules import Rules
 from fedthings.errors import SpecError
-from fedthings.messages import Report, Work
 from fedthings.partial import Partial, template
 from fedthings.phase import Phase
 from fedthings.protocol.events import Ticket

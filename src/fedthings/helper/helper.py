@@ -17,24 +17,12 @@ from typing import NamedTuple
 import numpy as np
 
 from fedthings.aggregate.ring import EXACT, X
+from fedthings.bodies import Batch, Sealed, Share
 from fedthings.errors import WireError
 from fedthings.helper.rules import Rules
 from fedthings.helper.store import Released, Store
 from fedthings.identity.keys import held, spelled
-from fedthings.messages import (
-    Announce,
-    Batch,
-    Chunk,
-    Hello,
-    Message,
-    Offer,
-    Receipt,
-    Refusal,
-    Sealed,
-    Share,
-    Verdict,
-    Want,
-)
+from fedthings.messages import Announce, Chunk, Hello, Message, Offer, Receipt, Refusal, Verdict, Want
 from fedthings.privacy import masks, noise, sketch
 from fedthings.privacy.central import Claim
 from fedthings.privacy.distributed import Stream, read

@@ -9,8 +9,9 @@ from typing import TypeAlias
 import msgspec
 
 from fedthings import down
+from fedthings.bodies import Work
 from fedthings.engine import Engine
-from fedthings.messages import Offer, Want, Work
+from fedthings.messages import Offer, Want
 from fedthings.protocol.events import Ticket
 from fedthings.spelling import encode
 from fedthings.transport.chunks import CHUNK, Source

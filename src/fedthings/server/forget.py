@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedthings import run
+from fedthings.bodies import Subtotal
 from fedthings.errors import StoreError
 from fedthings.federation import load
 from fedthings.lifeline import alone
-from fedthings.messages import Subtotal
 from fedthings.privacy import ledger
 from fedthings.privacy.shares import TwoServers
 from fedthings.protocol.events import Arrived, Ticket

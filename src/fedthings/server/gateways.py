@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from fedthings.bodies import Subtotal
 from fedthings.errors import WireError
 from fedthings.messages import (
     Assignment,
@@ -27,7 +28,6 @@ from fedthings.messages import (
     Receipt,
     Refusal,
     Relay,
-    Subtotal,
     Verdict,
     Want,
 )

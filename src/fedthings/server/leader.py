@@ -17,22 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedthings.aggregate.ring import Ring, X
+from fedthings.bodies import Batch, Sealed, Share, Subtotal
 from fedthings.errors import WireError
 from fedthings.identity.keys import held, spelled
-from fedthings.messages import (
-    Batch,
-    Bye,
-    Chunk,
-    Envelope,
-    Hello,
-    Offer,
-    Refusal,
-    Sealed,
-    Share,
-    Subtotal,
-    Verdict,
-    Want,
-)
+from fedthings.messages import Bye, Chunk, Envelope, Hello, Offer, Refusal, Verdict, Want
 from fedthings.partial import alike
 from fedthings.privacy import sketch
 from fedthings.privacy.distributed import written

@@ -6,20 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from fedthings.errors import WireError
-from fedthings.messages import (
-    Bye,
-    Chunk,
-    Decline,
-    Envelope,
-    Hello,
-    Keys,
-    Offer,
-    Pause,
-    Receipt,
-    Shares,
-    Unmasked,
-    Want,
-)
+from fedthings.messages import Bye, Chunk, Decline, Envelope, Hello, Keys, Offer, Pause, Receipt, Shares, Unmasked, Want
 from fedthings.protocol import events
 from fedthings.protocol.events import Ticket
 from fedthings.transport.chunks import CHUNK, MOST, Assembly, Source

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fedthings import run
+from fedthings.bodies import Report, Subtotal
 from fedthings.errors import StoreError, WireError
 from fedthings.history import Tally
-from fedthings.messages import Report, Subtotal
 from fedthings.protocol import events
 from fedthings.protocol.events import Answered, Conversed, Event, Ticket
 from fedthings.server import gateways

@@ -19,22 +19,12 @@ from typing import TextIO
 import numpy as np
 
 from fedthings import down, hidden, run
+from fedthings.bodies import Report
 from fedthings.engine import Engine
 from fedthings.errors import SpecError, WireError
 from fedthings.federation import Federation, plans
 from fedthings.history import Line
-from fedthings.messages import (
-    Announce,
-    Assignment,
-    Envelope,
-    Farewell,
-    Hello,
-    Pause,
-    Receipt,
-    Refusal,
-    Relay,
-    Report,
-)
+from fedthings.messages import Announce, Assignment, Envelope, Farewell, Hello, Pause, Receipt, Refusal, Relay
 from fedthings.privacy import shares
 from fedthings.privacy.central import Source
 from fedthings.privacy.secagg import SecAgg

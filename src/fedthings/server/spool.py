@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from fedthings.bodies import Report
 from fedthings.errors import WireError
-from fedthings.messages import Offer, Report
+from fedthings.messages import Offer
 from fedthings.protocol.events import Ticket
 from fedthings.server.turns import Turns
 from fedthings.transport.chunks import Assembly
