@@ -362,10 +362,11 @@ class _Heads:
     def _map(self, n: int, at: int, depth: int) -> int:
         keys = set()
         for _ in range(n):
-            start = at
-            if self._head(at)[0] != 3:
+            major, length, start = self._head(at)
+            if major != 3:
                 raise WireError("malformed", "a key that is not text")
-            at = self._item(at, depth + 1)
+            at = start + length  # beyond the end, what follows is cut short
+            self.items += 1
             keys.add(self.data[start:at])
             at = self._item(at, depth + 1)
         if len(keys) != n:

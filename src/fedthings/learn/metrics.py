@@ -211,16 +211,21 @@ def impossible(metrics: Mapping[str, Array]) -> Array:
 
     Counts are from 0 to MANY, sums at most MOST, and of labels no more can be right or wrong than were counted.
     """
-    wrong = np.zeros(len(next(iter(metrics.values()), ())), bool)
+    if not metrics:
+        return np.zeros(0, bool)
+    every = np.concatenate(list(metrics.values()), -1)
+    widths: list[int] = []
+    most: list[int] = []
+    labels: list[bool] = []
     for name, sums in metrics.items():
-        count = sums[:, 0]
-        wrong |= (count < 0) | ((sums < -MOST) | (sums > MOST)).any(-1)
         metric = judging(name)
-        if metric is not None:  # local training counts a sample in each epoch
-            wrong |= count > MANY
-            if metric.y in ("labels", "binary"):
-                wrong |= ((sums < 0) | (sums > count[:, None])).any(-1)
-    return wrong
+        widths.append(sums.shape[1])
+        most.append(MOST if metric is None else MANY)  # local training counts a sample in each epoch
+        labels.append(metric is not None and metric.y in ("labels", "binary"))
+    counts = every[:, np.cumsum([0, *widths[:-1]])]
+    high = np.repeat(np.where(labels, counts, MOST), widths, -1)
+    low = np.repeat(np.where(labels, 0, -MOST), widths)
+    return np.asarray(((counts < 0) | (counts > most)).any(-1) | ((every < low) | (every > high)).any(-1))
 
 
 def measured(task: Task) -> dict[str, Metric]:

@@ -24,6 +24,7 @@ from fedthings.transport.buffered import Buffered
 
 QUEUE = 256 << 20
 """Bytes that may wait for the broker's acknowledgement; what is beyond is dropped, and said to be."""
+_AT_ONCE = 32  # packets that are read before what waits is written
 
 
 class Address(NamedTuple):
@@ -142,7 +143,7 @@ class Link:
         return 0.0 if self._stood is None else time.monotonic() - self._stood
 
     def _turn(self, timeout: float) -> bool:
-        """Write what is queued, wait for the network at most `timeout` seconds, read all there is; False at the end."""
+        """Write what is queued, wait for the network at most `timeout` seconds, and read; False at the end."""
         client, good = self._client, MQTTErrorCode.MQTT_ERR_SUCCESS
         connection: Any = client.socket()
         if connection is None or client.loop_write() != good or client.socket() is None:
@@ -152,14 +153,13 @@ class Link:
         poll = select.poll()
         poll.register(self._heard, select.POLLIN)
         poll.register(connection, select.POLLIN | (select.POLLOUT if connection.unwritten else 0))
-        ready = dict(poll.poll(1000 * timeout))
+        more = connection.pending()
+        ready = dict(poll.poll(0 if more else 1000 * timeout))
         if ready.pop(self._heard.fileno(), 0):
             self._heard.recv(8)
             self._rung = False  # before the next look at what is queued, so that nothing stays behind
         done = good
-        if any(event & ~select.POLLOUT for event in ready.values()):
-            done = client.loop_read()
-        while done == good and client.socket() is not None and connection.pending():
+        if more or any(event & ~select.POLLOUT for event in ready.values()):
             done = client.loop_read()
         return done == good and client.loop_misc() == good
 
@@ -262,15 +262,18 @@ class _Client(paho.Client):
         return Buffered(super()._create_socket())
 
     def _packet_read(self) -> MQTTErrorCode:
-        """Take a PUBLISH out of the buffer at once, and answer it: paho copies a payload four times, piece by piece."""
+        """Take PUBLISHes out of the buffer at once, and answer them: paho copies a payload four times, in pieces."""
         connection: Any = self._sock
         if self._in_packet["command"] == 0:
-            found = connection.published()
-            if found is not None:
+            for _ in range(_AT_ONCE):
+                found = connection.published()
+                if found is None:
+                    break
                 topic, mid, payload = found
                 self.published(topic, payload)
                 connection.acknowledge(mid)
-                return MQTTErrorCode.MQTT_ERR_SUCCESS
+            else:
+                return MQTTErrorCode.MQTT_ERR_SUCCESS  # what waits to be written has its turn
             if connection.partial:
                 return MQTTErrorCode.MQTT_ERR_AGAIN
         return super()._packet_read()

@@ -320,7 +320,7 @@ class MqttTransport:
         return self.address != topics.COORDINATOR and not self.address.startswith(topics.OPERATOR)
 
     def _is_ours(self, topic: str) -> bool:
-        return any(topic == own or (own.endswith("/+") and topic.startswith(own[:-1])) for own in self._reads)
+        return topic in self._reads or topic[: topic.rfind("/")] + "/+" in self._reads
 
     def _writes(self) -> str:
         """Return the topic that this end writes to; the coordinator writes to many."""
