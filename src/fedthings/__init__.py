@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from fedthings.federation import Federation, dumps, load
     from fedthings.learn import catalogue, partition
     from fedthings.learn.fleet import Fleet
+    from fedthings.learn.forecasting import dlinear, rnn, tcn
     from fedthings.learn.lift import lift
     from fedthings.learn.metrics import register as metric
     from fedthings.learn.model import (
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         conv1d,
         conv2d,
         cyclic,
+        decompose,
         dense,
         dropout,
         embedding,
@@ -173,10 +175,12 @@ __all__ = [
     "conv2d",
     "cyclic",
     "decay",
+    "decompose",
     "delta",
     "dense",
     "ditto",
     "diurnal",
+    "dlinear",
     "dropout",
     "dumps",
     "duty_cycle",
@@ -234,6 +238,7 @@ __all__ = [
     "relu",
     "rescale",
     "ridge",
+    "rnn",
     "rotate",
     "scaffold",
     "secagg",
@@ -248,6 +253,7 @@ __all__ = [
     "sweep",
     "synthetic",
     "tanh",
+    "tcn",
     "top_k",
     "trace",
     "tree",
@@ -266,11 +272,12 @@ _MODULES = {
     "errors": "FedthingsError SpecError DataError TransportError StoreError WireError",
     "federation": "Federation load dumps",
     "learn.fleet": "Fleet",
+    "learn.forecasting": "dlinear rnn tcn",
     "learn.lift": "lift",
     "learn.model": (
         "mlp sequential dense conv1d conv2d max_pool avg_pool flatten relu tanh sigmoid softmax "
         "layer_norm dropout standardise impute batch_norm group_norm embedding gru prototypes log1p cyclic one_hot "
-        "rescale centroids gaussians forest"
+        "decompose rescale centroids gaussians forest"
     ),
     "learn.own": "own",
     "learn.synthetic": "synthetic clusters",

@@ -80,7 +80,7 @@ LAYERS: dict[str, ft.Sequential] = {
     "impute": ft.sequential(6, ft.impute(0.5), ft.dense(4)),
 }
 OUTSIDE = {"dropout", "adam", "batch_norm", "group_norm", "embedding", "gru", "log1p", "cyclic", "one_hot", "rescale"}
-OUTSIDE |= {"centroids", "gaussians", "forest", "nearest", "prototypes"}
+OUTSIDE |= {"decompose", "centroids", "gaussians", "forest", "nearest", "prototypes"}
 """Layers, optimisers and losses that only NumPy has."""
 
 

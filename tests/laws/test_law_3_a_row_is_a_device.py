@@ -19,6 +19,7 @@ from fedthings.learn.model import (
     conv1d,
     conv2d,
     cyclic,
+    decompose,
     dense,
     dropout,
     embedding,
@@ -73,6 +74,7 @@ MODELS: dict[str, Sequential] = {
     "gru_sequence": sequential((6, 3), gru(5, True), gru(4), dense(3)),
     "embedding": sequential(7, embedding(4, 3), gru(3), dense(3)),
     "embedding_column": sequential(5, embedding(4, 3, 2), embedding(3, 2, 0), dense(4), dense(3)),
+    "decompose": sequential((6, 2), decompose(5), impute(), flatten(), dense(3)),
     "transforms": sequential((4, 5), log1p((0, 3)), cyclic(1, 24), one_hot(1, 3), impute(), flatten(), dense(3)),
 }  # fmt: skip
 

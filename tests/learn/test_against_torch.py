@@ -15,6 +15,7 @@ from fedthings.learn.model import (
     conv1d,
     conv2d,
     cyclic,
+    decompose,
     dense,
     dropout,
     embedding,
@@ -86,6 +87,9 @@ MODELS: dict[str, Sequential] = {
     "embedding_series": sequential((6, 3), embedding(4, 2, 1), gru(3), dense(2)),
     "log1p": sequential(5, log1p(), dense(3)),
     "transforms": sequential((4, 5), log1p((0, 3)), cyclic(1, 24), one_hot(1, 3), impute(), flatten(), dense(3)),
+    "decompose": sequential((7, 2), decompose(3), flatten(), dense(3)),
+    "decompose_wide": sequential((4, 3), log1p((1,)), decompose(11), gru(3), dense(2)),
+    "decompose_gaps": sequential((6, 2), decompose(3), impute(0.5), decompose(1), flatten(), dense(2)),
     "rescale": sequential(5, dense(3), rescale([1, 2, 3], [0.5, 2, 4])),
     "dropout_0": sequential(5, dense(7), dropout(0.0), dense(3)),
 }
@@ -103,7 +107,7 @@ def test_forward_and_backward_are_those_of_pytorch(name: str, kind: str, toleran
     rng = np.random.default_rng(7)
     row = (model.init(3) + rng.normal(0, 0.1, model.layout.dim)).astype(kind)
     X = rng.normal(size=(batch, *model.input)).astype(kind)
-    if name in ("standardise", "impute"):
+    if name in ("standardise", "impute", "decompose_gaps"):
         X[1, 2] = X[3, 0] = np.nan
     if "embedding" in name or name == "transforms":
         X = np.rint(X)  # some below 0, which has the vector of 0

@@ -54,6 +54,7 @@ MODELS: dict[str, Sequential] = {
     "columns": sequential(
         6, ft.log1p((0, 3)), ft.cyclic(1, 24.0), ft.one_hot(1, 4), ft.embedding(5, 3, column=2), ft.dense(2)
     ),
+    "series": sequential((6, 2), ft.decompose(3), ft.impute(0.5), ft.gru(3), ft.dense(2)),
     "words": sequential(4, ft.embedding(7, 3), ft.gru(4), ft.dense(2)),
 }
 

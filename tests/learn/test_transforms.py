@@ -41,6 +41,8 @@ def test_what_they_give() -> None:
         ([ft.rescale(), ft.dense(1)], r"layer 0 \(rescale\) is not the last"),
         ([ft.cyclic(3, 24), ft.dense(1)], r"layer 0 \(cyclic\).*column is 3: the input has the columns 0 to 2"),
         ([ft.cyclic(0, 0), ft.dense(1)], "period is 0"),
+        ([ft.decompose(3), ft.dense(1)], r"layer 0 \(decompose\).*\(steps, channels\)"),
+        ([ft.decompose(4), ft.dense(1)], "kernel is 4: it must be odd"),
         ([ft.one_hot(0, 0), ft.dense(1)], "classes is 0"),
         ([ft.embedding(0, 2), ft.dense(1)], "rows is 0"),
         ([ft.gru(3), ft.dense(1)], r"layer 0 \(gru\).*\(steps, channels\)"),
@@ -178,6 +180,7 @@ MODELS = {
         (6, 2), ft.log1p(), ft.conv1d(4, 2, padding="causal", dilation=2), ft.batch_norm(), ft.gru(3, True), ft.gru(2)
     ),
     "words": ft.sequential(6, ft.embedding(9, 4), ft.gru(3), ft.dense(2)),
+    "series": ft.sequential((6, 2), ft.decompose(3), ft.impute(), ft.flatten(), ft.dense(1)),
     "vectors": ft.sequential(6, ft.prototypes(4, 3, ((8,), (8, 4)), 0.5)),
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 from fedthings.errors import SpecError
 from fedthings.learn.element import Element, Shape, places, positive, replaced
 from fedthings.learn.filled import Centroids, Forest, Gaussians
-from fedthings.learn.transforms import Cyclic, Impute, Log1p, OneHot, Rescale, Standardise
+from fedthings.learn.transforms import Cyclic, Decompose, Impute, Log1p, OneHot, Rescale, Standardise
 
 RUNNING = ("mean", "variance")
 """The arrays of a batch normalisation that no optimiser touches."""
@@ -379,6 +379,7 @@ Layer: TypeAlias = (
     | Log1p
     | Cyclic
     | OneHot
+    | Decompose
     | Rescale
     | Prototypes
     | Centroids

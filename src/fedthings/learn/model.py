@@ -38,7 +38,7 @@ from fedthings.learn.layers import (
     tanh,
 )
 from fedthings.learn.passes import Draw, Kept, Pass, Weights
-from fedthings.learn.transforms import TRANSFORMS, cyclic, impute, log1p, one_hot, rescale, standardise
+from fedthings.learn.transforms import TRANSFORMS, cyclic, decompose, impute, log1p, one_hot, rescale, standardise
 from fedthings.vector import Array, Layout, Vector, keyed
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "conv1d",
     "conv2d",
     "cyclic",
+    "decompose",
     "dense",
     "dropout",
     "embedding",
@@ -307,6 +308,8 @@ def build(layer: Layer, given: Shape, index: int) -> Pass:
             return preparing.cyclic(layer)
         case transforms.OneHot():
             return preparing.one_hot(layer)
+        case transforms.Decompose():
+            return preparing.decompose(layer, given)
         case transforms.Rescale():
             return preparing.rescale(layer)
         case _:

@@ -83,6 +83,30 @@ def one_hot(layer: transforms.OneHot) -> Pass:
     return Pass(forward, _front)
 
 
+def decompose(layer: transforms.Decompose, given: Shape) -> Pass:
+    """Return the pass that parts a signal into what is left beside its moving average, and that."""
+    steps, around = given[0], layer.around(given[0])
+
+    def averaged(X: Array) -> Array:
+        wide = X[:, :, around]
+        Y = wide[:, :, :steps].copy()
+        for cell in range(1, layer.kernel):
+            Y += wide[:, :, cell : cell + steps]
+        Y /= layer.kernel
+        return Y
+
+    def forward(w: Weights, X: Array, draw: Draw) -> tuple[Array, Kept]:
+        gaps = np.isnan(X)
+        if gaps.any():
+            trend = averaged(np.where(gaps, 0, X))
+            trend /= averaged(1 - gaps.astype(X.dtype))
+        else:
+            trend = averaged(X)
+        return np.concatenate([X - trend, trend], -1), None
+
+    return Pass(forward, _front)
+
+
 def behind(X: Array, column: int, more: Array) -> Array:
     """Return `X` `(..., n)` less a column, and `more` `(..., k)` behind the others."""
     return np.concatenate([X[..., :column], X[..., column + 1 :], more], -1)

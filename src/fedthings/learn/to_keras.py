@@ -129,6 +129,17 @@ def _one_hot(keras: Any, layer: transforms.OneHot, given: Shape, w: Arrays, x: T
     return _behind(keras, x, given[-1], layer.column, known)
 
 
+def _decompose(keras: Any, layer: transforms.Decompose, given: Shape, w: Arrays, x: Tensor) -> Tensor:
+    ops = keras.ops
+
+    def averaged(x: Tensor) -> Tensor:
+        return ops.average_pool(ops.take(x, layer.around(given[0]), axis=1), layer.kernel, 1, "valid", "channels_last")
+
+    known = ops.cast(ops.logical_not(ops.isnan(x)), "float32")
+    trend = averaged(_filled(keras, x, 0.0)) / averaged(known)
+    return ops.concatenate([x - trend, trend], axis=-1)
+
+
 def _rescale(keras: Any, layer: transforms.Rescale, given: Shape, w: Arrays, x: Tensor) -> Tensor:
     mean, deviation = (array.reshape(given).copy() for array in layer.arrays())
     return x * deviation + mean
@@ -170,6 +181,7 @@ LAYERS: dict[type, Entry] = {
     transforms.Log1p: _log1p,
     transforms.Cyclic: _cyclic,
     transforms.OneHot: _one_hot,
+    transforms.Decompose: _decompose,
     transforms.Rescale: _rescale,
 }
 """The form of each layer; another layer is another entry."""

@@ -188,6 +188,16 @@ def _one_hot(g: Graph, layer: transforms.OneHot, given: Shape, w: Arrays, x: str
     return g.behind(x, given[-1], layer.column, g.add("Cast", known, to=g.onnx.TensorProto.FLOAT))
 
 
+def _decompose(g: Graph, layer: transforms.Decompose, given: Shape, w: Arrays, x: str) -> str:
+    def averaged(x: str) -> str:
+        wide = g.channels(g.add("Gather", x, g.constant(layer.around(given[0]), "i8"), axis=1), 2, True)
+        return g.channels(g.add("AveragePool", wide, kernel_shape=[layer.kernel]), 2, False)
+
+    known = g.add("Cast", g.add("Not", g.add("IsNaN", x)), to=g.onnx.TensorProto.FLOAT)
+    trend = g.add("Div", averaged(g.filled(x, 0.0)), averaged(known))
+    return g.add("Concat", g.add("Sub", x, trend), trend, axis=-1)
+
+
 def _rescale(g: Graph, layer: transforms.Rescale, given: Shape, w: Arrays, x: str) -> str:
     mean, deviation = (g.constant(array.reshape(given)) for array in layer.arrays())
     return g.add("Add", g.add("Mul", x, deviation), mean)
@@ -215,6 +225,7 @@ LAYERS: dict[type, Entry] = {
     transforms.Log1p: _log1p,
     transforms.Cyclic: _cyclic,
     transforms.OneHot: _one_hot,
+    transforms.Decompose: _decompose,
     transforms.Rescale: _rescale,
 }
 """The form of each layer; another layer is another entry."""

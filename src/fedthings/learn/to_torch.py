@@ -158,6 +158,14 @@ def _build(layer: Layer, given: Shape) -> list[Any]:
         x[..., columns] = x[..., columns].abs().log1p().copysign(x[..., columns])
         return x
 
+    def decomposed(x: Any, around: Any, kernel: int) -> Any:
+        def averaged(x: Any) -> Any:
+            return nn.functional.avg_pool1d(x[:, around].movedim(-1, 1), kernel, 1).movedim(1, -1)
+
+        gaps = x.isnan()
+        trend = averaged(x.masked_fill(gaps, 0)) / averaged((~gaps).to(x.dtype))
+        return torch.cat([x - trend, trend], -1)
+
     activations: dict[str, Any] = {
         "linear": list,
         "relu": lambda: [nn.ReLU()],
@@ -201,6 +209,9 @@ def _build(layer: Layer, given: Shape) -> list[Any]:
         case transforms.OneHot():
             count = layer.classes
             return [Column(layer.column, Made(lambda x: x[..., None] == torch.arange(count, device=x.device)))]
+        case transforms.Decompose():
+            around, kernel = layer.around(given[0]), layer.kernel
+            return [Made(lambda x: decomposed(x, around, kernel))]
         case transforms.Rescale():
             mean, deviation = (torch.from_numpy(row.copy()).reshape(given) for row in layer.arrays())
             return [Made(lambda x: x * deviation.to(x) + mean.to(x))]

@@ -107,6 +107,31 @@ class OneHot(_Transform, frozen=True):
         return replaced(given, self.column, self.classes)
 
 
+class Decompose(_Transform, frozen=True):
+    """A signal `(T, C)` as remainder and trend beside each other, `(T, 2 C)` (Zeng et al. 2023, section 4).
+
+    The trend is the mean of the `kernel` steps around each, the first and the last step repeated beyond the ends; of
+    steps with gaps, that of the others.
+    """
+
+    kernel: int = 25
+
+    def shape(self, given: Shape) -> Shape:
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise SpecError(f"kernel is {self.kernel}: it must be odd, so that as many steps lie before as after")
+        if len(given) != 2:
+            raise SpecError("it takes samples (steps, channels): give the model such an input, or a window")
+        return given[0], 2 * given[1]
+
+    def flops(self, given: Shape) -> int:
+        return prod(given) * (self.kernel + 2)  # the sum, the quotient, what is left
+
+    def around(self, steps: int) -> Array:
+        """Return which of `steps` steps are averaged, in order: window i is the `kernel` of them from i on."""
+        half = self.kernel // 2
+        return np.clip(np.arange(-half, steps + half), 0, steps - 1)
+
+
 class Rescale(Element, frozen=True, omit_defaults=True):
     """x deviation + mean, last in a model: it learns scaled targets and predicts in their own units.
 
@@ -153,5 +178,5 @@ def rescale(mean: ArrayLike | None = None, deviation: ArrayLike | None = None) -
     return Rescale(*(np.asarray(row, "<f4").tobytes() for row in (mean, deviation)))
 
 
-TRANSFORMS = (Log1p, Cyclic, OneHot)
-impute, log1p, cyclic, one_hot = Impute, Log1p, Cyclic, OneHot
+TRANSFORMS = (Log1p, Cyclic, OneHot, Decompose)
+impute, log1p, cyclic, one_hot, decompose = Impute, Log1p, Cyclic, OneHot, Decompose
