@@ -33,6 +33,15 @@ def test_what_they_give() -> None:
     np.testing.assert_allclose(given(ft.sequential(3, ft.log1p(), ft.dense(1)), X)[0], np.log1p(X[0]), rtol=1e-6)
 
 
+def test_a_trend_is_the_mean_of_the_steps_around_that_are_known() -> None:
+    model = ft.sequential((4, 1), ft.decompose(3), ft.flatten(), ft.dense(1))
+    trend, gap = [[5 / 3, 3, 16 / 3, 7], [1, 2, 6, 7], [np.nan] * 4], np.nan
+    X = np.array([[1, 3, 5, 8], [1, gap, 3, 9], [gap] * 4])
+    found = given(model, X[..., None])
+    np.testing.assert_allclose(found[..., 1], trend, rtol=1e-6)
+    np.testing.assert_allclose(found[..., 0], X - trend, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("layers", "said"),
     [

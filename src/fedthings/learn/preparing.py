@@ -99,7 +99,8 @@ def decompose(layer: transforms.Decompose, given: Shape) -> Pass:
         gaps = np.isnan(X)
         if gaps.any():
             trend = averaged(np.where(gaps, 0, X))
-            trend /= averaged(1 - gaps.astype(X.dtype))
+            with np.errstate(invalid="ignore"):  # where all are gaps, so is the trend
+                trend /= averaged(1 - gaps.astype(X.dtype))
         else:
             trend = averaged(X)
         return np.concatenate([X - trend, trend], -1), None
