@@ -216,8 +216,7 @@ class Server:
             for left, arrival in zip(range(len(arrivals) - 1, -1, -1), arrivals, strict=True):
                 self.services.receive(self._look(arrival, now), now, more=left > 0)
             if now >= self.admission.alarm:
-                self.admission.flush(self.transport, now)
-                self._know()
+                self._reload(now)
             self.services.wake(now)
             if self.broker is not None and not self.broker.alive:
                 self.broker.restart(self.on_news)
