@@ -13,12 +13,13 @@ from msgspec.structs import replace
 import fedthings as ft
 from fedthings.federation import phases
 from fedthings.learn.digits import digits
+from fedthings.learn.staying import travels
 from fedthings.phase import schema
 from fedthings.simulation.world import Uneven
 from gateways import Tree
 from secure import Secure, key_in
 from virtual import Virtual
-from ways import DEVICES, ROWS, WAYS, federation, refusal, table
+from ways import DEVICES, METHODS, ROWS, WAYS, federation, refusal, table
 
 PAGE = Path(__file__).parents[1] / "docs" / "algorithms.md"
 VERSIONS = 3
@@ -109,6 +110,24 @@ def test_each_method_among_devices_that_hide_their_reports_together(tmp_path: Pa
     run = Virtual(built(), digits(DEVICES, 0), VERSIONS, tmp_path / "run").run()
     assert np.array_equal(run.row, ft.simulate(built(), digits(DEVICES, 0), VERSIONS).row)
     assert [line["updates"] for line in run.history] == [DEVICES] * VERSIONS
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_under_edges_are_methods_and_tasks_that_keep_nothing_there(name: str) -> None:
+    strategy, task = ROWS[name]
+    reason = refusal(lambda: replace(federation(strategy, task=task), edge=ft.Edge(2)))
+    assert bool(reason) == (strategy.method.name != "average" or bool(task.local) or name == "fedbuff"), reason
+    assert not reason or "is set beside" in reason
+
+
+@pytest.mark.parametrize("name", [name for name, strategy in METHODS.items() if strategy.method.name == "average"])
+def test_layers_that_stay_go_with_every_server_step(name: str) -> None:
+    _, task = ROWS["local"]
+    spec, first = federation(METHODS[name], task=task), task.model.init(5)
+    run, there = ft.simulate(spec, digits(DEVICES, 0), VERSIONS), travels(task)
+    assert (run.row[there] != first[there]).mean() > 0.5
+    np.testing.assert_allclose(run.row[~there], first[~there], rtol=1e-6)
+    assert run.history[-1]["personal"]["mean"]["accuracy"] > run.history[0]["personal"]["mean"]["accuracy"]
 
 
 def test_the_page_has_the_table_of_the_specs(tmp_path: Path) -> None:
