@@ -229,7 +229,7 @@ def test_mutual_tls(tmp_path: Path) -> None:
         world.present(1)
 
 
-def test_secrets_are_in_no_log_list_or_run_directory(served: Served, tmp_path: Path) -> None:
+def test_secrets_are_in_no_log_and_no_process_list_but_in_files_of_mode_0600(served: Served, tmp_path: Path) -> None:
     """Of tokens, passwords and keys nothing is to be read but in the files that are theirs, of mode 0600."""
     (file,) = devices.enrol(served.out, ["kitchen"])
     subprocess.run([*FT, "enrol", "hall", "--out", str(served.out)], check=True, capture_output=True)
