@@ -52,7 +52,8 @@ METHODS: dict[str, tuple[str, tuple[float, ...], Callable[[float], ft.Strategy]]
 def main() -> None:
     """Print a table of accuracies, and one of the settings that were best."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("FEDTHINGS_DATA", beside)))
     parser.add_argument("--only", default=",".join(METHODS), help="methods, such as fedavg,scaffold")
     options = parser.parse_args()
     X, y, test_X, test_y = mnist(options.data / "mnist")

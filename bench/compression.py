@@ -1,4 +1,5 @@
-"""Compression: what it takes to reach 97 % on MNIST, up and down, what is lost on WISDM, and EDEN's error and time.
+"""Compression: what it takes to reach 97 % on MNIST, up and down, what is lost on WISDM, what 4 bits lose on both, and
+EDEN's error and time.
 
 MNIST 2NN of McMahan et al. 2017: 100 participants x 600 images, 10 a round, E = 1, B = 10. WISDM: 36 users, 100
 versions. All versions of a setting are simulated; bytes are those of the report bodies, or of the model bodies.
@@ -13,15 +14,18 @@ import os
 import sys
 import time
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before numpy is there, as in the commands
 
 import numpy as np
+from msgspec.structs import replace
 
 import fedthings as ft
 from fedthings.compress import rotate
+from fedthings.federation import phases
 from fedthings.learn.mnist import mnist
+from fedthings.partial import Partial, template
 from fedthings.stage import Field
 from fedthings.vector import Key
 from table import table
@@ -44,6 +48,9 @@ SETTINGS: dict[str, tuple] = {
     "rank 8, eden 2 bits": (ft.low_rank(8), ft.eden(2)),
     "sign": (ft.sign(1e-3),),
 }
+FOUR = ("float32", "int4", "eden 4 bits")
+SEEDS = 5
+"""Of which 4 bits are compared with float32, each with its own."""
 DOWN: dict[str, object] = {
     "float32": None,
     "int8": ft.int8(),
@@ -115,18 +122,56 @@ def down(data: Path) -> None:
 
 def on_wisdm(data: Path) -> None:
     """Print how accurate each setting is after 100 versions."""
-    recipe = ft.Recipe(lr=0.5, batch=32, epochs=1)
-    task = ft.Task(model=ft.mlp(43, 64, 6), loss="cross_entropy", normalise="fleet", recipe=recipe)
-    fleet = ft.Fleet.from_npz(data / "wisdm_v11.npz")
+    plain, fleet = _wisdm(data)
     lines, whole = [], 0.0
     for name, stages in SETTINGS.items():
-        spec = ft.Federation(task, ft.fedavg(), ft.Pace(goal=36, patience=120.0), devices=36, stages=stages)
-        run = ft.simulate(spec, fleet, 100)
+        run = ft.simulate(replace(plain, stages=stages), fleet, 100)
         accuracy = run.summary["metrics"]["accuracy"]
         whole = whole or accuracy
         each = run.summary["total"]["bytes_up"] / run.summary["total"]["updates"]
         lines.append([name, f"{each:,.0f}", f"{accuracy:.4f}", f"{100 * (accuracy - whole):+.2f}"])
     table(["WISDM", "bytes a report", "accuracy", "points more than float32"], lines)
+
+
+def _wisdm(data: Path) -> tuple[ft.Federation, ft.Fleet]:
+    recipe = ft.Recipe(lr=0.5, batch=32, epochs=1)
+    task = ft.Task(model=ft.mlp(43, 64, 6), loss="cross_entropy", normalise="fleet", recipe=recipe)
+    plain = ft.Federation(task, ft.fedavg(), ft.Pace(goal=36, patience=120.0), devices=36)
+    return plain, ft.Fleet.from_npz(data / "wisdm_v11.npz")
+
+
+def four_bits(data: Path) -> None:
+    """Print what 4 bits cost and lose beside float32, after as many versions with the same seeds."""
+    task, fleet, test = _fleet_of_mnist(data)
+    users, things = _wisdm(data)
+    lines = []
+    for what, plain, of, versions, known in (
+        ("MNIST 2NN", ft.Federation(task, ft.fedavg(), ft.Pace(goal=10)), fleet, 60, test),
+        ("WISDM", users, things, 100, None),
+    ):
+        whole: list[float] = []
+        for name in FOUR:
+            spec = replace(plain, stages=SETTINGS[name])
+            runs = [ft.simulate(replace(spec, seed=seed), of, versions, test=known) for seed in range(SEEDS)]
+            found = [100 * run.summary["test" if known else "metrics"]["accuracy"] for run in runs]
+            sent = [run.history[1] for run in runs]
+            body = fmean(line["bytes_up"] / line["updates"] for line in sent)
+            trains = next(phase for phase in phases(spec) if phase.kind == "train")
+            arrays = sum(array.nbytes for array in template(trains, Partial(trains)).arrays.values())
+            whole = whole or [arrays, body, *found]
+            more = [mine - its for mine, its in zip(found, whole[2:], strict=True)]
+            lines.append(
+                [
+                    f"{what}, {versions} versions: {name}",
+                    f"{arrays:,} (1/{whole[0] / arrays:.2f})",
+                    f"{body:,.0f} (1/{whole[1] / body:.2f})",
+                    f"{fmean(found):.2f} %",
+                    f"{fmean(more):+.2f} ({min(more):+.2f} to {max(more):+.2f})",
+                ]
+            )
+            print(*lines[-1], file=sys.stderr, flush=True)
+    header = ["4 bits", "bytes of a report's arrays", "of all of the report", f"accuracy, {SEEDS} seeds"]
+    table([*header, "points more than float32 (of each seed)"], lines)
 
 
 def eden() -> None:
@@ -161,7 +206,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, default=Path(os.environ.get("FEDTHINGS_DATA", root.parent / "shared/data"))
     )
-    parser.add_argument("--only", choices=("eden", "mnist", "wisdm", "down"))
+    parser.add_argument("--only", choices=("eden", "mnist", "wisdm", "four", "down"))
     options = parser.parse_args()
     if options.only != "eden" and not (options.data / "mnist").is_dir():
         parser.error(f"there are no data sets in {options.data}: name their folder with --data, or give --only eden")
@@ -170,6 +215,7 @@ def main() -> None:
         "mnist": lambda: on_mnist(options.data),
         "down": lambda: down(options.data),
         "wisdm": lambda: on_wisdm(options.data),
+        "four": lambda: four_bits(options.data),
     }
     for name in [options.only] if options.only else parts:
         parts[name]()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import tomllib
@@ -12,6 +14,8 @@ from pathlib import Path
 import click
 import msgspec
 import pytest
+from _pytest.mark import KeywordMatcher
+from _pytest.mark.expression import Expression
 
 import fedthings as ft
 from fedthings.cli import fedthings
@@ -44,11 +48,16 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def named(text: str) -> list[list[str]]:
-    """Return the words of every `fedthings ...` in code, up to a comment or the end of the code."""
+def calls(text: str, program: str) -> list[str]:
+    """Return what follows `program` wherever it stands in code, up to a comment or the end of the code."""
     code = re.findall(r"^ {4}(.+)$|`([^`\n]+)`", text, re.M)
-    lines = [first or second for first, second in code]
-    return [line.split("#")[0].split()[1:] for line in lines if line.startswith("fedthings ")]
+    lines = [(first or second).split("#")[0].strip() for first, second in code]
+    return [line.removeprefix(program) for line in lines if line == program or line.startswith(f"{program} ")]
+
+
+def named(text: str) -> list[list[str]]:
+    """Return the words of every `fedthings ...` in code."""
+    return [words.split() for words in calls(text, "fedthings") if words]
 
 
 def command(words: list[str]) -> tuple[click.Command, list[str]]:
@@ -162,6 +171,29 @@ def test_the_test_files_named_are_there() -> None:
     for page in PAGES:
         for path in re.findall(r"`((?:tests|src|bench|examples|scripts)/[\w./-]+)`", page.read_text()):
             assert (ROOT / path).exists(), f"{page.name}: {path}"
+
+
+def selected(call: str, items: list[pytest.Item]) -> list[pytest.Item]:
+    """Return those of all tests that `scripts/test` runs with the words of `call`, by pytest's own rules."""
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("-k", default="")
+    parser.add_argument("-s", action="store_true")
+    parser.add_argument("paths", nargs="*")
+    said = parser.parse_args(shlex.split(call))
+    places = [ROOT / path for path in said.paths] or [ROOT]
+    here = [item for item in items if any(item.path.is_relative_to(place) for place in places)]
+    if said.k:
+        wanted = Expression.compile(said.k)
+        here = [item for item in here if wanted.evaluate(KeywordMatcher.from_item(item))]
+    return [item for item in here if said.all or item.get_closest_marker("long") is None]
+
+
+def test_every_selection_of_tests_has_some(collected: list[pytest.Item]) -> None:
+    found = [(page.name, call) for page in PAGES for call in calls(page.read_text(), "scripts/test")]
+    assert len(found) > 40
+    nothing = [f"{page}: scripts/test{call}" for page, call in found if not selected(call, collected)]
+    assert not nothing
 
 
 def test_nothing_tracked_names_a_registry_or_a_place_on_this_machine() -> None:

@@ -13,12 +13,13 @@ from msgspec.structs import replace
 import fedthings as ft
 from fedthings.federation import phases
 from fedthings.learn.digits import digits
+from fedthings.learn.staying import travels
 from fedthings.phase import schema
 from fedthings.simulation.world import Uneven
 from gateways import Tree
 from secure import Secure, key_in
 from virtual import Virtual
-from ways import DEVICES, METHODS, WAYS, federation, refusal, table
+from ways import DEVICES, METHODS, ROWS, WAYS, federation, refusal, table
 
 PAGE = Path(__file__).parents[1] / "docs" / "algorithms.md"
 VERSIONS = 3
@@ -40,7 +41,8 @@ def behind_gateways(spec: ft.Federation, things: ft.Fleet, where: Path) -> None:
 
 
 def compressed(spec: ft.Federation, things: ft.Fleet, where: Path) -> None:
-    run, plain = Virtual(spec, things, VERSIONS, where).run(), ft.simulate(federation(spec.strategy), things, VERSIONS)
+    run = Virtual(spec, things, VERSIONS, where).run()
+    plain = ft.simulate(federation(spec.strategy, task=spec.task), things, VERSIONS)
     assert np.array_equal(run.row, ft.simulate(spec, things, VERSIONS).row)
     assert run.summary["total"]["bytes_up"] < 0.7 * plain.summary["total"]["bytes_up"]
     assert run.summary["total"]["bytes_down"] < 0.7 * plain.summary["total"]["bytes_down"]
@@ -75,26 +77,30 @@ LACKS = {"asynchronous": "asynchronous", "in secure mode": "secure", "under DP":
 NO = {
     ("mixing", "under DP"): "strategy.step is mixing beside privacy",
     ("fedasync", "under DP"): "strategy.step is mixing beside privacy",
+    ("prototypes", "asynchronous"): "pace.staleness is 4 beside prototypes",
+    ("prototypes", "under DP"): "privacy is claimed beside prototypes",
 }
 """What is refused for another reason than the method's own."""
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ROWS)
 def test_what_goes_together_runs_and_the_rest_is_refused(name: str, way: str, tmp_path: Path) -> None:
-    strategy, helper = METHODS[name], key_in(tmp_path / "helper")
-    reason = refusal(lambda: federation(strategy, way, helper))
+    (strategy, task), helper = ROWS[name], key_in(tmp_path / "helper")
+    reason = refusal(lambda: federation(strategy, way, helper, task))
     if not reason:
         assert (name, way) not in NO
-        RUNS[way](federation(strategy, way, helper), digits(DEVICES, 0), tmp_path)
+        RUNS[way](federation(strategy, way, helper, task), digits(DEVICES, 0), tmp_path)
         return
     assert (NO.get((name, way)) or strategy.method.lacks[LACKS[way]]) in reason
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ROWS)
 def test_each_method_among_devices_that_hide_their_reports_together(tmp_path: Path, name: str) -> None:
     def built() -> ft.Federation:
-        return replace(federation(METHODS[name], "in secure mode", key_in(tmp_path / "helper")), secure=ft.secagg())
+        strategy, task = ROWS[name]
+        spec = federation(strategy, "in secure mode", key_in(tmp_path / "helper"), task)
+        return replace(spec, secure=ft.secagg())
 
     reason = refusal(built)
     assert bool(reason) == (name in ("scaffold", "ifca", "fedbuff")), reason
@@ -104,6 +110,24 @@ def test_each_method_among_devices_that_hide_their_reports_together(tmp_path: Pa
     run = Virtual(built(), digits(DEVICES, 0), VERSIONS, tmp_path / "run").run()
     assert np.array_equal(run.row, ft.simulate(built(), digits(DEVICES, 0), VERSIONS).row)
     assert [line["updates"] for line in run.history] == [DEVICES] * VERSIONS
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_under_edges_are_methods_and_tasks_that_keep_nothing_there(name: str) -> None:
+    strategy, task = ROWS[name]
+    reason = refusal(lambda: replace(federation(strategy, task=task), edge=ft.Edge(2)))
+    assert bool(reason) == (strategy.method.name != "average" or bool(task.local) or name == "fedbuff"), reason
+    assert not reason or "is set beside" in reason
+
+
+@pytest.mark.parametrize("name", [name for name, strategy in METHODS.items() if strategy.method.name == "average"])
+def test_layers_that_stay_go_with_every_server_step(name: str) -> None:
+    _, task = ROWS["local"]
+    spec, first = federation(METHODS[name], task=task), task.model.init(5)
+    run, there = ft.simulate(spec, digits(DEVICES, 0), VERSIONS), travels(task)
+    assert (run.row[there] != first[there]).mean() > 0.5
+    np.testing.assert_allclose(run.row[~there], first[~there], rtol=1e-6)
+    assert run.history[-1]["personal"]["mean"]["accuracy"] > run.history[0]["personal"]["mean"]["accuracy"]
 
 
 def test_the_page_has_the_table_of_the_specs(tmp_path: Path) -> None:

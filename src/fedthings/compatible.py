@@ -6,14 +6,20 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fedthings.aggregate.step import Constant, Sgd
+from fedthings.compress.quantize import Quantize
+from fedthings.compress.rotate import Eden
+from fedthings.compress.rotation import Rotate
 from fedthings.errors import SpecError
 from fedthings.learn import staying
 from fedthings.learn.own import Own
 from fedthings.methods.method import Average, Way
+from fedthings.privacy.clip import AdaptiveClip, Clip
 
 if TYPE_CHECKING:
     from fedthings.federation import Federation
 
+ROUNDING = (Clip, AdaptiveClip, Rotate, Quantize, Eden)
+"""Stages that leave each number about as it was, or make all of them shorter alike."""
 REMEDIES: dict[Way, tuple[str, str]] = {
     "asynchronous": ("pace.staleness is set", "set it to 0"),
     "stale": ("strategy.staleness is set", "leave it out"),
@@ -56,6 +62,18 @@ def check(federation: Federation) -> None:
 def _alone(federation: Federation) -> None:
     """Raise SpecError where prototypes, which are averaged and nothing else, are beside what moves them otherwise."""
     strategy, late = federation.strategy, federation.pace.staleness
+    if federation.privacy is not None:
+        raise SpecError(
+            "privacy is claimed beside prototypes: the noise on a class's share of the samples divides its vector, "
+            "which can then be anything, and nobody would see it where devices may report no metrics; leave the claim "
+            "out, or train one model with ft.fedavg()"
+        )
+    for stage in federation.stages:
+        if not isinstance(stage, ROUNDING) or (isinstance(stage, Eden) and stage.bits < 3):
+            raise SpecError(
+                f"stages has {stage.__struct_config__.tag} beside prototypes: it leaves too little of a class's share "
+                "of the samples, which divides its vector; use ft.int8() or ft.eden(4)"
+            )
     if strategy.step != Sgd():
         raise SpecError("strategy.step is not ft.sgd(1.0) beside prototypes: the fleet's are the mean, set it to that")
     if strategy.method != Average() or federation.task.local:

@@ -93,7 +93,7 @@ def alone(directory: Path, what: str) -> Iterator[None]:
     """
     path = directory / "lock"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StoreError(f"{directory} cannot be used: {error.strerror}; name another directory") from None

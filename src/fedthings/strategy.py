@@ -1,6 +1,7 @@
 """Strategies: how reports become the next model, as data.
 
-A preset is a function that returns a `Strategy`; adding a method is one line here and one file below.
+A preset is a function that returns a `Strategy`. A method is a file in `methods/`; here are its name in the union
+`Methods` and its preset.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 
 import fedthings as ft
 
-SCENARIOS = Path(__file__).parents[2] / "examples" / "scenarios"
+ROOT = Path(__file__).parents[2]
+SCENARIOS = ROOT / "examples" / "scenarios"
+WAYS = ["local only", "federated", "federated + personal", "centralised"]
 
 
 def scenario(name: str) -> dict[str, Any]:
@@ -96,3 +99,28 @@ def test_vectors_instead_of_weights(data):
     print(f"WISDM: {share:.2%} of the bytes; accuracy and worst decile {each}")
     assert share <= 0.01
     assert vectors.summary["metrics"]["accuracy"] >= 0.84
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_all_of_them_side_by_side(data, tmp_path, capsys):
+    """Every scenario whole, by the command that the page names: what it prints is within 5 % of the page's table."""
+    compare, picture = scenario("compare_all"), tmp_path / "all.png"
+    compare["main"](data, str(picture), [])
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    found, name = {}, ""
+    for line in capsys.readouterr().out.splitlines():
+        if line[:-1] in compare["SCENARIOS"]:
+            found[name := line[:-1]] = {}
+        elif way := re.fullmatch(r"  (.+): (\d+\.\d{4}) \((\d+\.\d{4})\)", line):
+            found[name][way[1]] = float(way[2])
+    table = re.findall(r"^\| \[.*scenarios/(\w+)\.py\)(.*)\|$", (ROOT / "docs" / "scenarios.md").read_text(), re.M)
+    said = {name: [float(one) for one in re.findall(r" (\d+\.\d+) \(", line)] for name, line in table}
+    print({name: list(ways.values()) for name, ways in found.items()})
+    assert found.keys() == said.keys() == compare["SCENARIOS"].keys()
+    for name, ways in found.items():
+        assert list(ways) == WAYS, name
+        assert list(ways.values()) == pytest.approx(said[name], rel=0.05), name
+    # TON_IoT, 7 kinds of things with 2 to 4 of 17 columns (pooled logistic regression: 0.61).
+    assert found["mixed_things"]["federated"] >= 0.65
+    assert found["mixed_things"]["federated + personal"] >= 0.69

@@ -82,6 +82,16 @@ def test_the_old_key_is_kept_until_all_coordinators_have_answered(tmp_path: Path
     assert Identity(tmp_path, "kitchen").key == new and not (tmp_path / "identity.key.before").exists()
 
 
+def test_a_key_that_was_refused_before_anybody_knew_it_is_not_shown_again(tmp_path: Path) -> None:
+    """A device that was taken off a list while it waited: no list takes its key again."""
+    first = token()
+    key = Identity(tmp_path, "kitchen", [first]).key
+    assert Identity(tmp_path, "kitchen", [first]).key == key  # it asks again
+    assert Identity(tmp_path, "kitchen", [token(WEST)]).key == key  # another's token, while the first may be accepted
+    again = Identity(tmp_path, "kitchen", [token(), token(WEST)])
+    assert again.key != key and not any(standing.enrolled for standing in again.standings)
+
+
 def test_a_refusal_goes_back_to_the_old_key_unless_another_coordinator_has_the_new_one(tmp_path: Path) -> None:
     identity, key = both(tmp_path)
     assert identity.key != key

@@ -14,7 +14,7 @@ from fedthings.gateway.process import parties
 from fedthings.identity import passwords, tokens
 from fedthings.identity.keys import public_of
 from fedthings.learn.digits import digits
-from fedthings.messages import Decline, Hello, Offer, Relay
+from fedthings.messages import Bye, Decline, Hello, Offer, Relay
 from fedthings.server import devices, quarantine
 from fedthings.server.admission import Admission
 from fedthings.server.reception import QUARANTINED
@@ -41,7 +41,7 @@ def admission(tmp_path: Path) -> Iterator[Admission]:
         token = tokens.read(file)
         key = public_of(bytes([number + 1]) * 32)
         found.roll.enrol(token.id, tokens.presented(token, token.name, key, passwords.hashed("word")))
-    found.read()
+    found.read(found.roll.read())
     yield found
     found.close()
 
@@ -185,3 +185,55 @@ def test_nothing_that_a_gateway_in_quarantine_says_is_taken(admission: Admission
     reload()
     assert service.coordinator.present == set(NAMES) and set(service.routes.values()) == {"west"}
     finish(tree)
+
+
+def test_who_has_enrolled_meanwhile_hides_no_change_of_the_roll(admission: Admission, tmp_path: Path) -> None:
+    tree = at_work(Tree(federation(), digits(4, 0), 3, tmp_path, {}, allowed=admission.allowed, held=admission.held))
+    service, reload = tree.service, above(tree, admission)
+    admission.roll.quarantine(["device-0"])
+    admission.flush(tree.service.transport, tree.now)  # an answer is due before the operator asks for `reload`
+    reload()
+    assert service.coordinator.present == set(NAMES[1:]) and [*service.resting] == ["device-0"]
+    admission.roll.approve(["device-0"])
+    admission.roll.remove(["device-1"])
+    admission.flush(tree.service.transport, tree.now)
+    reload()
+    assert service.coordinator.present == set(NAMES) - {"device-1"} and not service.resting
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_gateway_in_quarantine_takes_no_device_from_another_way(
+    stacked: bool, admission: Admission, tmp_path: Path
+) -> None:
+    under = STACKED if stacked else {"west": ""}
+    tree = at_work(Tree(federation(), digits(4, 0), 3, tmp_path, under, homes={"device-0": "top" if stacked else ""}))
+    upper = tree.gateways["top"] if stacked else tree.service
+    hub = tree.hubs["top"] if stacked else tree.hub
+    assert not isinstance(upper, Edge)
+    upper.allowed, upper.held = admission.allowed, admission.held
+    admission.roll.quarantine(["west"])
+    (below(tree, admission, "top") if stacked else above(tree, admission))()
+    for message in (Hello("x"), Bye()):
+        hub.inject("west", COORDINATOR, pack(Relay("device-0", pack(message, NAME)), NAME))
+        settle(tree)
+        assert "device-0" not in upper.routes and "device-0" not in upper.resting
+        assert tree.service.coordinator.present == {"device-0"} == {*tree.service.coordinator.tasks}
+    assert upper.refusals == {QUARANTINED: 1}
+
+
+def test_the_way_that_a_device_has_left_does_not_end_its_rest(admission: Admission, tmp_path: Path) -> None:
+    tree = at_work(
+        Tree(federation(), digits(4, 0), 3, tmp_path, {"west": ""}, allowed=admission.allowed, held=admission.held)
+    )
+    service, reload = tree.service, above(tree, admission)
+    admission.roll.quarantine(["device-0"])
+    reload()
+    tree.move("device-0", "")
+    tree.hub.link("device-0")
+    settle(tree)
+    tree.hub.inject("west", COORDINATOR, pack(Relay("device-0", pack(Bye(), NAME)), NAME))
+    settle(tree)
+    assert [*service.resting] == ["device-0"] and "device-0" not in service.routes
+    admission.roll.approve(["device-0"])
+    reload()
+    assert "device-0" in service.coordinator.present

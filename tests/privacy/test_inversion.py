@@ -17,5 +17,5 @@ def test_a_digit_is_read_out_of_an_update_only(monkeypatch: pytest.MonkeyPatch) 
         found = attack(victim)
         assert found["update"] > 0.85
         assert found["share"] < 0.65 and found["sum"] < 0.65  # 64 numbers of noise are sometimes 0.3, by chance
-    monkeypatch.setitem(attack.__globals__, "mask", lambda seed, arrays, apply: None)
+    monkeypatch.setitem(attack.__globals__, "apply", lambda arrays, seeds: None)
     assert attack()["share"] > 0.85  # so it is the mask that hides it

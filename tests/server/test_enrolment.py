@@ -203,6 +203,7 @@ def test_over_tls_and_mutual_tls(tmp_path: Path) -> None:
     done = subprocess.run([*FT, "tls", str(out), "--host", "hub.local", "--json"], capture_output=True, check=True)
     files = [Path(file) for file in json.loads(done.stdout)["files"]]
     assert all(file.stat().st_mode & 0o777 == 0o600 for file in files) and (out / "tls").stat().st_mode & 0o77 == 0
+    assert out.stat().st_mode & 0o77 == 0
     kitchen, hall = devices.enrol(out, ["kitchen", "hall"])
     with Served(tmp_path, tls=True) as world:
         bare = replace(tokens.read(kitchen), ca="")
@@ -228,7 +229,7 @@ def test_mutual_tls(tmp_path: Path) -> None:
         world.present(1)
 
 
-def test_secrets_are_in_no_log_list_or_run_directory(served: Served, tmp_path: Path) -> None:
+def test_secrets_are_in_no_log_and_no_process_list_but_in_files_of_mode_0600(served: Served, tmp_path: Path) -> None:
     """Of tokens, passwords and keys nothing is to be read but in the files that are theirs, of mode 0600."""
     (file,) = devices.enrol(served.out, ["kitchen"])
     subprocess.run([*FT, "enrol", "hall", "--out", str(served.out)], check=True, capture_output=True)
@@ -259,3 +260,4 @@ def test_secrets_are_in_no_log_list_or_run_directory(served: Served, tmp_path: P
     assert not any(secret in line for line in lines for secret in secrets) and len(lines) > 3
     for path in (*theirs, served.out / "broker.passwords", served.out / "tokens" / "hall.token"):
         assert path.stat().st_mode & 0o777 == 0o600, path
+    assert served.out.stat().st_mode & 0o777 == 0o700  # it is `enrol` that has made it

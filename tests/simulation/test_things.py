@@ -51,7 +51,7 @@ class Task:
     def effort(self, ticket, seconds, left, most=1.0):
         return effort(seconds, left, most)
 
-    def memory(self, ticket):
+    def memory(self, ticket, now):
         return self.sizes[3]
 
 

@@ -57,10 +57,10 @@ def test_operations_and_memory_of_each_phase():
     device = Ticket(1, 0, "b", 0)  # 24 samples to train on, 6 to test
     dim = model.layout.dim
     assert work.flops(device, 0.0) == 3 * 24 * model.training_flops + 6 * model.flops + 18 * 4 * dim
-    assert work.memory(device) == 4 * (3 * dim + 4 * (5 + 8 + 2))
+    assert work.memory(device, 0.0) == 4 * (3 * dim + 4 * (5 + 8 + 2))
     assert work.flops(Ticket(0, 0, "b", 0), 0.0) == 3 * 24 * 5
     assert work.flops(Ticket(2, 0, "b", 0), 0.0) == 6 * model.flops
-    assert work.memory(Ticket(2, 0, "b", 0)) < work.memory(device)
+    assert work.memory(Ticket(2, 0, "b", 0), 0.0) < work.memory(device, 0.0)
 
 
 @pytest.mark.parametrize(("batch", "effort", "steps", "seen"), [(5, 0.4, 6, 29), (5, 0.01, 1, 5), (0, 0.4, 2, 48)])
@@ -106,7 +106,7 @@ def test_operations_are_of_windows_and_own_models_are_measured_too():
 def test_a_batch_is_no_larger_than_the_samples():
     for batch in (0, 1000):
         work, model = counted(batch=batch)
-        assert work.memory(Ticket(1, 0, "a", 0)) == 4 * (2 * model.layout.dim + 8 * 15)
+        assert work.memory(Ticket(1, 0, "a", 0), 0.0) == 4 * (2 * model.layout.dim + 8 * 15)
 
 
 def simulated(world, **pace):
@@ -132,6 +132,23 @@ def test_a_run_in_a_world_counts_seconds_joules_bytes_and_drops():
     assert sum(sum(line["dropped"].values()) for line in run.history) > 0
     again = simulated(world, goal=8, concurrency=12, patience=300.0)
     assert again.history == run.history
+
+
+def test_data_that_arrives_is_asked_for_at_times_that_are():
+    asked = set()
+
+    def shard(name, at):
+        asked.add(at)
+        return np.ones((2 + int(at // 10), 5), "f4"), np.arange(2 + int(at // 10)) % 2
+
+    world = Things((Group(share=1.0, device="pi_zero", link="wifi"),))
+    task = ft.Task(model=ft.mlp(5, 8, 2), loss="cross_entropy")
+    fleet = ft.Fleet.from_function(shard, 3)
+    run = ft.simulate(ft.Federation(task, pace=ft.Pace(goal=3)), fleet, 3, world=world)
+    assert 0.0 in asked and max(asked) <= run.summary["seconds"]
+    grown = counted(batch=0)[0]
+    grown.fleet = fleet
+    assert grown.memory(Ticket(1, 0, "device-0", 0), 60.0) > grown.memory(Ticket(1, 0, "device-0", 0), 0.0)
 
 
 def test_a_model_too_large_for_a_device_is_counted_as_memory():

@@ -25,7 +25,9 @@ federation = click.option("--federation", metavar="NAME", help="Where several ar
 @root
 @federation
 @as_json
-@example("fedthings status runs/wisdm", "fedthings status --broker mqtt://hub.local --password-file coordinator.key")
+@example(
+    "fedthings status runs/wisdm", "fedthings status --broker mqtt://hub.local --password-file coordinator.password"
+)
 def status(
     run: str | None,
     broker: str | None,

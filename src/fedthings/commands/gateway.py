@@ -42,7 +42,7 @@ from fedthings.threads import one_thread
 @as_json
 @example(
     "fedthings gateway --token west.token --broker mqtt://hub.local --out gates/west --host 0.0.0.0 --port 1883",
-    "fedthings gateway --token west.token --broker mqtt://hub.local --password-file west.key "
+    "fedthings gateway --token west.token --broker mqtt://hub.local --password-file west.password "
     "--below mqtt://hub.local --below-root ft-west",
 )
 def command(
@@ -79,7 +79,7 @@ def command(
     from fedthings.lifeline import Ending
 
     ours = way(name, out, **linked)
-    ours.directory.mkdir(parents=True, exist_ok=True)
+    ours.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     rules = Rules(federations=(federation,) if federation else (), allow=allow)
     settings = Settings(count, interval, gateways, rules, below or "", below_root or "", host or "", port or 0, devices)
     with (

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 @as_json
 @example(
     "fedthings query 'quantiles(temperature, [.05, .5, .95])' --fleet rooms.csv",
-    "fedthings query 'mean(temperature, humidity)' --enrolled runs/house --port 1883 --devices 20",
+    "fedthings query 'mean(temperature, humidity)' --enrolled runs/house --host 0.0.0.0 --port 1883 --devices 20",
 )
 def command(
     question: str,

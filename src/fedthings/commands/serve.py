@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 @as_json
 @example(
     "fedthings serve wisdm.toml --rounds 50 --host 0.0.0.0 --port 1883 --out runs/wisdm",
-    "fedthings serve wisdm.toml --broker mqtts://hub.local --password-file coordinator.key --stop accuracy=0.8",
+    "fedthings serve wisdm.toml --broker mqtts://hub.local --password-file coordinator.password --stop accuracy=0.8",
     "fedthings serve wisdm.toml power.toml --rounds 50 --rounds power:20 --out runs/house",
 )
 def command(
@@ -221,10 +221,9 @@ def invitation(server: Server) -> str:
     lines.append(f"the fingerprint of this coordinator's key: {fingerprint(server.admission.seal.public)}")
     leader = server.service.leader
     if leader is not None:
-        at = f"fedthings helper --broker {scheme}://{host} --name {leader.spec.name}{root}"
-        lines.append(
-            f"sums wait for the helper, `{at}`; for its rules, this coordinator's key: {leader.facts['leader']}"
-        )
+        at = f"fedthings helper --broker {scheme}://{host} --token {leader.spec.name}.token{root}"
+        lines.append(f"sums wait for the helper: `{at}`, where its key is")
+        lines.append(f"this coordinator's key for sums, for the helper's rules: {leader.facts['leader']}")
     if own in ("127.0.0.1", "::1", "localhost"):
         lines.append("only from this machine: start with --host 0.0.0.0 for others")
     return "\n".join(lines)

@@ -38,3 +38,12 @@ def transformed(rows: Array) -> Array:
     rows = rows.reshape(n, size)
     rows *= np.float32(size**-0.5)
     return rows
+
+
+def overlapping(dim: int) -> tuple[slice, ...]:
+    """Return where the first and the last 2**k of `dim` coordinates lie, as many as fit; one of a power of two.
+
+    Transforms of one after the other reach all of `dim`, and nothing has to be filled up.
+    """
+    size = 1 << (dim.bit_length() - 1)
+    return (slice(0, size), slice(dim - size, dim))[: 1 if size == dim else 2]

@@ -8,7 +8,7 @@ from math import sqrt
 import numpy as np
 from msgspec import Struct
 
-from fedthings.compress.hadamard import transformed
+from fedthings.compress.hadamard import overlapping, transformed
 from fedthings.stage import Schema, Stage, State, real
 from fedthings.vector import Array, Key, Payload, keyed
 
@@ -25,25 +25,20 @@ class Rotate(Struct, frozen=True, tag="rotate", forbid_unknown_fields=True):
 
 def largest(bound: float, dim: int) -> float:
     """Return what no coordinate of a row `(dim,)` with the L2 norm `bound` goes beyond once it is turned."""
-    return bound * min(1.0, TAIL / sqrt(_size(dim)))
-
-
-def _size(dim: int) -> int:
-    """Return the largest power of two that is at most `dim`."""
-    return 1 << (max(dim, 1).bit_length() - 1)
+    return bound * min(1.0, TAIL / sqrt(overlapping(dim)[0].stop))
 
 
 def build(spec: Rotate, schema: Schema) -> Stage:
     """Return the stage. It turns the first 2**k coordinates, then the last 2**k: so nothing has to be filled up."""
     dim = real(schema, "rotate")
-    size = _size(dim)
-    starts = (0, dim - size) if dim > size else (0,)
+    parts = overlapping(dim)
+    size = parts[0].stop
     signs: list[Array] = []
 
     def turns() -> list[tuple[slice, Array]]:
         if not signs:  # a server that only settles draws them late, an idle device not at all
             signs.extend(keyed("rotate", turn).choice(np.array([-1, 1], np.float32), size) for turn in range(2))
-        return [(slice(start, start + size), sign) for start, sign in zip(starts, signs, strict=False)]
+        return list(zip(parts, signs, strict=False))
 
     def encode(payload: Payload, states: Sequence[State], keys: Sequence[Key]) -> tuple[Payload, Sequence[State]]:
         x = np.array(payload["x"])

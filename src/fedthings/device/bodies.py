@@ -103,6 +103,7 @@ class Bodies:
         assembly = self._incoming.get(chunk.digest)
         if assembly is None:
             return False
+        wrong = assembly.wrong
         try:
             if assembly.add(chunk):
                 self._fetched += len(chunk.data)
@@ -110,6 +111,11 @@ class Bodies:
         except WireError as error:
             log.warning("a chunk was refused: %s", error)
             return False
+        if assembly.wrong > wrong:
+            log.warning(
+                "a %s was refused: wrong digest, what came is not what was offered; the coordinator is asked for it",
+                assembly.offer.what,
+            )
         if not assembly.done:
             self._ask(assembly, now)
             return False

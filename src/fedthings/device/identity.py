@@ -68,6 +68,9 @@ class Identity:
             self._forget()  # here, since it may have been killed before
         new = [given for given in enumerate(tokens) if all(given[1].id != known.id for known in self.standings)]
         self._check([token for _, token in new])
+        theirs = {token.coordinator for _, token in new}
+        if self.standings and all(k.coordinator in theirs and not k.enrolled and not k.before for k in self.standings):
+            self._remove(directory / KEY_FILE)  # it was refused, or taken off the list: no list takes it again
         for place, token in new:
             self._take(place, token)
         if self._replacing and not self._aside.exists():
@@ -140,10 +143,13 @@ class Identity:
         return self.directory / f"{KEY_FILE}.before"
 
     def _forget(self) -> None:
+        self._remove(self._aside)
+
+    def _remove(self, key: Path) -> None:
         try:
-            self._aside.unlink(missing_ok=True)
+            key.unlink(missing_ok=True)
         except OSError as error:
-            raise StoreError(f"the old key {self._aside} cannot be removed: {error.strerror}") from None
+            raise StoreError(f"the old key {key} cannot be removed: {error.strerror}") from None
 
     def _move(self, key: Path, to: Path) -> None:
         try:

@@ -79,15 +79,20 @@ def _relayed(gateway: Gateway, sender: str, device: str, data: bytes) -> None:
 def _device(gateway: Gateway, device: str, message: Envelope, via: str) -> None:
     """Take what a device says, which came by way of the gateway `via`, "" for none."""
     if isinstance(message, Bye):
+        if gateway.routes.get(device, "") != via:  # it has moved, and the way it has left says so late
+            return
         gateway.resting.pop(device, None)
-        if device in gateway.present and gateway.routes.get(device, "") == via:
+        if device in gateway.present:
             del gateway.present[device]
             gateway.waiting.pop(device, None)
             gateway.hold.turns.drop(device)
             gateway.take_turns()
             gateway.relay(device, message)
         return
-    if gateway.routes.get(device, "") != via and _is_there(gateway, device, message):
+    moves = gateway.routes.get(device, "") != via
+    if moves and gateway.held(via) and device in gateway.present:
+        raise WireError(QUARANTINED, f"{via} is to do nothing, by its operator")
+    if moves and _is_there(gateway, device, message):
         if via:
             gateway.routes[device] = via
             gateway.hold.turns.drop(device)  # what it sends is that gateway's concern now

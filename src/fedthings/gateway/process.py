@@ -223,7 +223,7 @@ class Process:
                     (gateway.from_above if above else gateway.from_below)(arrival, now)
             gateway.wake(now)
             if now >= self.admission.alarm:
-                self.admission.flush(self.down, now)
+                self._reload()
             if self.broker is not None and not self.broker.alive:
                 self.broker.restart(self.on_news)
             if end == inf and gateway.announced is not None and gateway.announced.state == "finished":

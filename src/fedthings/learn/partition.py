@@ -17,7 +17,10 @@ from fedthings.vector import Array, keyed
 
 
 def iid(y: ArrayLike, devices: int, seed: int) -> Array:
-    """Return devices of equal size (within one sample) with samples drawn at random. Raises DataError."""
+    """Return devices of equal size (within one sample), samples at random (McMahan et al. 2017, section 3).
+
+    Raises DataError.
+    """
     n = len(np.asarray(y))
     _enough(n, devices, "devices")
     owner = np.empty(n, np.int64)

@@ -76,7 +76,8 @@ def draw(fleet: Fleet, path: Path, title: str = "", at: float = 0.0) -> None:
     census = taken(fleet, at)
     with pyplot.rc_context(STYLE):
         figure = _each(pyplot, census) if len(census.names) <= SEVERAL else _together(pyplot, census)
-        figure.suptitle(f"{title}: {said(fleet, census)}" if title else said(fleet, census), x=0.012, ha="left")
+        lines = [title, said(fleet, census)] if title else [said(fleet, census)]
+        figure.suptitle("\n".join(lines), x=0.012, ha="left")
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=160)
         pyplot.close(figure)

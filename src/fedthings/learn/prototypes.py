@@ -24,8 +24,15 @@ if TYPE_CHECKING:
     from fedthings.learn.task import Task
 
 
+LEAST = 0.01
+"""The share of a class, over that of each if all were alike, below which its vector is not known.
+
+What rounding leaves of a class that no device of a version has is a ratio of two errors, which can be anything.
+"""
+
+
 class Fleetwide(NamedTuple):
-    """The fleet's vectors `(classes, width)`, and which classes any device has had `(classes,)`."""
+    """The fleet's vectors `(classes, width)`, and of which classes there is one `(classes,)`."""
 
     vectors: Array
     known: Array
@@ -49,7 +56,7 @@ def held(task: Task, device: str, seed: int, state: State) -> tuple[Sequential, 
 def fleetwide(task: Task, row: Array) -> Fleetwide:
     """Return the vectors that a received row `(dim,)` means."""
     sums, shares = task.model.layout.views(row).values()
-    known = shares > 0
+    known = shares * len(shares) > LEAST
     return Fleetwide(sums / np.where(known, shares, 1)[:, None], known)
 
 

@@ -1,1 +1,1 @@
-"""What protects a report: clipping, and shares by which nobody sees it; noise and accounting as they come."""
+"""What protects a report, and a model: clipping, masks and shares, noise, and the account of what it costs."""

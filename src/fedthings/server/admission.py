@@ -19,7 +19,7 @@ from fedthings.identity.seal import CoordinatorSeal
 from fedthings.messages import Enrol, Enrolled
 from fedthings.server.broker import Broker, Kind
 from fedthings.server.devices import KEY_FILE, LINKS_FILE
-from fedthings.server.roll import ENROLLED, INVITED, QUARANTINED, WAITING, Listed, Roll
+from fedthings.server.roll import ENROLLED, INVITED, QUARANTINED, WAITING, Listed, Reading, Roll
 from fedthings.server.store import Store
 from fedthings.transport.transport import Transport
 
@@ -52,7 +52,7 @@ class Admission:
         self._free = 0.0  # from when on it may be
         self._waiting: dict[str, tuple[str, Enrol]] = {}  # name -> who has asked, and what
         self._answers: list[tuple[str, Enrolled]] = []
-        self.read()
+        self.read(self.roll.read())
 
     def close(self) -> None:
         """Let go of the files."""
@@ -70,16 +70,16 @@ class Admission:
         """Return the public key that `name` has enrolled with, if any."""
         return self.seal.known.keys.get(name)
 
-    def changed(self) -> Changed:
-        """Return what has changed on the roll since it was read."""
-        listed = self.roll.read().devices
+    def changed(self, found: Reading) -> Changed:
+        """Return what is different on the roll as it is `found` from what was taken last."""
+        listed = found.devices
         names, quarantined = _names(listed).keys(), _quarantined(listed)
         gone = self.names.keys() - names
         return Changed(gone, quarantined - self.quarantined, self.quarantined - quarantined - gone)
 
-    def read(self) -> None:
-        """Take the roll as it is now."""
-        listed, self.seal.known, self._logins = self.roll.read()
+    def read(self, found: Reading) -> None:
+        """Take the roll as it is `found`."""
+        listed, self.seal.known, self._logins = found
         self.names, self.quarantined = _names(listed), _quarantined(listed)
         for name, (sender, enrol) in list(self._waiting.items()):
             device = listed.get(name)
@@ -106,9 +106,8 @@ class Admission:
         self._answers.append((to, Enrolled(enrol.name[:64], enrol.key, standing, reason)))
 
     def flush(self, transport: Transport, now: float) -> None:
-        """Let in who has enrolled, and answer, many at once: the whole list is written where it has changed."""
+        """Let in those on the roll as it was read last, and answer who has enrolled, many at once."""
         begun = time.monotonic()
-        self.read()
         if self.broker is not None:
             self.broker.admit(self._logins)
         answers, self._answers = self._answers, []

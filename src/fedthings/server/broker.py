@@ -63,7 +63,7 @@ class Broker:
         """
         directory = Path(directory).absolute()
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise StoreError(f"cannot make {directory}: {error.strerror}") from error
         access = Access(directory)

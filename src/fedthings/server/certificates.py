@@ -40,7 +40,8 @@ def make(directory: Path, names: Sequence[str] = (), clients: Sequence[str] = ()
     for client in clients:
         check(client)
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(exist_ok=True, mode=0o700)
         if clients:
             (folder / CLIENTS).mkdir(exist_ok=True, mode=0o700)
     except OSError as error:

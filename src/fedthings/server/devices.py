@@ -132,7 +132,7 @@ def _roll(directory: Path, new: bool = False) -> Iterator[Roll]:
 def _store(directory: Path, new: bool = False) -> Iterator[Store]:
     try:
         if new:
-            directory.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)  # keys lie in it
     except OSError as error:
         raise StoreError(f"{directory} cannot be made: {error.strerror}") from None
     if not directory.is_dir():

@@ -48,7 +48,8 @@ def reload(admission: Admission, parties: Iterable[Party], take: Callable[[Deliv
     Who is out ends its work and leaves; who is in quarantine, or behind a gateway that is, leaves and says hello again,
     which is answered when it is let out.
     """
-    changed, again = admission.changed(), []
+    found = admission.roll.read()
+    changed, again = admission.changed(found), []
     for party in parties:
         for name in changed.gone:
             party.resting.pop(name, None)
@@ -65,7 +66,7 @@ def reload(admission: Admission, parties: Iterable[Party], take: Callable[[Deliv
         for name, hello in sorted(party.resting.items()):
             if changed.released & {name, party.routes.get(name, "")}:
                 again.append((party, name, hello))
-    admission.read()
+    admission.read(found)
     for party, name, hello in again:
         party.resting.pop(name, None)
         take(_said(party, name, hello))

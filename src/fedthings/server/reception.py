@@ -38,14 +38,17 @@ def take(service: Service, sender: str, message: Envelope, federation: str, now:
     if federation != service.transport.federation and not (federation == "" and isinstance(message, Bye)):
         raise WireError("another federation", federation)
     if isinstance(message, Bye):
-        service.resting.pop(sender, None)
         if service.routes.get(sender, "") == via:  # else it has moved, and the way it has left says so late
+            service.resting.pop(sender, None)
             service.gone.add(sender)
             service.turns.drop(sender)
             service.on(events.Left(sender), now)
             take_turns(service, now)
         return
-    if service.routes.get(sender, "") != via and _is_there(service, message):
+    moves = service.routes.get(sender, "") != via
+    if moves and service.held(via) and sender in service.coordinator.present:
+        raise WireError(QUARANTINED, f"{via} is to do nothing, by its operator")
+    if moves and _is_there(service, message):
         if via:
             service.routes[sender] = via
             service.turns.drop(sender)  # what it sends is the gateway's concern now

@@ -121,7 +121,8 @@ class Server:
             if http is not None:
                 token = secrets.token_urlsafe(16)  # new each time: offers are made anew too
                 files = ChainMap(*(service.bodies.files for service in self.services.services))
-                ranges = Ranges(files, token, host or "127.0.0.1", http, certificate or None, key or None)
+                here = self.broker.access.host if self.broker is not None else "0.0.0.0"
+                ranges = Ranges(files, token, here, http, certificate or None, key or None)
                 stack.callback(ranges.close)
                 for service in self.services.services:
                     service.bodies.http, service.bodies.token = ranges.place, token
@@ -216,8 +217,7 @@ class Server:
             for left, arrival in zip(range(len(arrivals) - 1, -1, -1), arrivals, strict=True):
                 self.services.receive(self._look(arrival, now), now, more=left > 0)
             if now >= self.admission.alarm:
-                self.admission.flush(self.transport, now)
-                self._know()
+                self._reload(now)
             self.services.wake(now)
             if self.broker is not None and not self.broker.alive:
                 self.broker.restart(self.on_news)

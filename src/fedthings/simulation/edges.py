@@ -63,7 +63,7 @@ class Carried(NamedTuple):
         """Return 0."""
         return 0.0
 
-    def memory(self, ticket: Ticket) -> int:
+    def memory(self, ticket: Ticket, now: float) -> int:
         """Return 0."""
         return 0
 

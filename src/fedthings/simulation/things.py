@@ -148,7 +148,7 @@ class Things(Struct, frozen=True, forbid_unknown_fields=True, dict=True, omit_de
         key = draws.key(self.seed, name)
         kind = self._kinds[bisect_right(self._bounds, draws.uniform(key, 0))]
         group, there = kind.group, kind.available
-        if work.memory(ticket) > kind.memory:
+        if work.memory(ticket, now) > kind.memory:
             at = there.after(name, key, now, kind.round_trip)
             return Outcome(at if at < inf else None, kind.contact, "memory")
         phase, version, _, attempt = ticket

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf, prod
+from math import prod
 
 from fedthings import down
 from fedthings.engine import Engine
@@ -56,8 +56,8 @@ class Counted:
             return float(measured * tested * task.model.flops + method.closing(task, rows))
         return float(method.flops(task, rows, test_rows, effort))
 
-    def memory(self, ticket: Ticket) -> int:
-        """Return the bytes that the task holds at least; of a stream, as if it had grown to its batch.
+    def memory(self, ticket: Ticket, now: float) -> int:
+        """Return the bytes that the task holds at least with the samples that the device has at `now`.
 
         To scale is to hold sums, and to evaluate is to hold the parameters and a sample.
         """
@@ -69,4 +69,4 @@ class Counted:
             return 8 * sum(f.dim for f in found.fields)
         if phase.kind == "evaluate":
             return 4 * (model.layout.dim + 2 * model.work)
-        return phase.task.memory(self.fleet.size(ticket.device, inf))
+        return phase.task.memory(self.fleet.size(ticket.device, now))

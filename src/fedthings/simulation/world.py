@@ -32,8 +32,8 @@ class Work(Protocol):
     def flops(self, ticket: Ticket, now: float, effort: float = 1.0) -> float:
         """Return the operations of `effort` of the local training on the samples that the device has at `now`."""
 
-    def memory(self, ticket: Ticket) -> int:
-        """Return the bytes that training holds at least: parameters, gradients, moments, a batch in every layer."""
+    def memory(self, ticket: Ticket, now: float) -> int:
+        """Return the bytes that training at `now` holds: parameters, gradients, moments, a batch in every layer."""
 
 
 class Outcome(NamedTuple):

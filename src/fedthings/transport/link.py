@@ -273,7 +273,7 @@ class _Client(paho.Client):
                 self.published(topic, payload)
                 connection.acknowledge(mid)
             else:
-                return MQTTErrorCode.MQTT_ERR_SUCCESS  # what waits to be written has its turn
+                return MQTTErrorCode.MQTT_ERR_AGAIN  # what waits to be written has its turn
             if connection.partial:
                 return MQTTErrorCode.MQTT_ERR_AGAIN
         return super()._packet_read()
