@@ -73,6 +73,7 @@ class Tree(Virtual):
         transport = (self.hubs[home] if home else self.hub).device(name, NAME)
         directory = self.directory / "devices" / name
         self.agents[name] = Agent(name, self.fleet.shard(name), transport, directory, self.rules.get(name))
+        self.agents[name].training.noise = "keyed"
         return self.agents[name]
 
     def move(self, name: str, home: str) -> Agent:

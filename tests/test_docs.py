@@ -120,7 +120,7 @@ def test_the_federation_and_the_rules_in_running_are_accepted(tmp_path: Path) ->
     federation = ft.load(tmp_path / "house.toml")
     (tmp_path / "again.toml").write_text(ft.dumps(federation))
     assert ft.load(tmp_path / "again.toml") == federation
-    own = {"edge", "secure", "privacy", "query"}  # which have their own pages
+    own = {"edge", "secure", "privacy", "query", "local"}  # which have their own pages
     assert set(tomllib.loads(text)) == set(federation.__struct_fields__) - own
     (edge,) = fenced(ROOT / "docs" / "gateways.md", "toml")
     assert decode(tomllib.loads(edge)["edge"], ft.Edge) == ft.Edge(rounds=5)
@@ -159,8 +159,10 @@ def test_the_federation_and_the_rules_in_secure_are_accepted(tmp_path: Path) -> 
 
 
 def test_the_federations_in_queries_and_statistics_are_accepted() -> None:
-    (text,) = fenced(ROOT / "docs" / "queries.md", "toml")
-    assert decode(tomllib.loads(text), ft.Federation).pace.quorum == 5
+    text, local = (tomllib.loads(part) for part in fenced(ROOT / "docs" / "queries.md", "toml"))
+    assert decode(text, ft.Federation).pace.quorum == 5
+    assert set(local["local"]) == set(ft.local_dp.__struct_fields__)
+    assert decode({**text, "query": "mean(power)", **local}, ft.Federation).local == ft.local_dp(1.0, (0.0, 3000.0))
     (code,) = fenced(ROOT / "docs" / "statistics.md", "python")
     told: dict[str, ft.Federation] = {}
     exec(code, {}, told)

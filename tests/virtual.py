@@ -123,6 +123,7 @@ class Virtual:
         rules, signing = self.rules.get(name), self.signing(name)
         agent = self.kind(name, self.fleet.shard(name), transport, directory, rules, every=every, signing=signing)
         agent.takes = lambda ticket: self.outcome(ticket)[1]  # type: ignore[attr-defined]
+        agent.training.noise = "keyed"
         self.agents[name] = agent
         return agent
 

@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from fedthings.privacy.central import CentralDp as central_dp
     from fedthings.privacy.clip import AdaptiveClip as adaptive_clip
     from fedthings.privacy.clip import Clip as clip
+    from fedthings.privacy.local import LocalDp as local_dp
     from fedthings.privacy.mechanism import Independent as independent
     from fedthings.privacy.mechanism import Tree as tree
     from fedthings.privacy.secagg import SecAgg as secagg
@@ -214,6 +215,7 @@ __all__ = [
     "layer_norm",
     "lift",
     "load",
+    "local_dp",
     "log1p",
     "log_normal",
     "logistic",
@@ -310,6 +312,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "delta": ("compress.delta", "Delta"),
     "adaptive_clip": ("privacy.clip", "AdaptiveClip"),
     "central_dp": ("privacy.central", "CentralDp"),
+    "local_dp": ("privacy.local", "LocalDp"),
     "blt": ("privacy.blt", "Blt"),
     "tree": ("privacy.mechanism", "Tree"),
     "independent": ("privacy.mechanism", "Independent"),

@@ -17,20 +17,19 @@ from fedthings.bodies import Report, Subtotal
 from fedthings.claims import releases
 from fedthings.compress import delta
 from fedthings.errors import SpecError, StoreError
-from fedthings.federation import SPARE, Federation, phases
+from fedthings.federation import Federation, phases
 from fedthings.history import Line, Tally
 from fedthings.learn import staying
 from fedthings.learn.data import Shard
 from fedthings.learn.local import evaluator
 from fedthings.learn.metrics import usual, values
 from fedthings.partial import Partial, expect, template
-from fedthings.phase import Phase, first, follow, received, statistic
+from fedthings.phase import Phase, answer, first, follow, received, statistic
 from fedthings.privacy import secagg
 from fedthings.privacy.central import Source
 from fedthings.privacy.secagg import SecAgg
 from fedthings.protocol.events import Assign, Command, Discard, Ticket
 from fedthings.spelling import decode, encode
-from fedthings.statistics import query
 from fedthings.statistics.statistic import Known
 from fedthings.subtotal import merge, most_bytes, verify
 from fedthings.vector import Array, Key, Payload, Vector
@@ -270,13 +269,13 @@ class Engine:
         lines, stop = [], ""
         if total:
             self.told, self.known, stop = self.statistic.step(self.told, self.known, total)
-        if not stop and self.version >= self.statistic.rounds + SPARE:
+        if not stop and self.version >= self.statistic.tries:
             raise SpecError(f"the query has no answer after {self.version} rounds: the sums of too many were lost")
         if spec.query:
             lines = [history.line(self.version, now, self.tally, None)]
             self.partial.tally = Tally()
             if stop:
-                self.answer = query.answer(spec.query, self.known, self.federation.pace.quorum)
+                self.answer = answer(spec, self.known, self.federation.pace.quorum)
         elif stop:
             for index in range(self.phase + 1, len(self.phases)):
                 self.phases[index] = follow(spec, self.known, self.phases[index])

@@ -21,11 +21,12 @@ from fedthings.learn.model import mlp
 from fedthings.learn.task import Task, within
 from fedthings.phase import Down, Phase, StageSpec, rings, stage, statistic
 from fedthings.privacy.central import CentralDp
+from fedthings.privacy.local import LocalDp
 from fedthings.privacy.secagg import SecAgg
 from fedthings.privacy.shares import TwoServers
 from fedthings.protocol.pace import Edge, Pace, Plan
 from fedthings.spelling import decode, sound
-from fedthings.statistics import query, specs
+from fedthings.statistics import query, randomised, specs
 from fedthings.strategy import Strategy
 
 NOTHING = Task(model=mlp(1, 1), loss="mse")
@@ -43,7 +44,8 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
     `devices`: how many must be there before the first version (0: as many as work at once). `privacy` is what is
     claimed of the models: with it, devices report no metrics, and no closing evaluation is made. `secure` hides each
     report from the coordinator. With `edge` the participants are edges, which `pace`, `stages`, `down` and `devices`
-    then speak of. With a `query` nothing is trained: it is answered, and the task is left out.
+    then speak of. With a `query` nothing is trained: it is answered, and the task is left out. With `local` each device
+    adds noise of its own to its answer.
     """
 
     task: Task = NOTHING
@@ -58,12 +60,16 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True):
     edge: Edge | None = None
     secure: TwoServers | SecAgg | None = None
     query: str = ""
+    local: LocalDp | None = None
 
     def __post_init__(self) -> None:
         if self.query:
             query.parse(self.query)
         elif self.task == NOTHING:
             raise SpecError("`task` is missing: add it, or a query")
+        if self.local is not None:
+            sound("local", self.local)
+            randomised.check(self.query, self.local)
         specs.check(self)
         for name in ("task", "strategy", "pace", *(("edge",) if self.edge else ())):
             sound(name, getattr(self, name))
@@ -116,17 +122,18 @@ def question(
     patience: float = 60.0,
     seed: int = 0,
     secure: TwoServers | SecAgg | None = None,
+    local: LocalDp | None = None,
 ) -> Federation:
     """Return the federation that answers `text` of at least `quorum` devices, begun when `devices` are there.
 
-    Each has `patience` seconds a round. Raises SpecError.
+    Each has `patience` seconds a round, and adds noise of its own where `local` says so. Raises SpecError.
     """
     least = max(quorum, secure.min_batch if secure is not None else 1)
     if isinstance(secure, SecAgg):  # fewer are not summed, and whose masks are in the sum is settled before
         pace, secure = Pace(goal=least, patience=patience), msgspec.structs.replace(secure, min_batch=least)
     else:
         pace = Pace(goal=least, patience=patience, quorum=least)
-    return Federation(query=text, pace=pace, devices=devices, seed=seed, secure=secure, name="query")
+    return Federation(query=text, pace=pace, devices=devices, seed=seed, secure=secure, local=local, name="query")
 
 
 def check_name(name: str) -> None:
@@ -166,6 +173,7 @@ def phases(federation: Federation) -> tuple[Phase, ...]:
             edge=federation.edge,
             secure=federation.secure,
             query=federation.query,
+            local=federation.local,
         )
 
     if federation.query:
@@ -179,8 +187,6 @@ def phases(federation: Federation) -> tuple[Phase, ...]:
 
 CLOSING = 1000
 """Devices that the closing evaluation asks at the most."""
-SPARE = 3
-"""Rounds more than a statistic needs: one whose sums are lost is made again."""
 
 
 def plans(federation: Federation, rounds: int) -> tuple[Plan, ...]:
@@ -197,7 +203,7 @@ def plans(federation: Federation, rounds: int) -> tuple[Plan, ...]:
         if (found := statistic(phase)) is not None:  # everyone is asked: it is of all or of who knows whom
             if phase.kind == "train" and rounds < found.needed:
                 raise SpecError(f"rounds is {rounds}, and strategy.statistic needs {found.needed}: give so many")
-            versions, most = found.rounds + SPARE, rounds if phase.kind == "train" and found.needed == 1 else 1 << 31
+            versions, most = found.tries, rounds if phase.kind == "train" and found.needed == 1 else 1 << 31
             return Plan(whole, min(versions, most), everyone=True, closed=closed)
         if phase.kind == "train":
             return Plan(pace, rounds, closed=closed)

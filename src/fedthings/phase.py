@@ -27,13 +27,14 @@ from fedthings.learn.series import windowed
 from fedthings.learn.task import Task
 from fedthings.methods.method import Local
 from fedthings.privacy import clip
-from fedthings.privacy.central import CentralDp, Claim
+from fedthings.privacy.central import CentralDp, Claim, Source
+from fedthings.privacy.local import LocalDp, drawn, simulated
 from fedthings.privacy.secagg import SecAgg
 from fedthings.privacy.shares import TwoServers
 from fedthings.protocol.pace import Edge
 from fedthings.stage import Field, Schema, Stage, State, chain
-from fedthings.statistics import query, specs
-from fedthings.statistics.statistic import Statistic, measurer
+from fedthings.statistics import query, randomised, specs
+from fedthings.statistics.statistic import Known, Statistic, measurer
 from fedthings.strategy import Strategy
 from fedthings.vector import Array, Key, Payload, Vector
 
@@ -73,7 +74,7 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     `query` says, or what the strategy's statistic must know before it begins.
     `reports`: the most that one version can have; it sets the scale of exact sums, which gateways make too. Devices
     are told the claim, and report nothing that it does not cover. `claim`: where two servers add the noise, what it
-    is.
+    is. `local`: they answer the query with noise of their own.
     """
 
     kind: Literal["normalise", "query", "train", "evaluate"]
@@ -88,8 +89,11 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     secure: TwoServers | SecAgg | None = None
     query: str = ""
     claim: Claim | None = None
+    local: LocalDp | None = None
 
     def __post_init__(self) -> None:
+        if self.local is not None:
+            randomised.check(self.query, self.local)
         if self.query and self.kind != "query":
             raise SpecError(f"a phase of the kind {self.kind!r} asks {self.query!r}: only one of the kind 'query' asks")
         if self.privacy is not None and (self.kind != "train" or self.strategy.statistic is not None):
@@ -128,9 +132,18 @@ def below(phase: Phase) -> Phase:
 def statistic(phase: Phase) -> Statistic | None:
     """Return what devices sum in `phase`; None where they do something else."""
     spec = phase.strategy.statistic
+    if phase.local is not None:
+        return randomised.build(phase.query, phase.local)
     if phase.kind == "query":
         return query.build(phase.query) if phase.query else specs.before(spec, phase.task)
     return specs.build(spec, phase.task, phase.seed) if phase.kind == "train" and spec is not None else None
+
+
+def answer(phase: Phase, known: Known, quorum: int) -> dict[str, Any]:
+    """Return what the fleet answers to the query of `phase`. Raises SpecError where fewer than `quorum` devices do."""
+    if phase.local is not None:
+        return randomised.answer(phase.query, phase.local, known, quorum)
+    return query.answer(phase.query, known, quorum)
 
 
 def schema(phase: Phase) -> Schema:
@@ -159,19 +172,23 @@ def bound(phase: Phase) -> float:
     return found.bound if isinstance(found, clip.Clip) else 1.0  # adaptive clipping sends units of the bound
 
 
-def learner(phase: Phase, engine: str = "auto", threads: int = 1) -> Learner:
-    """Return what a device does in `phase`, with `engine` for its local steps on `threads`."""
-    return windowed(phase.task, _learner(phase, engine, threads))
+def learner(phase: Phase, engine: str = "auto", threads: int = 1, noise: Source = "secure") -> Learner:
+    """Return what a device does in `phase`, with `engine` for its local steps on `threads`.
+
+    Its own `noise`, where it adds any, is "keyed" in simulations.
+    """
+    return windowed(phase.task, _learner(phase, engine, threads, noise))
 
 
-def _learner(phase: Phase, engine: str, threads: int) -> Learner:
+def _learner(phase: Phase, engine: str, threads: int, noise: Source) -> Learner:
     if phase.kind == "normalise":
         return statistician(phase.task)
     if phase.task.model.prototypes is not None:
         return prototypes.learner(phase.task, phase.strategy.weight, phase.kind == "train", phase.privacy is not None)
     task, mu, weight, silent = phase.task, phase.strategy.mu, phase.strategy.weight, phase.privacy is not None
     if (found := statistic(phase)) is not None:
-        return measurer(found, evaluator(task, engine, threads) if phase.kind == "train" else None)
+        judge = evaluator(task, engine, threads) if phase.kind == "train" else None
+        return measurer(found, judge, drawn if noise == "secure" else simulated)
     if isinstance(task.model, own.Own):
         if phase.kind == "evaluate":
             return own_learner.evaluator(task)

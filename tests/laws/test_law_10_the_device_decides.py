@@ -47,7 +47,7 @@ def watched(monkeypatch) -> dict[tuple[str, str, int], float]:
     efforts = {}
     real = training.learner
 
-    def learner(phase):
+    def learner(phase, **options):
         ours = real(phase)
 
         def one(model, state, shard, key, effort):

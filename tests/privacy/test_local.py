@@ -36,7 +36,10 @@ def test_randomised_response(epsilon, categories):
     answers = local.randomised_response(values, categories, epsilon, words(N, 2))
     want = np.bincount(values, minlength=categories) / N
     spread = sqrt(0.25 / N) * (exp(epsilon) + categories - 1) / (exp(epsilon) - 1)
-    assert np.abs(local.frequencies(answers, categories, epsilon) - want).max() < 5 * spread
+    ones = np.bincount(answers, minlength=categories)
+    shares, error = local.estimate(ones, N, local.response_chances(categories, epsilon))
+    assert np.abs(shares - want).max() < 5 * spread
+    assert (np.abs(shares - want) < 5 * error).all() and (error < 1.01 * spread).all()
     one = local.randomised_response(np.full(N, 1), categories, 0.1, words(N, 2))
     lies = np.bincount(one, minlength=categories)[[c for c in range(categories) if c != 1]]
     assert np.ptp(lies) < 6 * sqrt(N)  # no lie is likelier than another
@@ -53,10 +56,12 @@ def test_one_bit_mean(epsilon):
     values = keyed("values").uniform(-1, 3, N)
     bits = local.one_bit(values, -1, 3, epsilon, words(N))
     spread = 4 * (exp(epsilon) + 1) / (exp(epsilon) - 1) / 2 / sqrt(N)
-    assert abs(local.mean(bits, -1, 3, epsilon) - values.mean()) < 5 * spread
-    assert local.mean(local.one_bit(np.full(N, 99.0), -1, 3, epsilon, words(N)), -1, 3, epsilon) == pytest.approx(
-        3, abs=5 * spread
-    )
+    share, error = local.estimate(bits.sum(), N, local.bit_chances(epsilon))
+    assert abs(-1 + 4 * share - values.mean()) < 5 * spread
+    assert 4 * error == pytest.approx(spread, rel=0.01)  # the bits are 1 about half of the time
+    beyond = local.one_bit(np.full(N, 99.0), -1, 3, epsilon, words(N))
+    share, error = local.estimate(beyond.sum(), N, local.bit_chances(epsilon))
+    assert abs(share - 1) < 5 * error + 1e-9 and 4 * error < 1.01 * spread
 
 
 @pytest.mark.parametrize("epsilon", [0.1, 1.0, 4.0, 20.0])
@@ -71,9 +76,10 @@ def test_unary_encoding(epsilon):
     assert log((of[True] / of[False]) * ((1 - of[False]) / (1 - of[True]))) <= epsilon * (1 + 1e-9)
     values = np.arange(20_000) % 7 % 4
     bits = local.unary(values, 4, epsilon, words(20_000, 4))
-    found = local.counts(bits, epsilon)
+    shares, error = local.estimate(bits.sum(0), 20_000, local.unary_chances(epsilon))
     deviation = sqrt(20_000 * 4 * exp(epsilon) / (exp(epsilon) - 1) ** 2 + 20_000)  # Wang et al. 2017, section 4.3
-    assert np.abs(found - np.bincount(values, minlength=4)).max() < 5 * deviation
+    assert np.abs(20_000 * shares - np.bincount(values, minlength=4)).max() < 5 * deviation
+    assert (20_000 * error < deviation).all()
 
 
 def test_words_come_from_the_system_and_epsilon_is_checked():

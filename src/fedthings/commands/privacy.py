@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fedthings.commands import as_json, example, show_json
+
+if TYPE_CHECKING:
+    from fedthings.federation import Federation
 
 
 @click.command()
@@ -25,7 +28,17 @@ def command(run: str, as_json: bool) -> None:
     from fedthings.privacy import ledger
 
     directory = Path(run)
-    sees = _seen(directory)
+    federation = _federation(directory)
+    if federation is not None and federation.local is not None:
+        from fedthings.statistics import randomised
+
+        claimed = randomised.said(federation.query, federation.local)
+        if as_json:
+            show_json({"epsilon": federation.local.epsilon, "delta": 0, "rests_on": claimed})
+        else:
+            _say(claimed)
+        return
+    sees = _seen(federation)
     if sees and not (directory / ledger.FILE).is_file():
         if as_json:
             show_json({"epsilon": None, "seen": sees})
@@ -42,14 +55,19 @@ def command(run: str, as_json: bool) -> None:
     _say(sees)
 
 
-def _seen(directory: Path) -> list[str]:
-    """Return what the servers of the secure mode of a run see, a sentence each; [] where there is no such mode."""
-    from fedthings import hidden
+def _federation(directory: Path) -> Federation | None:
+    """Return the federation of a run; None where it is not there."""
     from fedthings.federation import load
     from fedthings.run import FEDERATION
 
     file = directory / FEDERATION
-    federation = load(file) if file.is_file() else None
+    return load(file) if file.is_file() else None
+
+
+def _seen(federation: Federation | None) -> list[str]:
+    """Return what the servers of the secure mode of a run see, a sentence each; [] where there is no such mode."""
+    from fedthings import hidden
+
     if federation is None or federation.secure is None:
         return []
     return hidden.seen(federation.secure, claimed=federation.privacy is not None)

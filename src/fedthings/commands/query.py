@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 @click.option("--root", metavar="NAME", help="The first level of the topics.  [default: ft]")
 @click.option("--gateway", "gateways", multiple=True, metavar="NAME", help="A device that may speak for others.")
 @click.option("--helper", metavar="KEY", help="Secure mode: the public key of the helper (docs/secure.md).")
+@click.option(
+    "--epsilon",
+    type=float,
+    help="Each device adds noise of its own: what its answer costs it, whatever its data (mean, histogram, labels).",
+)
+@click.option("--between", nargs=2, type=float, metavar="LOW HIGH", help="With --epsilon: the bounds of a mean.")
 @click.option("--out", type=click.Path(), help="Run directory.  [default: none is kept]")
 @click.option("--quorum", type=click.IntRange(1), help="Fewer devices give no answer.  [default: 2]")
 @click.option("--devices", type=click.IntRange(1), help="Begin when so many are there.  [default: the quorum]")
@@ -54,6 +60,7 @@ if TYPE_CHECKING:
 @example(
     "fedthings query 'quantiles(temperature, [.05, .5, .95])' --fleet rooms.csv",
     "fedthings query 'mean(temperature, humidity)' --enrolled runs/house --host 0.0.0.0 --port 1883 --devices 20",
+    "fedthings query 'mean(power)' --fleet homes.csv --epsilon 1 --between 0 3000",
 )
 def command(
     question: str,
@@ -67,6 +74,8 @@ def command(
     root: str | None,
     gateways: tuple[str, ...],
     helper: str | None,
+    epsilon: float | None,
+    between: tuple[float, float] | None,
     out: str | None,
     quorum: int | None,
     devices: int | None,
@@ -88,12 +97,14 @@ def command(
         raise click.UsageError("whose devices? name the run directory that they are enrolled in with --enrolled")
     from fedthings.federation import QUORUM
     from fedthings.federation import question as federation
+    from fedthings.privacy.local import LocalDp
     from fedthings.privacy.shares import TwoServers
-    from fedthings.statistics.query import parse
 
-    parse(question)  # before anybody is waited for
+    if between and epsilon is None:
+        raise click.UsageError("--between bounds what devices tell with noise of their own: give --epsilon too")
+    local = None if epsilon is None else LocalDp(epsilon, between or ())
     secure = None if helper is None else TwoServers(helper)
-    asked = federation(question, quorum or QUORUM, devices or 0, patience, secure=secure)
+    asked = federation(question, quorum or QUORUM, devices or 0, patience, secure=secure, local=local)
     if data:
         summary = _simulated(asked, data, target, device, out)
     else:
@@ -181,6 +192,15 @@ def _show(answer: dict[str, Any]) -> None:
             click.echo(f"{name:14}{_said(one)}")
     else:
         click.echo(_said(value))
+    if answer.get("epsilon") is not None:
+        error = answer["error"] if isinstance(answer["error"], dict) else {"": answer["error"]}
+        if answer["missing"] is not None:
+            click.echo(f"{'missing':14}{_said(answer['missing'])}")
+        click.echo(
+            f"standard error {', '.join(f'{name} {_said(one)}'.strip() for name, one in error.items())}", err=True
+        )
+        click.echo(f"of {answer['devices']:,} devices, each at a cost of epsilon {answer['epsilon']:g}", err=True)
+        return
     missing = f", {answer['missing']:,} more without a value" if answer["missing"] else ""
     click.echo(f"of {answer['devices']:,} devices and {answer['samples']:,} samples{missing}", err=True)
 

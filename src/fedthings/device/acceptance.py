@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from fedthings.bodies import Work
 from fedthings.device.rules import Rules, advice
-from fedthings.errors import DataError, SpecError
+from fedthings.errors import DataError, SpecError, WireError
 from fedthings.learn.data import Shard
 from fedthings.phase import Phase, fits
 from fedthings.privacy.secagg import SecAgg
@@ -26,19 +26,21 @@ class Declined(NamedTuple):
     reason: str
 
 
-def accepted(work: Work, rules: Rules, federation: str, check: Callable[[Phase], None]) -> Phase | Declined:
-    """Return the phase that `work` describes, or why it is not done: by the owner's rules, or by what `check` raises.
+def accepted(
+    read: Callable[[], Work], rules: Rules, federation: str, check: Callable[[Phase], None]
+) -> Phase | Declined:
+    """Return the phase that the work describes, or why it is not done: by the owner's rules, or by what is raised.
 
-    `check` raises DataError or SpecError.
+    `read` raises WireError, `check` DataError or SpecError.
     """
     query = ""
     try:
-        phase = decode(work.spec, Phase)
+        phase = decode(read().spec, Phase)
         query = phase.query
         if refusal := rules.refusal(federation, phase):  # first: what it does not allow is not imported
             return Declined(f"declined: {refusal}{advice(phase, refusal)}", refusal)
         check(phase)
-    except (SpecError, DataError) as error:
+    except (SpecError, DataError, WireError) as error:
         mended = query and isinstance(error, DataError)  # by whoever asks, who so learns which columns there are
         return Declined(f"cannot do the task: {error}", str(error) if mended else UNFIT)
     return phase

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from fedthings.device.member import Member
 from fedthings.device.report import made
 from fedthings.device.rules import Rules
 from fedthings.device.shelf import Shelf
+from fedthings.device.spending import Spending
 from fedthings.device.training import Training
 from fedthings.device.upload import Upload
 from fedthings.errors import SpecError, WireError
@@ -63,7 +65,7 @@ class Agent:
 
     `transport` bears the federation's id, `shard` holds the device's own rows, `directory` is where it keeps state and
     model (None: memory only). One that sleeps wakes `every` so many seconds (0: it stays linked); it is `resting` when
-    its radio may go off. `signing` is by its identity.
+    its radio may go off. `signing` is by its identity; `spending` counts what its answers cost, in all federations.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Agent:
         on_news: Callable[[str], None] | None = None,
         every: float = 0.0,
         signing: Signing | None = None,
+        spending: Spending | None = None,
     ) -> None:
         self.name, self.shard, self.transport = name, shard, transport
         self.rules, self.shelf = rules or Rules(), Shelf(directory)
@@ -90,7 +93,7 @@ class Agent:
         self.bodies = Bodies(transport, self.shelf, self.pacing, self.rate, largest, downloads)
         self.upload = Upload(transport, self.pacing, self.rate, chunk)
         self.member = Member(transport, directory, signing)
-        self.training = Training()
+        self.training, self.spending = Training(), spending or Spending(directory)
         self.done = False
         self.heard = False  # whether the coordinator has said anything to it
         self.reports = 0
@@ -271,6 +274,9 @@ class Agent:
         self.shelf.enter(f"{self.transport.federation}/{job.ticket.phase}", phase.kind == "evaluate")
         model: Payload | None = None
         if not self.shelf.holds(job.ticket):
+            if refusal := self.spending.refusal(phase, self.rules.epsilon):
+                self._decline(job.ticket, refusal, f"declined: {refusal}")
+                return
             try:
                 found, body = self.bodies.model(way, phase)
                 model = received(phase, aligned(found.arrays))
@@ -280,8 +286,8 @@ class Agent:
                     log.warning("all of the model is fetched: %s", error)
                     self._work(now)
                     return
-                self._tell(f"cannot do the task: {error}")  # a SpecError: code of somebody's own has failed
-                self._decline(job.ticket, UNFIT if isinstance(error, WireError) else "training failed")
+                why = UNFIT if isinstance(error, WireError) else "training failed"  # by code of somebody's own
+                self._decline(job.ticket, why, f"cannot do the task: {error}")
                 return
         if self.shelf.pending is not None:  # an edge's rounds take their time
             self.upload.begin(job.ticket, self.shelf.pending.report, now)
@@ -302,27 +308,23 @@ class Agent:
 
     def _accepted(self, job: Assignment) -> Phase | None:
         """Return the phase that the task body describes, or decline it: it does not fit, or the owner's rules."""
-        if self._phase is not None and self._phase[0] == job.task.digest:
-            return self._phase[1]
-        try:
-            phase = accepted(self.bodies.read(job.task, Work), self.rules, self.federation, self._fits)
-        except WireError as error:
-            phase = Declined(f"cannot do the task: {error}", UNFIT)
-        if isinstance(phase, Declined):
-            self._tell(phase.told)
-            self._decline(job.ticket, phase.reason.removeprefix(f"{self.name}: ")[:WORDS])
-            return None
-        self._phase = (job.task.digest, phase)
-        return phase
+        if self._phase is None or self._phase[0] != job.task.digest:
+            phase = accepted(partial(self.bodies.read, job.task, Work), self.rules, self.federation, self._fits)
+            if isinstance(phase, Declined):
+                self._decline(job.ticket, phase.reason, phase.told)
+                return None
+            self._phase = (job.task.digest, phase)
+        return self._phase[1]
 
     def _fits(self, phase: Phase) -> None:
         does(phase, self.shard, self.name, sleeps=self.every > 0)
 
     def _train(self, phase: Phase, job: Assignment, model: Payload, body: bytes, now: float) -> None:
         log.info("%s version %d", phase.kind, job.ticket.version)
-        left, most = self.until - now, self.rules.effort
-        fit, after = self.training.train(phase, job.ticket, model, self.shelf.state, self.shard, left, most)
-        self._hold(phase, job.ticket, fit, after, body)
+        self.spending.spend(phase, self._tell)  # first: what has left cannot be taken back
+        ticket, state, left = job.ticket, self.shelf.state, self.until - now
+        fit, after = self.training.train(phase, ticket, model, state, self.shard, left, self.rules.effort)
+        self._hold(phase, ticket, fit, after, body)
 
     def _hold(self, phase: Phase, ticket: Ticket, fit: Fit, after: State, body: bytes) -> None:
         """Make the report of what came of the work, and keep it until its receipt."""
@@ -337,11 +339,14 @@ class Agent:
         self.shelf.hold(ticket, pack_body(report), [after, state] if keeps else None, body)
         self.reports += 1
 
-    def _decline(self, ticket: Ticket, reason: str) -> None:
+    def _decline(self, ticket: Ticket, reason: str, told: str = "") -> None:
+        """Decline for this `reason`, of which the owner is `told`."""
+        if told:
+            self._tell(told)
         self._job = None
         self.bodies.stop()
         self.member.stop()
-        self.transport.send(COORDINATOR, Decline(ticket, reason))
+        self.transport.send(COORDINATOR, Decline(ticket, reason.removeprefix(f"{self.name}: ")[:WORDS]))
 
     # ------------------------------------------------------------- the receipt
 

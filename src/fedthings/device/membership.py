@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from fedthings.device.agent import Agent
 from fedthings.device.downloads import Downloads
 from fedthings.device.rules import Rules
+from fedthings.device.spending import Spending
 from fedthings.errors import SpecError
 from fedthings.federation import check_name
 from fedthings.learn.data import Shard
@@ -55,7 +56,7 @@ class Membership:
         self.rules, self.on_news, self.every = rules or Rules(), on_news, every
         self.agents: dict[str, Agent] = {}  # by the federation's id
         self.ended: set[str] = set()
-        self._signing = signing
+        self._signing, self._spending = signing, Spending(directory)
         self._rate, self._downloads = Rate(rate), downloads
         self._names: dict[str, str] = {}  # of the federations that it is in, by id
         self._others: dict[str, tuple[str, Delivery]] = {}  # whose name is taken: it, and the last announcement
@@ -167,6 +168,7 @@ class Membership:
             on_news=partial(self._tell, name),
             every=self.every,
             signing=self._signing,
+            spending=self._spending,
         )
 
     def _tell(self, name: str, text: str) -> None:

@@ -19,7 +19,8 @@ class Rules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     `max_parameters`: the largest model it trains (0: any); `allow`: the models that are Python code, installed here,
     which it imports, each by its name "package.module:factory" (none unless named: law 9); `helpers`: the public keys
     of the helpers it trusts, one of which must hide its reports from the coordinator (empty: nobody has to); `queries`:
-    whether questions about its data are answered.
+    whether questions about its data are answered; `epsilon`: what answers with noise of its own may cost together, and
+    then no others are given (0: any are).
     """
 
     federations: tuple[str, ...] = ()
@@ -28,9 +29,11 @@ class Rules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     allow: tuple[str, ...] = ()
     helpers: tuple[str, ...] = ()
     queries: bool = True
+    epsilon: float = 0.0
 
     def __post_init__(self) -> None:
         within("rules.effort", self.effort, LEAST, 1)
+        within("rules.epsilon", self.epsilon, 0, 1000)
         for name in self.allow:
             spelled("rules.allow", name)
         for index, key in enumerate(self.helpers):
@@ -43,6 +46,8 @@ class Rules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             return "owner: not this federation"
         if phase.query and not self.queries:
             return "owner: no queries"
+        if phase.query and self.epsilon and phase.local is None:
+            return "owner: only with noise of its own"
         if isinstance(model, Own) and model.factory not in self.allow:
             return NOT_ALLOWED
         if isinstance(model, Own) and lacking(model):

@@ -9,15 +9,20 @@ from fedthings.learn.data import Shard
 from fedthings.learn.effort import effort
 from fedthings.learn.learner import Fit
 from fedthings.phase import Phase, learner
+from fedthings.privacy.central import Source
 from fedthings.protocol.events import Ticket
 from fedthings.stage import State
 from fedthings.vector import Key, Payload
 
 
 class Training:
-    """It `train`s, and remembers how many `seconds` all of the local work took when it was last done (0: never)."""
+    """It `train`s, and remembers how many `seconds` all of the local work took when it was last done (0: never).
+
+    `noise` "keyed" is that of the simulator, for tests.
+    """
 
     seconds = 0.0
+    noise: Source = "secure"
 
     def train(
         self,
@@ -34,7 +39,7 @@ class Training:
         `kept` is what the device keeps, that of the learner first (None: nothing yet). Raises SpecError where a model
         that is code fails.
         """
-        ours = learner(phase)
+        ours = learner(phase, noise=self.noise)
         share = effort(self.seconds, left, most) if phase.partial else 1.0
         began = time.monotonic()
         key = Key(phase.seed, ticket.device, ticket.version, ticket.attempt)

@@ -59,7 +59,7 @@ class Worker:
     def begin(self, setting: Setting) -> None:
         """Begin a phase, with nothing kept."""
         self.seed = setting.spec.seed
-        self.learner = learner(setting.spec, setting.engine, setting.threads)
+        self.learner = learner(setting.spec, setting.engine, setting.threads, noise="keyed")
         self.setting = setting
         self.partials = {0: Partial(setting.spec, threads=setting.threads)}
         self.outgoing = Outgoing(setting.spec)

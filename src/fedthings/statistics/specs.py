@@ -98,7 +98,10 @@ def check(federation: Federation) -> None:
         raise SpecError("query is set beside strategy.statistic: a query trains nothing; leave one of them out")
     reasons = {
         "stages": (bool(federation.stages), "stages are for updates of a model, and sums travel as they are"),
-        "privacy": (federation.privacy is not None, "the sums would leave without noise"),
+        "privacy": (
+            federation.privacy is not None,
+            "the sums would leave without noise" + (" (see ft.local_dp)" if federation.query else ""),
+        ),
         "edge": (federation.edge is not None, "sums need no edge rounds: a gateway sums them (docs/gateways.md)"),
         "down": (federation.down is not None and bool(federation.query), "a query sends no model"),
         "strategy.method": (federation.strategy.method != Average(), "it is of updates, and there are none"),
