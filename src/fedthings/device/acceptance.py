@@ -46,7 +46,7 @@ def accepted(
     return phase
 
 
-def does(phase: Phase, shard: Shard, name: str, sleeps: bool) -> None:
+def does(shard: Shard, name: str, sleeps: bool, phase: Phase) -> None:
     """Raise DataError or SpecError unless device `name` can do `phase` with the rows of `shard`."""
     if phase.edge is not None:
         raise SpecError("in this federation gateways take part, with devices of their own: join one of them")

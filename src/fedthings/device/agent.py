@@ -309,15 +309,13 @@ class Agent:
     def _accepted(self, job: Assignment) -> Phase | None:
         """Return the phase that the task body describes, or decline it: it does not fit, or the owner's rules."""
         if self._phase is None or self._phase[0] != job.task.digest:
-            phase = accepted(partial(self.bodies.read, job.task, Work), self.rules, self.federation, self._fits)
+            read, fits = partial(self.bodies.read, job.task, Work), partial(does, self.shard, self.name, self.every > 0)
+            phase = accepted(read, self.rules, self.federation, fits)
             if isinstance(phase, Declined):
                 self._decline(job.ticket, phase.reason, phase.told)
                 return None
             self._phase = (job.task.digest, phase)
         return self._phase[1]
-
-    def _fits(self, phase: Phase) -> None:
-        does(phase, self.shard, self.name, sleeps=self.every > 0)
 
     def _train(self, phase: Phase, job: Assignment, model: Payload, body: bytes, now: float) -> None:
         log.info("%s version %d", phase.kind, job.ticket.version)
@@ -330,9 +328,8 @@ class Agent:
         """Make the report of what came of the work, and keep it until its receipt."""
         assert self._phase is not None
         before = self.shelf.state[1] if self.shelf.state else None
-        report, state, counts, unseen = made(
-            phase, ticket, fit, before, self.transport.federation, self._phase[0], self.member
-        )
+        federation, digest = self.transport.federation, self._phase[0]
+        report, state, counts, unseen = made(phase, ticket, fit, before, federation, digest, self.member)
         if unseen:
             self._tell(f"report left out: {unseen}")
         keeps = counts and (after is not None or any(part is not None for part in state))
