@@ -1,8 +1,10 @@
 """Whether devices with a PyTorch module train faster at once (torch.func.vmap) than one by one, and our engine beside.
 
-Cohorts of 64 devices with 60 samples each, batch 16, one epoch, one thread; the median of several, by turns.
+Cohorts of 64 devices with 60 samples each, batch 16, one epoch, one thread; the median of several, by turns. With
+--simulate N it simulates N devices instead, all of them in each version: as a list of layers with the engine and the
+threads that are chosen where nothing is said, then as a module.
 
-python bench/torch_at_once.py [--devices 64] [--repeats 7] [--device cpu|cuda]
+python bench/torch_at_once.py [--devices 64] [--repeats 7] [--device cpu|cuda] [--simulate 1024]
 """
 
 from __future__ import annotations
@@ -48,9 +50,21 @@ def images28() -> nn.Module:
     return nn.Sequential(*first, nn.Conv2d(8, 16, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(400, 10))
 
 
+def leaf() -> nn.Module:
+    """LEAF's network for FEMNIST (Caldas et al. 2018): workload W4 of bench/simulator.py."""
+    first = nn.Conv2d(1, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)
+    second = nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)
+    return nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(3136, 512), nn.ReLU(), nn.Linear(512, 62))
+
+
 def cnn(side: int, *filters: int) -> ft.Sequential:  # type: ignore[name-defined]
     layers = [layer for n in filters for layer in (ft.conv2d(n, 3, activation="relu"), ft.max_pool(2))]
     return ft.sequential((side, side, 1), *layers, ft.flatten(), ft.dense(10))
+
+
+def wide_cnn() -> ft.Sequential:  # type: ignore[name-defined]
+    layers = [layer for n in (32, 64) for layer in (ft.conv2d(n, 5, padding="same", activation="relu"), ft.max_pool(2))]
+    return ft.sequential((28, 28, 1), *layers, ft.flatten(), ft.dense(512, "relu"), ft.dense(62))
 
 
 MODELS = {
@@ -58,6 +72,7 @@ MODELS = {
     "mlp 784-200-10": (wide, (784,), ft.mlp(784, 200, 10)),
     "CNN 8x8, 8 filters": (images8, (1, 8, 8), cnn(8, 8)),
     "CNN 28x28, 8 and 16 filters": (images28, (1, 28, 28), cnn(28, 8, 16)),
+    "CNN 28x28, 32 and 64 filters, 512": (leaf, (1, 28, 28), wide_cnn()),
 }
 
 
@@ -72,13 +87,16 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--simulate", type=int, default=0, metavar="N", help="simulate N devices instead")
     chosen = parser.parse_args()
+    if chosen.simulate:
+        simulated(chosen.simulate, chosen.device == "cuda", chosen.repeats)
+        return
     print(f"{chosen.devices} devices, {chosen.device}, load {os.getloadavg()[0]:.1f}; updates a second\n")
     print("| model | one by one | at once | ratio | NumPy engine |")
     print("|---|---|---|---|---|")
     for number, (name, (_, shape, portable)) in enumerate(MODELS.items()):
-        X = np.random.default_rng(0).normal(size=(chosen.devices, 60, *shape)).astype("f4")
-        y = np.random.default_rng(1).integers(0, 10, (chosen.devices, 60))
+        X, y = samples(chosen.devices, shape)
         works = [cohort(portable, X.reshape(*X.shape[:2], *portable.input), y)]
         for at_once in (False, True):
             own = ft.own("torch_at_once:net", number=number, at_once=at_once, cuda=chosen.device == "cuda")
@@ -86,6 +104,36 @@ def main() -> None:
         medians = [median(times) for times in zip(*by_turns(works, chosen.repeats), strict=True)]
         ours, single, together = (chosen.devices / seconds for seconds in medians)
         print(f"| {name} | {single:,.0f} | {together:,.0f} | {together / single:.1f} | {ours:,.0f} |", flush=True)
+
+
+def samples(devices: int, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """Return X `(devices, 60, *shape)` and y `(devices, 60)`."""
+    X = np.random.default_rng(0).normal(size=(devices, 60, *shape)).astype("f4")
+    return X, np.random.default_rng(1).integers(0, 10, (devices, 60))
+
+
+def simulated(devices: int, cuda: bool, repeats: int) -> None:
+    """Print the updates a second of simulations, by the median version, the first left out."""
+    print(f"{'GPU' if cuda else 'CPU'}, load {os.getloadavg()[0]:.1f}; updates a second in a simulation\n")
+    print("| model | devices | list of layers | engine | module | engine |")
+    print("|---|---|---|---|---|---|")
+    for number, (name, (_, shape, portable)) in enumerate(MODELS.items()):
+        count = min(devices, max(1, (1 << 26) // portable.layout.dim))  # what a version's reports take in memory
+        X, y = samples(count, shape)
+        cells = []
+        for model in (portable, ft.own("torch_at_once:net", number=number, at_once=True, cuda=cuda)):
+            owners = np.repeat(np.arange(count), 60)
+            fleet = ft.Fleet.from_arrays(X.reshape(-1, *model.input), y.reshape(-1), owners)
+            task, times = ft.Task(model=model, loss="cross_entropy", recipe=RECIPE), list[float]()
+            spec = ft.Federation(task, pace=ft.Pace(goal=count, concurrency=count))
+            # A line is told when the next version is made, the last one at once: so there are two times more.
+            run = ft.simulate(spec, fleet, repeats + 2, on_version=_noting(times))
+            cells.append(f"{count / median(np.diff(times)[:-1]):,.0f} | {run.summary['engine']['trains']}")
+        print(f"| {name} | {count} | {' | '.join(cells)} |", flush=True)
+
+
+def _noting(times: list[float]) -> Callable[[object], None]:
+    return lambda line: times.append(time.perf_counter())
 
 
 def cohort(model: object, X: Array, y: Array) -> Callable[[], object]:

@@ -65,9 +65,13 @@ def portable(at_once: bool = False):
     return ft.with_torch(lambda: to_torch.module(PORTABLE), input=6, at_once=at_once)
 
 
-def net(width: int = 8):
+def net(width: int = 8, at_once: bool = False):
     """Plain layers."""
-    return ft.with_torch(lambda: nn.Sequential(nn.Linear(6, width), nn.Tanh(), nn.Linear(width, 3)), input=6)
+
+    def build():
+        return nn.Sequential(nn.Linear(6, width), nn.Tanh(), nn.Linear(width, 3))
+
+    return ft.with_torch(build, input=6, at_once=at_once)
 
 
 def normed(rate: float = 0.5):

@@ -50,7 +50,7 @@ def trained(model: Own, loss: str = "cross_entropy", row: Any = None, n: int = 2
 
 def numbers(tensor: Any) -> np.ndarray:
     """Return a tensor of either backend as NumPy's."""
-    return np.asarray(tensor.detach().numpy() if hasattr(tensor, "detach") else tensor)
+    return np.asarray(tensor.detach().cpu().numpy() if hasattr(tensor, "detach") else tensor)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])

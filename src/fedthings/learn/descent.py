@@ -196,7 +196,7 @@ def runs(sizes: Array) -> Iterator[tuple[int, int, int]]:
             yield lo, hi, int(sizes[lo])
 
 
-def group(task: Task) -> int:
-    """Return how many devices train together, so that what they touch in a step stays in a core's cache."""
+def group(task: Task, room: int = CACHE) -> int:
+    """Return how many devices train together, so that what they touch in a step takes `room` bytes: a core's cache."""
     numbers = max(task.model.layout.dim, (task.recipe.batch or 1) * task.model.work)
-    return max(1, CACHE // (4 * numbers))
+    return max(1, room // (4 * numbers))

@@ -36,6 +36,9 @@ EXTRAS = {"torch": "torch", "keras": "keras", "sklearn": "sklearn", "jax": "jax"
 """Of each framework's module the extra of fedthings that brings it."""
 NOT_THEIRS = (str(Path(__file__).parent.parent) + os.sep, *(f"{os.sep}{name}{os.sep}" for name in EXTRAS))
 """What stands in the paths of files that are none of the user's: ours, and those of frameworks."""
+ON_GPU = "is on a GPU, which no forked process reaches: use workers=1"
+ON_JAX = 'runs on JAX, whose threads no forked process has: use workers="ray"'
+"""Why a model cannot be trained in forked processes."""
 ASKED = ("key", "loss", "mu", "effort")
 """What `train` is given beside params, data and recipe where it has a parameter of that name."""
 
@@ -46,7 +49,8 @@ class Lifted:
 
     `begin(seed)` gives the first row; `steps(task, mu)` the training; `predict(row, X)` outputs `(n, *outputs)` as
     the loss reads them; `evaluate(row, X, y)` one number a sample for the loss and each of `metrics`, where given.
-    `fitted(row)` is the framework's own object with the row in it.
+    `fitted(row)` is the framework's own object with the row in it. `unforked()` says why no forked process can train
+    it, "" where one can; `together(task)` how many devices it wants at a time.
     """
 
     input: Shape
@@ -60,6 +64,8 @@ class Lifted:
     flops: int = 0
     engine: Callable[[], str] = lambda: "own"
     fitted: Callable[[Array], Any] | None = None
+    unforked: Callable[[], str] = lambda: ""
+    together: Callable[[Task], int] = lambda task: 1
 
 
 def lift(
@@ -144,6 +150,7 @@ def lift(
         flops=flops,
         engine=lambda: engine,
         fitted=None if fitted is None else lambda row: fitted(params(row)),
+        unforked=lambda: ON_JAX if "jax" in engine else "",
     )
 
 

@@ -22,7 +22,11 @@ from fedthings.vector import Array, Key
 Loss = Callable[[Tensor, Tensor], Tensor]
 """`(outputs (n, ...), targets) -> costs (n,)`."""
 TOGETHER = 64
-"""Devices that train at once, at the most."""
+"""Devices that train at once on a CPU, at the most."""
+MANY = 1024
+"""The same on a GPU, where a step of small models takes as long for one as for hundreds."""
+ROOM = 1 << 27
+"""Bytes that devices touch in a step on a GPU, samples and parameters; what lies between layers is a few times that."""
 
 
 class Asked(NamedTuple):
@@ -146,7 +150,9 @@ def together(
         net.train()
         mine, answers = (np.concatenate([shard[part] for shard in some]) for part in (0, 1))
         X, y = tensors(mine, answers, ask.kind, place)
-        theta = torch.tensor(start[order], device=place)
+        theirs = torch.from_numpy(start)
+        # Put in order there: on a GPU large models train in less time than this CPU takes to copy them.
+        theta = theirs.to(place)[torch.from_numpy(order).to(place)]
         near = torch.tensor(received if received.ndim == 1 else received[order], device=place)
         step, moments = stepper(recipe, theta)
         count = np.zeros((len(some), 1), np.int64)
@@ -169,13 +175,14 @@ def together(
                     step(theta[rows], g, tuple(moment[rows] for moment in moments), count[rows])
                     seen[rows, 0] += b
             add(seen[:, 1], fixed(costs.cpu().numpy())[:, 1])
-        start[order] = theta.cpu().numpy()
-    return seen[np.argsort(order)]
+        back = np.argsort(order)
+        theirs.copy_(theta[torch.from_numpy(back).to(place)])
+    return seen[back]
 
 
 def most(net: Net, task: Task) -> int:
     """Return how many devices train at once: on a CPU no more than its cache holds, beyond which it does not pay."""
-    return TOGETHER if net.row.is_cuda else min(TOGETHER, group(task))
+    return min(MANY, group(task, ROOM)) if net.row.is_cuda else min(TOGETHER, group(task))
 
 
 def apart(net: Net, ask: Asked, shard: Shard) -> str:

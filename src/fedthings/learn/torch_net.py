@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -151,10 +151,30 @@ def alone(seed: int, place: str = "cpu") -> Iterator[None]:
     threads, gpu = torch.get_num_threads(), place != "cpu"
     torch.set_num_threads(1)
     try:
-        with torch.random.fork_rng(devices=[torch.device(place)] if gpu else []):
+        forked = torch.random.fork_rng(devices=[torch.device(place)] if gpu else [])
+        with forked, _unrounded() if gpu else nullcontext():
             torch.default_generator.manual_seed(seed & (2**63 - 1))  # torch.manual_seed would seed every GPU's too
             if gpu:
                 torch.cuda.manual_seed(seed & (2**63 - 1))
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def _unrounded() -> Iterator[None]:
+    """Convolve in float32 on a GPU: PyTorch would round what goes in to the 10 bits of TF32, and updates be 1 % off."""
+    import torch
+
+    cudnn = torch.backends.cudnn
+    try:
+        before = cudnn.allow_tf32
+    except RuntimeError:  # said for convolutions and recurrent layers apart: then it is the user's choice
+        before = None
+    if before:
+        cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        if before:
+            cudnn.allow_tf32 = True

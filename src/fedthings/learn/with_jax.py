@@ -10,7 +10,7 @@ import numpy as np
 
 from fedthings.errors import SpecError
 from fedthings.learn.element import Shape
-from fedthings.learn.lift import Lifted, framework, guarded, shape
+from fedthings.learn.lift import ON_JAX, Lifted, framework, guarded, shape
 from fedthings.learn.slopes import Loss, Slope, Tensor, costing, stepping
 from fedthings.vector import Array, Key, Layout, Vector
 
@@ -95,4 +95,5 @@ def with_jax(
         flops=flops,
         engine=lambda: f"jax {jax.__version__} {jax.devices()[0].device_kind}",
         fitted=tree,
+        unforked=lambda: ON_JAX,
     )

@@ -16,7 +16,7 @@ import numpy as np
 
 from fedthings.errors import SpecError
 from fedthings.learn.element import Shape
-from fedthings.learn.lift import Lifted, framework, guarded, shape
+from fedthings.learn.lift import ON_GPU, ON_JAX, Lifted, framework, guarded, shape
 from fedthings.learn.losses import LOSSES
 from fedthings.learn.slopes import Loss, Slope, Tensor, costing, stepping
 from fedthings.vector import Array, Key, Layout, Vector
@@ -125,7 +125,18 @@ def with_keras(build: Callable[[], Any], *, input: int | Shape, loss: Loss | Non
     if len(gives) < 2 or gives[0] != 1:
         raise SpecError(f"with_keras: the model gives the shape {gives} for 1 sample: let it give (samples, outputs)")
     steps, engine = stepping(slope, learned), f"keras {keras.__version__} on {side.name}"
-    return Lifted(takes, gives[1:], layout, begin, steps, predict, flops=flops, engine=lambda: engine, fitted=fitted)
+    return Lifted(
+        input=takes,
+        outputs=gives[1:],
+        layout=layout,
+        begin=begin,
+        steps=steps,
+        predict=predict,
+        flops=flops,
+        engine=lambda: engine,
+        fitted=fitted,
+        unforked=lambda: side.unforked,
+    )
 
 
 def travelling(model: Any) -> tuple[Layout, int, list[int]]:
@@ -187,6 +198,7 @@ class _Side(NamedTuple):
 
     `array(x)` is a tensor as NumPy's. `evaluated(f)` gives f's outputs so; `differentiated(f)`, of f that gives (cost,
     (costs, arrays)), the gradient by its first argument, the costs and the arrays. `alone(seed)`: one thread, a seed.
+    `unforked` as in `Lifted`.
     """
 
     name: str
@@ -194,6 +206,7 @@ class _Side(NamedTuple):
     evaluated: Callable[..., Callable[..., Array]]
     differentiated: Callable[..., Callable[..., tuple[Array, Array, list[Array]]]]
     alone: Callable[[int], Any]
+    unforked: str
 
 
 def _by_torch(keras: Any) -> _Side:
@@ -222,7 +235,10 @@ def _by_torch(keras: Any) -> _Side:
 
         return give
 
-    return _Side(f"torch {torch.__version__}", array, evaluated, differentiated, alone)
+    place = tensor(0.0).device.type
+    unforked = "" if place == "cpu" else ON_GPU
+    name = f"torch {torch.__version__}"
+    return _Side(name, array, evaluated, differentiated, lambda seed: alone(seed, place), unforked)
 
 
 def _by_jax(keras: Any) -> _Side:
@@ -241,7 +257,7 @@ def _by_jax(keras: Any) -> _Side:
 
         return give
 
-    return _Side(f"jax {jax.__version__}", np.asarray, evaluated, differentiated, lambda seed: nullcontext())
+    return _Side(f"jax {jax.__version__}", np.asarray, evaluated, differentiated, lambda seed: nullcontext(), ON_JAX)
 
 
 _SIDES = {"torch": _by_torch, "jax": _by_jax}

@@ -14,7 +14,7 @@ import numpy as np
 
 from fedthings.errors import SpecError, nearest
 from fedthings.learn.element import Shape
-from fedthings.learn.lift import Lifted, Steps, framework, guarded, shape
+from fedthings.learn.lift import ON_GPU, Lifted, Steps, framework, guarded, shape
 from fedthings.vector import Array, Key, Vector
 
 if TYPE_CHECKING:
@@ -73,6 +73,9 @@ def with_torch(
         place = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         return torch_net.attached(made(0), place, layout, learned, optimizer)
 
+    def wanted() -> bool:
+        return net().row.is_cuda if at_once is None else at_once
+
     def begin(seed: int) -> Vector:
         found = dict(torch_net.state(made(seed)))
         return np.concatenate([found[part.name].detach().numpy().reshape(-1) for part in layout.parts])
@@ -83,7 +86,7 @@ def with_torch(
 
         def group(shard: Shard) -> int:
             """Return how many devices train together."""
-            if not (net().row.is_cuda if at_once is None else at_once):
+            if not wanted():
                 return 1
             if not reasons:
                 reasons.append(torch_descent.apart(net(), ask, shard))
@@ -138,4 +141,16 @@ def with_torch(
         return module
 
     flops = int(counter.get_total_flops())
-    return Lifted(takes, gives, layout, begin, steps, predict, flops=flops, engine=engine, fitted=fitted)
+    return Lifted(
+        input=takes,
+        outputs=gives,
+        layout=layout,
+        begin=begin,
+        steps=steps,
+        predict=predict,
+        flops=flops,
+        engine=engine,
+        fitted=fitted,
+        unforked=lambda: ON_GPU if net().row.is_cuda else "",
+        together=lambda task: torch_descent.most(net(), task) if net().row.is_cuda and wanted() else 1,
+    )

@@ -33,10 +33,14 @@ Group: TypeAlias = tuple[Payload, Sequence[Kept], Partial]
 
 
 class Cohorts:
-    """The devices of a fleet at work; it holds what each device keeps for itself."""
+    """The devices of a fleet at work; it holds what each device keeps for itself.
 
-    def __init__(self, pool: Pool, engine: str, threads: int) -> None:
+    Those of a part are `each` at least, where there are as many.
+    """
+
+    def __init__(self, pool: Pool, engine: str, threads: int, each: int = 1) -> None:
         self.pool, self.engine, self.threads = pool, engine, threads
+        self.each = max(each, EACH if threads > 1 else 1)
         self.states: dict[str, tuple[State, State]] = {}  # device -> of its learner, of its stages
         self._phase: int | None = None
 
@@ -57,8 +61,7 @@ class Cohorts:
         wave = [one for _, tasks, _ in groups for one in tasks]
         partials = list({id(partial): partial for _, _, partial in groups}.values())
         where = {id(partial): index for index, partial in enumerate(partials)}
-        each = EACH if self.threads > 1 else 1
-        most = self.threads * max(each, ROWS // max(self._dim, 1))
+        most = self.threads * max(self.each, ROWS // max(self._dim, 1))
         even = -(-len(wave) // -(-len(wave) // most))  # as many parts as are needed, about as large as each other
         most = -(-even // self.threads) * self.threads
         if self.pool.size > 1:
@@ -110,11 +113,10 @@ def hired(federation: Federation, fleet: Fleet, engine: str, workers: int | str)
     if engine == "kernels":
         return Cohorts(Here(fleet), engine, workers or len(os.sched_getaffinity(0)))
     model = federation.task.model
-    if workers > 1 and isinstance(model, Own) and "jax" in model.made.engine():
-        raise SpecError(
-            f'workers is {workers}, and the model runs on JAX, whose threads no forked process has: use workers="ray"'
-        )
-    return Cohorts(forked(fleet, workers) if workers > 1 else Here(fleet), engine, 1)
+    if workers > 1 and isinstance(model, Own) and (reason := model.made.unforked()):
+        raise SpecError(f"workers is {workers}, and the model {reason}")
+    each = model.made.together(federation.task) if isinstance(model, Own) else 1
+    return Cohorts(forked(fleet, workers) if workers > 1 else Here(fleet), engine, 1, each)
 
 
 def waves(kept: Sequence[Kept]) -> Iterator[Sequence[Kept]]:
