@@ -144,13 +144,12 @@ class Agent:
 
     def _take(self, delivery: Delivery, now: float) -> None:
         message = delivery.message
-        if isinstance(message, Announce):
-            self._announced(message, delivery.federation, now)
-            return
         if delivery.federation != self.transport.federation:
             return
-        self.heard = True
-        if isinstance(message, Assignment):
+        self.heard = self.heard or not isinstance(message, Announce)
+        if isinstance(message, Announce):
+            self._announced(message, now)
+        elif isinstance(message, Assignment):
             self._assigned(message, now)
         elif isinstance(message, Chunk):
             if self.bodies.add(message, now):
@@ -196,9 +195,7 @@ class Agent:
 
     # ----------------------------------------------------------------- presence
 
-    def _announced(self, message: Announce, federation: str, now: float) -> None:
-        if federation != self.transport.federation:
-            return
+    def _announced(self, message: Announce, now: float) -> None:
         self.federation = message.name
         greeted, self._slept = self._slept and self._hailed, False  # by the hello that this link began with
         if message.boot != self._boot or (message.state == "finished" and not greeted):
@@ -309,13 +306,15 @@ class Agent:
     def _accepted(self, job: Assignment) -> Phase | None:
         """Return the phase that the task body describes, or decline it: it does not fit, or the owner's rules."""
         if self._phase is None or self._phase[0] != job.task.digest:
-            read, fits = partial(self.bodies.read, job.task, Work), partial(does, self.shard, self.name, self.every > 0)
-            phase = accepted(read, self.rules, self.federation, fits)
+            phase = accepted(partial(self.bodies.read, job.task, Work), self.rules, self.federation, self._fits)
             if isinstance(phase, Declined):
                 self._decline(job.ticket, phase.reason, phase.told)
                 return None
             self._phase = (job.task.digest, phase)
         return self._phase[1]
+
+    def _fits(self, phase: Phase) -> None:
+        does(self.shard, self.name, self.every > 0, phase)
 
     def _train(self, phase: Phase, job: Assignment, model: Payload, body: bytes, now: float) -> None:
         log.info("%s version %d", phase.kind, job.ticket.version)
