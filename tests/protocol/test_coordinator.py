@@ -183,13 +183,19 @@ def test_phases_follow_each_other_and_everyone_is_asked():
     assert coordinator.waits == []
 
 
-def test_what_is_optional_and_takes_everybody_too_long_is_asked_three_times_and_then_given_up():
+def at_what_is_optional():
+    """Return a coordinator whose closing phase is optional, and has begun with two devices."""
     pace = Pace(goal=2, concurrency=2, patience=10.0)
     coordinator = Coordinator([Plan(pace, 1), Plan(pace, 1, everyone=True, optional=True)], devices=2)
     out = [c for i in range(2) for c in coordinator.on(Joined(f"d{i}"), 0.0)]
     for t in tickets(out):
         out = coordinator.on(Arrived(t), 1.0)
     out = coordinator.on(Stepped(1), 1.0)
+    return coordinator, out
+
+
+def test_what_is_optional_and_takes_everybody_too_long_is_asked_three_times_and_then_given_up():
+    coordinator, out = at_what_is_optional()
     for tried in range(3):
         assert [t.attempt for t in tickets(out)] == [tried, tried]
         out = coordinator.on(Woke(), coordinator.alarm)
@@ -197,12 +203,7 @@ def test_what_is_optional_and_takes_everybody_too_long_is_asked_three_times_and_
 
 
 def test_what_is_optional_and_everybody_declines_is_given_up_too():
-    pace = Pace(goal=2, concurrency=2, patience=10.0)
-    coordinator = Coordinator([Plan(pace, 1), Plan(pace, 1, everyone=True, optional=True)], devices=2)
-    out = [c for i in range(2) for c in coordinator.on(Joined(f"d{i}"), 0.0)]
-    for t in tickets(out):
-        out = coordinator.on(Arrived(t), 1.0)
-    out = coordinator.on(Stepped(1), 1.0)
+    coordinator, out = at_what_is_optional()
     for _ in range(10):
         for t in tickets(out):
             out = coordinator.on(Declined(t, "no"), coordinator.alarm - 1.0)

@@ -10,7 +10,7 @@ from fedthings.messages import Ask, Bye, Chunk, Decline, Envelope, Hello, Offer,
 from fedthings.partial import expect
 from fedthings.protocol.events import Ticket
 from fedthings.server.gateways import RELAYED
-from fedthings.server.reception import QUARANTINED, SLACK, WRONG, chunks, own
+from fedthings.server.reception import QUARANTINED, SLACK, WRONG, chunks, idle, own
 from fedthings.subtotal import most_bytes, verify
 from fedthings.transport.chunks import Assembly
 from fedthings.transport.topics import COORDINATOR, OPERATOR
@@ -34,7 +34,7 @@ def take(gateway: Gateway, sender: str, message: Envelope, federation: str) -> N
     if sender not in gateway.gateways:
         raise WireError("unknown gateway", f"{sender} speaks for others: let it by `--gateway {sender}`")
     if gateway.held(sender) and not isinstance(message, Bye | Relay):  # of which each message is looked at for itself
-        raise WireError(QUARANTINED, f"{sender} is to do nothing, by its operator")
+        raise idle(sender)
     match message:
         case Relay(device=device, data=data):
             _relayed(gateway, sender, device, data)
@@ -91,7 +91,7 @@ def _device(gateway: Gateway, device: str, message: Envelope, via: str) -> None:
         return
     moves = gateway.routes.get(device, "") != via
     if moves and gateway.held(via) and device in gateway.present:
-        raise WireError(QUARANTINED, f"{via} is to do nothing, by its operator")
+        raise idle(via)
     if moves and _is_there(gateway, device, message):
         if via:
             gateway.routes[device] = via
@@ -101,7 +101,7 @@ def _device(gateway: Gateway, device: str, message: Envelope, via: str) -> None:
             del gateway.routes[device]
     if held := next((name for name in (device, via) if gateway.held(name)), ""):
         if not isinstance(message, Hello):
-            raise WireError(QUARANTINED, f"{held} is to do nothing, by its operator")
+            raise idle(held)
         gateway.resting[device] = message
         gateway.tell(device, Pause(QUARANTINED))
         return

@@ -120,7 +120,7 @@ def take(service: Service, sender: str, message: Envelope, federation: str, now:
     if federation != ours and not (federation == "" and isinstance(message, Bye)):
         raise WireError("another federation", federation)
     if service.held(sender) and not isinstance(message, Bye | Relay):  # of which each message is looked at for itself
-        raise WireError(reception.QUARANTINED, f"{sender} is to do nothing, by its operator")
+        raise reception.idle(sender)
     match message:
         case Relay():
             _relayed(service, sender, message, now)

@@ -163,7 +163,7 @@ class Leader:
         if federation != ours and not isinstance(message, Bye):
             raise WireError("another federation", federation)
         if service.held(self.spec.name) and not isinstance(message, Bye):
-            raise WireError(reception.QUARANTINED, f"{self.spec.name} is to do nothing, by its operator")
+            raise reception.idle(self.spec.name)
         match message:
             case Hello():  # it has started anew, or its link has
                 if self._question is not None:

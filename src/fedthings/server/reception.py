@@ -47,7 +47,7 @@ def take(service: Service, sender: str, message: Envelope, federation: str, now:
         return
     moves = service.routes.get(sender, "") != via
     if moves and service.held(via) and sender in service.coordinator.present:
-        raise WireError(QUARANTINED, f"{via} is to do nothing, by its operator")
+        raise idle(via)
     if moves and _is_there(service, message):
         if via:
             service.routes[sender] = via
@@ -57,7 +57,7 @@ def take(service: Service, sender: str, message: Envelope, federation: str, now:
             del service.routes[sender]
     if held := next((name for name in (sender, via) if service.held(name)), ""):
         if not isinstance(message, Hello):
-            raise WireError(QUARANTINED, f"{held} is to do nothing, by its operator")
+            raise idle(held)
         service.resting[sender] = message
         service.send(sender, Pause(QUARANTINED))
         return
@@ -99,6 +99,11 @@ def _hello(service: Service, sender: str, hello: Hello, now: float) -> None:
         service.on(events.CheckedIn(sender, hello.every), now)
     else:
         service.on(events.Joined(sender, hello.every), now)
+
+
+def idle(name: str) -> WireError:
+    """Return the refusal of what `name`, which is in quarantine, says nevertheless."""
+    return WireError(QUARANTINED, f"{name} is to do nothing, by its operator")
 
 
 def own(sender: str, ticket: Ticket) -> None:
