@@ -21,7 +21,7 @@ void dense_backward(const Operation& op, const Work& work, Int B, const Rates& r
   const float* X = at(work, op.x, 0);
   const float* D = at(work, op.dy, 0);
   // A block of rows serves the slope by the input and is then changed while it is in the cache.
-  const Int block = op.deep ? 2 * (TALLEST % 2 ? TALLEST + 1 : TALLEST) : op.rows;
+  const Int block = op.deep ? 2 * SHORTER : op.rows;
   for (Int i = 0; i < op.rows; i += block) {
     Int some = op.rows - i < block ? op.rows - i : block;
     Int from = op.weight + i * op.pitch;

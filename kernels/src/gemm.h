@@ -133,7 +133,8 @@ struct Slope {
 };
 
 // Of N vectors of columns, `count` tiles of M rows, one below the other: few k make a tile short, and a call for each
-// would cost as much as half of it.
+// would cost as much as half of it. What is there is added at the end: a tile that began with it would have to wait for
+// the stores of the one before.
 template <int M, int N>
 __attribute__((noinline)) void strip(const Right& A, const Right& B, Int segments, Int K, const Slope& C, Int count) {
   const float *left = A.at, *from = C.from;
@@ -141,8 +142,8 @@ __attribute__((noinline)) void strip(const Right& A, const Right& B, Int segment
   const Int ar = A.row, br = B.row, row = C.row;
   for (; count > 0; count--, left += M) {
     V acc[M][N];
-    UNROLL for (int m = 0; m < M; m++, from += row)
-      UNROLL for (int n = 0; n < N; n++) acc[m][n] = load(from + n * LANES);
+    UNROLL for (int m = 0; m < M; m++)
+      UNROLL for (int n = 0; n < N; n++) acc[m][n] = V{};
     for (Int s = 0; s < segments; s++) {
       const float* a = left + s * A.segment;
       const float* b = B.at + s * B.segment;
@@ -155,8 +156,8 @@ __attribute__((noinline)) void strip(const Right& A, const Right& B, Int segment
         }
       }
     }
-    UNROLL for (int m = 0; m < M; m++, into += row)
-      UNROLL for (int n = 0; n < N; n++) store(into + n * LANES, acc[m][n]);
+    UNROLL for (int m = 0; m < M; m++, into += row, from += row)
+      UNROLL for (int n = 0; n < N; n++) store(into + n * LANES, load(from + n * LANES) + acc[m][n]);
   }
 }
 
@@ -171,9 +172,9 @@ INLINE void strips(Int m, const Right& A, const Right& B, Int segments, Int K, c
 
 // Block by block of rows, so that A and B stay in the cache; tiles as few as can be and as even as can be.
 void update(Int M, Int columns, Int segments, Int K, Right A, const Right& B, Slope C) {
-  const Int block = 8 * TALLEST;
+  const Int block = 8 * SHORTER;
   for (; M > 0; M -= block) {
-    const Int rows = M < block ? M : block, count = (rows + TALLEST - 1) / TALLEST, least = rows / count, taller = rows % count;
+    const Int rows = M < block ? M : block, count = (rows + SHORTER - 1) / SHORTER, least = rows / count, taller = rows % count;
     for (Int n = 0; n < columns; n += PANEL) {
       Right a = A, b = B;
       b.at += n;

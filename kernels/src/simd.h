@@ -11,6 +11,7 @@
 #if defined(__AVX512F__)
 #define LANES 16
 #define TALLEST 14  // rows of a tile: 28 sums, 2 vectors of B
+#define SHORTER 12  // ... of a tile that is added to what is there
 #define DEEPEST 5   // samples of a tile of dot products
 #elif defined(__AVX2__)
 #define LANES 8
@@ -25,6 +26,9 @@
 #define TALLEST 6
 #define DEEPEST 2
 #endif
+#endif
+#ifndef SHORTER
+#define SHORTER TALLEST
 #endif
 #define UNROLL _Pragma("GCC unroll 16")
 #define INLINE inline __attribute__((always_inline))

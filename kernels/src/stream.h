@@ -5,9 +5,11 @@
 namespace fedthings {
 namespace {
 
-// `into` is aligned and n counts whole vectors. Without an instruction for it, it is a copy like any other.
-INLINE void pass(float* into, const float* from, Int n) {
-  for (Int i = 0; i < n; i += LANES) {
+const Int LINE = 16;  // numbers in a line of the cache
+
+// Write a line past the caches, to an aligned place. Without an instruction for it, it is a copy like any other.
+INLINE void pass(float* into, const float* from) {
+  UNROLL for (int i = 0; i < LINE; i += LANES) {
 #if LANES == 16
     _mm512_stream_ps(into + i, (__m512)load(from + i));
 #elif LANES == 8
@@ -25,43 +27,50 @@ class Stream {
  public:
   explicit Stream(float* row) : at_(row), head_((LINE - (Int)((uintptr_t)row / sizeof(float)) % LINE) % LINE) {}
 
-  // Put a - b, n numbers, behind what came before.
+  // Put a - b, n numbers, behind what came before. A line from the last of them on may be read.
   INLINE void put(const float* a, const float* b, Int n) {
-    while (n > 0) {
-      const Int room = PIECE - held_, some = n < room ? n : room;
-      for (Int i = 0; i < some; i++) piece_[held_ + i] = a[i] - b[i];
-      held_ += some;
+    for (; head_ && n; head_--, n--) *at_++ = *a++ - *b++;
+    if (held_) {
+      less(a, b, held_);
+      const Int some = LINE - held_;
+      if (n < some) {
+        held_ += n;
+        return;
+      }
+      drain();
       a += some;
       b += some;
       n -= some;
-      if (held_ == PIECE) drain();
     }
+    for (; n >= LINE; n -= LINE, a += LINE, b += LINE) {
+      less(a, b, 0);
+      drain();
+    }
+    if (n) less(a, b, 0);
+    held_ = n;
   }
 
   void end() {
-    drain();
+    memcpy(at_, line_, sizeof(float) * (size_t)held_);
 #if defined(__SSE__)
     _mm_sfence();  // before another thread reads the row
 #endif
   }
 
  private:
-  static const Int LINE = 16, PIECE = 1024;
-
-  // Write what is held. A piece is as long as some lines, so that all begin at the same place within one.
-  void drain() {
-    const Int head = head_ < held_ ? head_ : held_, whole = (held_ - head) / LINE * LINE;
-    memcpy(at_, piece_, sizeof(float) * (size_t)head);
-    pass(at_ + head, piece_ + head, whole);
-    memcpy(at_ + head + whole, piece_ + head + whole, sizeof(float) * (size_t)(held_ - head - whole));
-    at_ += held_;
+  INLINE void less(const float* a, const float* b, Int from) {
+    UNROLL for (int i = 0; i < LINE; i += LANES) store(line_ + from + i, load(a + i) - load(b + i));
+  }
+  INLINE void drain() {
+    pass(at_, line_);
+    at_ += LINE;
     held_ = 0;
   }
 
   float* at_;
   Int head_;  // numbers before the first line that is the row's alone
   Int held_ = 0;
-  float piece_[PIECE] __attribute__((aligned(64)));
+  float line_[2 * LINE] __attribute__((aligned(64)));  // what is held of a line, and room behind it
 };
 
 }  // namespace
