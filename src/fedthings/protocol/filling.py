@@ -27,7 +27,7 @@ def fill(coordinator: Coordinator, now: float, out: list[Command], granted: bool
     if coordinator.shared and not granted:
         _ask(coordinator, now)
         return
-    plan, idle = coordinator.plan, coordinator.presence.idle
+    plan, idle, tasks = coordinator.plan, coordinator.presence.idle, coordinator.tasks
     pace = plan.pace
     if pace.staleness == 0 and not coordinator.goal and len(idle) + coordinator.kept < enough(coordinator):
         coordinator.short = min(coordinator.short, now)
@@ -36,23 +36,26 @@ def fill(coordinator: Coordinator, now: float, out: list[Command], granted: bool
     if not coordinator.goal:
         coordinator.goal = min(len(idle), plan.most) + coordinator.kept if plan.everyone else pace.goal
         coordinator.ends = now + pace.period if pace.period else inf
-    before, lacking = len(coordinator.tasks), _lacking(coordinator)
+    before, lacking = len(tasks), _lacking(coordinator)
     if lacking >= len(idle):  # nothing is left to chance
         for device in idle.drain():
             _assign(coordinator, device, now, out)
-    else:
-        for device in _choose(coordinator, lacking, now) if lacking > 0 else ():
+    elif lacking == 1 and coordinator.uniform:  # one for one, as in asynchronous training
+        _assign(coordinator, idle.draw(coordinator.draws()), now, out)
+    elif lacking > 0:
+        for device in _choose(coordinator, lacking, now):
             _assign(coordinator, device, now, out)
-    given = len(coordinator.tasks) - before
+    given = len(tasks) - before
     since = now if given else min(coordinator.short, now)  # who was given one has its turn again after the others
     coordinator.short = since if lacking > given else inf
-    miss(coordinator, now)
+    if tasks:
+        coordinator.waiting = inf
+    else:
+        miss(coordinator, now)
 
 
 def _choose(coordinator: Coordinator, count: int, now: float) -> list[str]:
     """Take out and return `count` of the free devices, by the pace's rule."""
-    if count == 1 and coordinator.uniform:
-        return [coordinator.presence.idle.draw(coordinator.draws())]
     pace, presence = coordinator.plan.pace, coordinator.presence
     known = Known(now, presence.attendance, lambda device: coordinator.tasks.deadlines.seconds(device, pace))
     return choose(pace.selection, presence.idle, count, coordinator.draws, known)
