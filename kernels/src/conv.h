@@ -20,7 +20,7 @@ INLINE void slide(Int rows, Int places, Int columns, Int tall, Int K, const floa
     if (c.bias) c.bias += n;
     if (small) {
       for (Int h = 0; h < rows; h++, c.at += C_row)
-        panel(places, two, {A + h * down, step, 1, segment}, {kernel + n, pitch, K * pitch}, tall, K, c);
+        panel(places, two, {A + h * down, step, segment}, {kernel + n, pitch, K * pitch}, tall, K, c);
       continue;
     }
     for (Int s = 0; s < tall; s++)
@@ -30,7 +30,7 @@ INLINE void slide(Int rows, Int places, Int columns, Int tall, Int K, const floa
         r.relu = C.relu && s + 1 == tall && k + some == K;
         if (s || k) r.start = Start::Sum;
         for (Int h = 0; h < rows; h++, r.at += C_row)
-          panel(places, two, {A + h * down + s * segment + k, step, 1, 0}, {kernel + (s * K + k) * pitch + n, pitch, 0},
+          panel(places, two, {A + h * down + s * segment + k, step, 0}, {kernel + (s * K + k) * pitch + n, pitch, 0},
                 1, some, r);
       }
   }

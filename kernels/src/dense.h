@@ -9,7 +9,7 @@ namespace {
 
 void dense_forward(const Operation& op, const Work& work, Int B) {
   bool relu = op.curve == Curve::Relu;
-  product(B, op.columns, op.rows, {at(work, op.x, 0), op.x.sample, 1, 0}, {work.read + op.weight, op.pitch, 0},
+  product(B, op.columns, op.rows, {at(work, op.x, 0), op.x.sample, 0}, {work.read + op.weight, op.pitch, 0},
           {to(work, op.y, 0), op.y.sample, Start::Bias, work.read + op.bias, relu});
   if (!relu && op.curve != Curve::Linear)
     for (Int b = 0; b < B; b++) bend(op, work, b);

@@ -8,10 +8,10 @@ namespace {
 // What a tile begins with: nothing, a bias for each column, or what is there already.
 enum class Start { Zero, Bias, Sum };
 
-// A(m, k) of segment s lies at at[m*row + k*col + s*segment].
+// A(m, k) of segment s lies at at[m*row + k + s*segment].
 struct Left {
   const float* at;
-  Int row, col, segment;
+  Int row, segment;
 };
 
 // B(k, n) of segment s lies at at[k*row + s*segment + n]; n counts whole vectors.
@@ -41,19 +41,26 @@ __attribute__((noinline)) void tile(const Left& A, const Right& B, Int segments,
       UNROLL for (int m = 0; m < M; m++) acc[m][n] = begin;
     }
   }
-  const Int ar = A.row, ac = A.col, br = B.row;
+  // Three rows share a pointer, which the compiler may not take apart again: one each would be more than there are
+  // registers, and the way to them and back is that of the products.
+  const Int GROUPS = (M + 2) / 3, ar = A.row, br = B.row;
   for (Int s = 0; s < segments; s++) {
-    const float* a = A.at + s * A.segment;
+    const float* a[GROUPS];
+    UNROLL for (int g = 0; g < GROUPS; g++) a[g] = A.at + s * A.segment + 3 * g * ar;
     const float* b = B.at + s * B.segment;
-    for (Int k = 0; k < K; k++, a += ac, b += br) {
+    for (Int k = 0; k < K; k++, b += br) {
       V v[N];
       UNROLL for (int n = 0; n < N; n++) {
         v[n] = load(b + n * LANES);
         __builtin_prefetch(b + 8 * br + n * LANES);
       }
       UNROLL for (int m = 0; m < M; m++) {
-        float x = a[m * ar];
+        float x = a[m / 3][m % 3 * ar];
         UNROLL for (int n = 0; n < N; n++) acc[m][n] += x * v[n];
+      }
+      UNROLL for (int g = 0; g < GROUPS; g++) {
+        a[g]++;
+        asm("" : "+r"(a[g]));
       }
     }
   }
@@ -112,7 +119,7 @@ void product(Int M, Int columns, Int K, const Left& A, const Right& B, const Res
     for (Int n = 0; n < columns; n += PANEL) {
       Int some = K - k < part ? K - k : part;
       Left a = A;
-      a.at += k * A.col;
+      a.at += k;
       Right b = B;
       b.at += k * B.row + n;
       Result c = C;

@@ -5,10 +5,30 @@
 namespace fedthings {
 namespace {
 
+// Numbers of cells to what is kept of them, and back: GCC turns a vector into one of another size number by number.
+template <class Index>
+INLINE void keep(I which, Index* kept) {
+#if LANES == 16
+  if constexpr (sizeof(Index) == 1) return _mm_storeu_si128((__m128i*)kept, _mm512_cvtepi32_epi8((__m512i)which));
+#endif
+  UNROLL for (int i = 0; i < LANES; i++) kept[i] = (Index)which[i];
+}
+
+template <class Index>
+INLINE I cells_of(const Index* kept) {
+#if LANES == 16
+  if constexpr (sizeof(Index) == 1) return (I)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)kept));
+#elif LANES == 8
+  if constexpr (sizeof(Index) == 1) return (I)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)kept));
+#endif
+  I which;
+  UNROLL for (int i = 0; i < LANES; i++) which[i] = kept[i];
+  return which;
+}
+
 // `Index` counts cells; its largest value says that no cell has a slope (relu before was closed).
 template <class Index>
 void largest_forward(const Operation& op, const Work& work, Int b) {
-  typedef Index Few __attribute__((vector_size(sizeof(Index) * LANES)));
   const float* x = at(work, op.x, b);
   float* y = to(work, op.y, b);
   Index* kept = (Index*)(work.arena + op.kept + b * op.keeps);
@@ -31,8 +51,7 @@ void largest_forward(const Operation& op, const Work& work, Int b) {
             which = (more & q) | (~more & which);
           }
         if (op.masked) which |= (top <= 0.0f) & closed;
-        Few few = __builtin_convertvector(which, Few);
-        memcpy(kept + c, &few, sizeof few);
+        keep(which, kept + c);
         store(to + c, top);
       }
       for (; c < C; c++) {
@@ -50,7 +69,6 @@ void largest_forward(const Operation& op, const Work& work, Int b) {
 
 template <class Index>
 void largest_backward(const Operation& op, const Work& work, Int b, bool apart) {
-  typedef Index Few __attribute__((vector_size(sizeof(Index) * LANES)));
   const float* dy = at(work, op.dy, b);
   float* dx = to(work, op.dx, b);
   const Index* kept = (const Index*)(work.arena + op.kept + b * op.keeps);
@@ -61,9 +79,7 @@ void largest_backward(const Operation& op, const Work& work, Int b, bool apart) 
       const float* from = dy + h * op.dy.row + w * op.dy.col;
       Int c = 0;
       for (; c + LANES <= C; c += LANES) {
-        Few few;
-        memcpy(&few, kept + c, sizeof few);
-        I which = __builtin_convertvector(few, I);
+        const I which = cells_of(kept + c);
         V d = load(from + c);
         int32_t q = 0;
         for (Int i = 0; i < op.tall; i++)

@@ -40,8 +40,9 @@ class Tally:
             total = stats.sum(0)
             self.sums[name] = self.sums[name] + total if name in self.sums else total
             if (metric := judging(name)) is not None:
-                measured = stats[stats[:, 0] > 0]
-                self.values.setdefault(name, []).extend(np.atleast_1d(metric.value(measured)).tolist())
+                values = self.values.setdefault(name, [])
+                if total[0]:
+                    values.extend(np.atleast_1d(metric.value(stats[stats[:, 0] > 0])).tolist())
 
     def merge(self, other: Tally) -> None:
         """Add what another has tallied."""

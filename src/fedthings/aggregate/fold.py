@@ -204,10 +204,11 @@ def _real(limbs: list[NDArray[np.int64]], unit: float, divisor: int) -> NDArray[
     """Turn limbs into numbers in their own memory, so that a large model is not held twice."""
     low = limbs[0]
     real: NDArray[Any] = low.view(np.float64)
+    units = divisor / unit  # a power of two: it rounds nothing
     for start in range(0, len(low), BLOCK):
         block = slice(start, start + BLOCK)
         value = low[block].astype(np.float64)
         for place in range(1, len(limbs)):
             value += limbs[place][block].astype(np.float64) * 2.0 ** (32 * place)
-        real[block] = value * unit / divisor
+        np.divide(value, units, out=real[block])
     return real

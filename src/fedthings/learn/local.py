@@ -136,8 +136,10 @@ def _measured(
 
 def evaluate(task: Task, give: Outputs, rows: Array, shards: Sequence[Shard]) -> dict[str, Array]:
     """Return the sums `(n, m)` of each metric of `rows` `(dim,)` or `(n, dim)`, by `give`, on their test samples."""
-    total = nothing(task, len(shards))
-    for chosen, out, X, y in _outputs(task, give, rows, [(s.test_X, s.test_y) for s in shards], test_sizes(shards)):
+    total, counts = nothing(task, len(shards)), test_sizes(shards)
+    if not counts.any():
+        return total
+    for chosen, out, X, y in _outputs(task, give, rows, [(s.test_X, s.test_y) for s in shards], counts):
         for name, more in collect(task, out, X, y).items():
             sums = total[name][chosen]
             add(sums, more)

@@ -7,6 +7,7 @@ gateways and masks do not break it (law 12). Real numbers are summed in units of
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -214,18 +215,24 @@ def impossible(metrics: Mapping[str, Array]) -> Array:
     if not metrics:
         return np.zeros(0, bool)
     every = np.concatenate(list(metrics.values()), -1)
-    widths: list[int] = []
-    most: list[int] = []
-    labels: list[bool] = []
-    for name, sums in metrics.items():
-        metric = judging(name)
-        widths.append(sums.shape[1])
-        most.append(MOST if metric is None else MANY)  # local training counts a sample in each epoch
-        labels.append(metric is not None and metric.y in ("labels", "binary"))
-    counts = every[:, np.cumsum([0, *widths[:-1]])]
+    starts, widths, most, labels = _bounds(tuple((name, sums.shape[1]) for name, sums in metrics.items()))
+    counts = every[:, starts]
     high = np.repeat(np.where(labels, counts, MOST), widths, -1)
     low = np.repeat(np.where(labels, 0, -MOST), widths)
     return np.asarray(((counts < 0) | (counts > most)).any(-1) | ((every < low) | (every > high)).any(-1))
+
+
+@lru_cache(16)
+def _bounds(metrics: tuple[tuple[str, int], ...]) -> tuple[Array, Array, Array, Array]:
+    """Return of each metric, by name and width: where it begins, its width, its largest count, whether it is of labels.
+
+    They are the same for every report of a federation.
+    """
+    widths = np.array([width for _, width in metrics])
+    judges = [judging(name) for name, _ in metrics]
+    most = np.array([MOST if metric is None else MANY for metric in judges])  # training counts a sample in each epoch
+    labels = np.array([metric is not None and metric.y in ("labels", "binary") for metric in judges])
+    return np.cumsum(widths) - widths, widths, most, labels
 
 
 def measured(task: Task) -> dict[str, Metric]:
