@@ -107,14 +107,15 @@ def _goes_on(world: Processes, end: float) -> None:
 
 
 @LONG
-def test_the_coordinator_is_killed_twenty_times(broker, tmp_path):
+@pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.long)])
+def test_the_coordinator_is_killed(kills, broker, tmp_path):
     """Its embedded broker dies with it, and comes back at the same port with it."""
-    rounds = 80
+    rounds = 4 * kills
     spec, fleet = federation(4, epochs=2), digits(4, 1)
     simulated = ft.simulate(spec, fleet, rounds)
     with Processes(spec, fleet, rounds, tmp_path, broker) as world:
         world.start()
-        for version, later in moments(broker, 36, 20):
+        for version, later in moments(broker, 9 * kills // 5, kills):
             until(world, version, later)
             world.kill(world.served)
             world.serve()

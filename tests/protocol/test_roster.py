@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedthings.protocol.roster import Roster
 
-NAMES = st.lists(st.integers(0, 5000).map(str), unique=True, min_size=1, max_size=60)
+NAMES = st.lists(st.integers(0, 5000).map(str), unique=True, min_size=1, max_size=40)
 
 
 def _roster(names: list[str]) -> Roster:

@@ -21,7 +21,7 @@ from processes import Processes
 def federation(secure: ft.secagg | None) -> ft.Federation:
     recipe = ft.Recipe(lr=0.3, batch=16)
     task = ft.Task(model=ft.mlp(64, 500, 10), loss="cross_entropy", recipe=recipe)
-    pace = ft.Pace(goal=6, patience=20.0)
+    pace = ft.Pace(goal=6, patience=12.0)
     return ft.Federation(task, ft.fedavg(), pace, stages=(ft.clip(3.0),), seed=4, devices=6, secure=secure)
 
 
