@@ -61,7 +61,7 @@ def test_killed_at_any_point_the_model_is_the_one_that_would_have_been(
     assert np.array_equal(world.result().row, want.row)
     points, victims = fate.seen, set()
     assert points > 200
-    for moment in sorted(keyed("secagg moments").choice(points - 1, 40, replace=False) + 1):
+    for moment in sorted(keyed("secagg moments").choice(points - 1, 24, replace=False) + 1):
         for before in (True, False):
             fate.at = int(moment) if before else -int(moment)
             world, killed = disturbed(tmp_path / f"{moment}-{before}", fate)

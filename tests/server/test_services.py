@@ -135,7 +135,7 @@ def test_the_coordinator_is_killed_between_what_two_journals_say(tmp_path, monke
     play(tmp_path / "calm", 0)
     points = fate.seen
     assert points > 100
-    for moment in range(3, points - 1, 17):
+    for moment in range(3, points - 1, 29):
         for sign in (1, -1):
             play(tmp_path / f"{moment}{sign}", sign * moment)
 
