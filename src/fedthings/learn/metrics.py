@@ -215,24 +215,29 @@ def impossible(metrics: Mapping[str, Array]) -> Array:
     if not metrics:
         return np.zeros(0, bool)
     every = np.concatenate(list(metrics.values()), -1)
-    starts, widths, most, labels = _bounds(tuple((name, sums.shape[1]) for name, sums in metrics.items()))
-    counts = every[:, starts]
-    high = np.repeat(np.where(labels, counts, MOST), widths, -1)
-    low = np.repeat(np.where(labels, 0, -MOST), widths)
-    return np.asarray(((counts < 0) | (counts > most)).any(-1) | ((every < low) | (every > high)).any(-1))
+    counts, labels, low, high = _bounds(tuple((name, sums.shape[1]) for name, sums in metrics.items()))
+    most = np.where(labels, every[:, counts], high)
+    return np.asarray(((every < low) | (every > most)).any(-1))
 
 
 @lru_cache(16)
 def _bounds(metrics: tuple[tuple[str, int], ...]) -> tuple[Array, Array, Array, Array]:
-    """Return of each metric, by name and width: where it begins, its width, its largest count, whether it is of labels.
+    """Return of each sum of `metrics`, names and widths: where its count stands, whether it is of labels, its bounds.
 
     They are the same for every report of a federation.
     """
-    widths = np.array([width for _, width in metrics])
-    judges = [judging(name) for name, _ in metrics]
-    most = np.array([MOST if metric is None else MANY for metric in judges])  # training counts a sample in each epoch
-    labels = np.array([metric is not None and metric.y in ("labels", "binary") for metric in judges])
-    return np.cumsum(widths) - widths, widths, most, labels
+    counts: list[int] = []
+    labels: list[bool] = []
+    low: list[int] = []
+    high: list[int] = []
+    for name, width in metrics:
+        metric = judging(name)
+        of_labels = metric is not None and metric.y in ("labels", "binary")
+        counts += [len(counts)] * width
+        labels += [False] + [of_labels] * (width - 1)
+        low += [0] + [0 if of_labels else -MOST] * (width - 1)
+        high += [MOST if metric is None else MANY] + [MOST] * (width - 1)  # training counts a sample in each epoch
+    return np.array(counts), np.array(labels), np.array(low), np.array(high)
 
 
 def measured(task: Task) -> dict[str, Metric]:
