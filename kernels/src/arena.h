@@ -17,7 +17,7 @@ namespace fedthings {
 class Arena {
  public:
   Arena(const Program& program, Int lanes, Int capacity) : placed(program, lanes, capacity) {
-    const Int row = placed.plan.padded + 16;
+    const Int row = placed.plan.padded + 2 * ROOM;
     const Int floats = placed.plan.floats + 3 * row + 64;
     const std::size_t page = std::size_t(2) << 20;
     bytes_ = sizeof(float) * std::size_t(floats);
@@ -39,8 +39,8 @@ class Arena {
     speed = numbers + placed.plan.floats + 16;
 #if defined(__SANITIZE_ADDRESS__)
     for (std::size_t i = 0; i < placed.gaps.size(); i += 2) forbid(numbers + placed.gaps[i], numbers + placed.gaps[i + 1]);
-    forbid(theta + placed.plan.padded, near);
-    forbid(near + placed.plan.padded, numbers);
+    forbid(theta + placed.plan.padded + ROOM, near);
+    forbid(near + placed.plan.padded + ROOM, numbers);
     forbid(numbers + placed.plan.floats, speed);
     forbid(speed + placed.plan.padded, speed + row);
 #endif

@@ -8,6 +8,8 @@ namespace fedthings {
 
 using Int = std::int64_t;
 
+const Int ROOM = 16;  // numbers behind a padded row that may be read: a line of the cache that begins with its last
+
 enum class Kind { Dense, Conv, MaxPool, AvgPool, Copy, Activation, Norm, Standardise, Impute };
 enum class Curve { Linear, Relu, Tanh, Sigmoid, Softmax };
 enum class Loss { CrossEntropy, Binary, Squared, Absolute, Huber };

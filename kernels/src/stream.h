@@ -27,7 +27,7 @@ class Stream {
  public:
   explicit Stream(float* row) : at_(row), head_((LINE - (Int)((uintptr_t)row / sizeof(float)) % LINE) % LINE) {}
 
-  // Put a - b, n numbers, behind what came before. A line from the last of them on may be read.
+  // Put a - b, n numbers, behind what came before. A line from the last of them on may be read (`ROOM`).
   INLINE void put(const float* a, const float* b, Int n) {
     for (; head_ && n; head_--, n--) *at_++ = *a++ - *b++;
     if (held_) {

@@ -45,7 +45,7 @@ void share(const Program& program, Arenas& arenas, Int capacity, Int n, const st
 // A row that all received, laid out once.
 class Shared {
  public:
-  Shared(const Plan& plan, const float* row) : room_(std::size_t(plan.padded) + 16) {
+  Shared(const Plan& plan, const float* row) : room_(std::size_t(plan.padded + ROOM) + 16) {
     const auto place = reinterpret_cast<std::uintptr_t>(room_.data());
     row_ = room_.data() + (64 - place % 64) % 64 / sizeof(float);
     engine().spread(plan, row, row_);

@@ -92,6 +92,27 @@ def test_no_devices_no_samples_no_steps() -> None:
     assert not change.any() and not seen.any()
 
 
+def test_changes_shorter_than_a_line_of_the_cache() -> None:
+    """So many that they are written past the caches, beside those that another thread writes."""
+    n = 300_000
+    X, y = RNG.standard_normal((2, 4)).astype(np.float32), np.array([0, 2])
+    places, labels, twos = (np.full(n, a, u) for a, u in ((X.ctypes.data, "u8"), (y.ctypes.data, "u8"), (2, "i8")))
+    row = RNG.standard_normal(15).astype(np.float32)
+
+    def changes(n: int, own: bool) -> tuple[np.ndarray, np.ndarray]:
+        start = np.tile(row + np.float32(0.5), (n, 1)) if own else None
+        change, seen = np.zeros((n, 15), np.float32), np.zeros((n, 2), np.int64)
+        call(
+            X=places[:n], y=labels[:n], sizes=twos[:n], steps=twos[:n], received=row, start=start, change=change,
+            seen=seen, threads=2,
+        )  # fmt: skip
+        return change, change if start is None else start
+
+    for own in (False, True):
+        for many, few in zip(changes(n, own), changes(1, own), strict=True):
+            assert few.all() and (many == few).all()
+
+
 def test_more_than_memory_holds_is_an_error() -> None:
     """Such a batch in such a layer would need 2**49 bytes."""
     program = kernels.Program((1,), [("dense", 1 << 20, "relu"), ("dense", 1, "linear")], "mse")

@@ -43,6 +43,42 @@ for name, model in models.items():
 np.savez(sys.argv[2], **found)
 """
 
+FOLD = """
+import numpy as np
+import fedthings_kernels as kernels
+
+def edges(scale):
+    \"\"\"What float32 has at its ends, and what becomes halves, 2**23, 2**50 and 2**63 at `scale`.\"\"\"
+    powers = [2.0**k for k in (49, 50, 51, 52, 62, 63, 64)]
+    ones = [0.25, 0.5, 0.75, 1, 1.5, 2.5, 2**22 + 0.5, 2**23 + 1, *powers]
+    some = np.ldexp(ones, -scale).astype(np.float32)
+    info = np.finfo(np.float32)
+    ends = np.array([0, 1, info.smallest_subnormal, info.tiny, info.max, np.inf, np.nan], np.float32)
+    some = np.concatenate([some, np.nextafter(some, np.float32(0)), np.nextafter(some, np.float32(np.inf)), ends])
+    return np.concatenate([some, -some])
+
+rng = np.random.default_rng(5)
+with np.errstate(all="ignore"):
+    for scale in (-1000, -150, -128, -127, -126, -125, -1, 0, 1, 30, 36, 60, 64, 126, 127, 128, 150, 1000):
+        values = edges(scale)
+        for dim in (1, 15, 16, 17, 35, 512, 531):
+            alone = np.repeat(values[:, None], dim, 1)  # only where no other value is large are sums short
+            rows = np.concatenate([alone, rng.choice(values, (6, dim))])
+            weights = rng.choice([1, 1, 3, 0, -2, 1 << 40], len(rows))
+            scaled = np.rint(rows * np.float64(2.0**scale))
+            inside = (scaled >= -(2.0**63)) & (scaled < 2.0**63)
+            whole = np.where(inside, np.where(inside, scaled, 0).astype(np.int64), np.iinfo(np.int64).min)
+            limb, largest = np.zeros(dim, np.int64), np.zeros(len(rows), np.float32)
+            kernels.fold(rows, weights, scale, limb, largest)
+            assert (limb == (whole * weights[:, None]).sum(0)).all(), (scale, dim)
+            assert (largest.view(np.int32) == (rows.view(np.int32) & 0x7FFFFFFF).max(-1)).all(), (scale, dim)
+            for value, fixed in zip(alone, whole):
+                limb[:] = 0
+                kernels.fold(value[None], np.ones(1, np.int64), scale, limb, largest[:1])
+                assert (limb == fixed).all(), (scale, dim, value[0])
+print(kernels.instructions())
+"""
+
 
 def python(code: str, *arguments: str, chosen: str | None = None) -> subprocess.CompletedProcess[str]:
     """Run Python anew, with the instruction set that is `chosen`."""
@@ -72,6 +108,14 @@ def test_every_set_gives_what_numpy_gives(name: str, plain: dict[str, np.ndarray
     assert found.pop("set") == f"kernels {kernels.version} {name}"
     for model, change in found.items():
         np.testing.assert_allclose(change, plain[model], rtol=0, atol=2e-4 * np.abs(plain[model]).max())
+
+
+@pytest.mark.parametrize("name", kernels.sets())
+def test_every_set_sums_what_float_cannot_hold_as_numpy_does(name: str) -> None:
+    """What is out of range is the smallest int64, which takes itself back."""
+    ran = python(FOLD, chosen=name)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip() == name
 
 
 def test_the_widest_is_used_unless_one_is_named() -> None:

@@ -288,9 +288,10 @@ def test_threads_and_company_change_no_bit(model: ft.Sequential, recipe: dict[st
     assert (rows == whole).all()
 
 
-def test_changes_that_the_caches_do_not_hold_are_the_same() -> None:
+@pytest.mark.parametrize("outputs", [3, 16])
+def test_changes_that_the_caches_do_not_hold_are_the_same(outputs: int) -> None:
     """Rows of an odd length, so that they begin and end anywhere in a line of the cache."""
-    t = task(ft.mlp(1000, 900, 3), epochs=1)
+    t = task(ft.mlp(1000, 901, outputs), epochs=1)
     some = shards(t, [2] * 5)
     row = t.model.init(1)
     assert len(row) % 2 and 4 * len(row) < 1 << 22 < 5 * len(row)

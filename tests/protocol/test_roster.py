@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedthings.protocol.roster import Roster
+from fedthings.protocol.roster import Roster, place
 
 NAMES = st.lists(st.integers(0, 5000).map(str), unique=True, min_size=1, max_size=40)
 
@@ -31,6 +31,22 @@ def test_a_draw_is_free_of_the_order_of_joining(names, random, number):
 def test_every_rank_falls_on_another_device(names):
     assert {_roster(names).draw(rank) for rank in range(len(names))} == set(names)
     assert sorted(_roster(names)) == sorted(names)
+
+
+def test_a_rank_counts_in_roster_order():
+    """Few devices and many, added together and one by one, as they become fewer."""
+    for names in (["a"], [str(i) for i in range(100)], [str(i) for i in range(9000)]):
+        roster = Roster()
+        roster.extend(names[::2])
+        for name in names[1::2]:
+            roster.add(name)
+        order = sorted(names, key=lambda name: (place(name), name))
+        assert list(roster) == order
+        for n in range(min(len(names), 300)):
+            rank = (0, len(order) - 1, n * 0x9E3779B1 % len(order))[n % 3]
+            assert roster.draw(rank + n * len(order)) == order.pop(rank)
+            assert len(roster) == len(order)
+        assert roster.drain() == order and not len(roster)
 
 
 def test_adding_twice_and_discarding_the_absent_change_nothing():
