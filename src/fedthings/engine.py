@@ -20,7 +20,7 @@ from fedthings.errors import SpecError, StoreError
 from fedthings.federation import Federation, phases
 from fedthings.history import Line, Tally
 from fedthings.learn import staying
-from fedthings.learn.data import Shard
+from fedthings.learn.data import Shard, check_test
 from fedthings.learn.local import evaluator
 from fedthings.learn.metrics import usual, values
 from fedthings.partial import Partial, expect, template
@@ -55,7 +55,8 @@ class Engine:
 
     `rows` is where models are kept by version (a service keeps them on disk); `init` `(dim,)` is a warm
     start; `test` `(X, y)` is evaluated here at each version; `stop` maps metrics to targets; `noise` says where the
-    key of private noise comes from. Raises SpecError for a warm start, a target or a budget that does not fit.
+    key of private noise comes from. Raises SpecError for a warm start, a target or a budget that does not fit,
+    DataError for such a test set.
     """
 
     def __init__(
@@ -74,6 +75,8 @@ class Engine:
         self.phase = self.version = 0
         self.rows = rows if rows is not None else {}
         self.test = test
+        if test is not None:
+            check_test(test, federation.task)
         self.stop = history.targets(stop or {}, federation, test is not None)
         self.best: dict[str, Any] | None = None
         self.pending: Line | None = None  # the newest version's line, not yet measured

@@ -34,6 +34,8 @@ HISTORY, SUMMARY, MODEL, BEST_MODEL, FEDERATION = (
     "best.safetensors",
     "federation.toml",
 )
+SWEEP = "sweep.json"
+"""What a directory of several runs has instead."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,8 @@ def prepare(directory: str | Path, federation: Federation) -> Path:
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)  # passwords and their hashes lie in it
         file = directory / FEDERATION
+        if (directory / SWEEP).exists():
+            raise StoreError(f"{directory} holds a sweep, not a run: name another directory")
         if not file.exists():
             replace(file, text)
         elif file.read_bytes() != text.encode():

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from fedthings.engine import Engine
 from fedthings.errors import DataError
-from fedthings.learn.data import Cohort, Shard, check, check_all
+from fedthings.federation import Federation
+from fedthings.learn.data import Cohort, Shard, check, check_all, check_test
 from fedthings.learn.model import dense, impute, mlp, sequential, standardise
 from fedthings.learn.task import Task
 
@@ -84,3 +88,21 @@ def test_many_are_checked_at_once_and_the_one_at_fault_is_named() -> None:
         check_all(Cohort(X, y, np.array([[0, 2, 2], [2, 2, 4]])), CLASSES, names, at)
     # What is wrong in the table and nobody's is no fault of theirs.
     check_all(Cohort(wrong(np.inf), y, bounds[:1]), CLASSES, names[:1], at[:1])
+
+
+@pytest.mark.parametrize(
+    ("test", "said"),
+    [
+        ((np.zeros((3, 2)), np.zeros(3, int)), r"the test set: X has samples of shape \(2,\)"),
+        ((np.zeros((3, 4)), np.array([0, 1, 9])), "the test set: y has the label 9"),
+        ((np.zeros((3, 4)), np.array([0, 1, -1])), "the test set: y has the label -1"),
+        ((np.zeros((3, 4)), np.zeros(2, int)), "the test set has 3 samples and 2 targets"),
+        ((np.zeros((0, 4)), np.zeros(0, int)), "the test set has 0 samples"),
+        (np.zeros((3, 4)), "the test set is ndarray: give"),
+    ],
+)
+def test_a_central_test_set_that_does_not_fit_is_refused_before_anything_runs(test: Any, said: str) -> None:
+    task = Task(model=mlp(4, 2), loss="cross_entropy")
+    check_test((np.zeros((3, 4)), np.array([0, 1, 1])), task)
+    with pytest.raises(DataError, match=said):
+        Engine(Federation(task), 1, test=test)

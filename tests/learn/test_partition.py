@@ -82,6 +82,9 @@ def test_refusals_name_the_value() -> None:
         partition.dirichlet(Y, 4, 0, 0)
     with pytest.raises(DataError, match=r"y is float64.*partition.iid"):
         partition.dirichlet(Y / 2, 4, 1, 0)
+    for sizes in ([1, 1], [5, 5], [-1, 4]):
+        with pytest.raises(DataError, match="divide all, none below 0"):
+            partition.mixed(np.array([0, 1, 0]), np.array(sizes), 1.0, np.random.default_rng(0))
     with pytest.raises(DataError, match="0 devices"):
         partition.iid(Y, 0, 0)
 

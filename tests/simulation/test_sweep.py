@@ -187,6 +187,8 @@ def test_another_sweep_or_a_run_is_left_alone(tmp_path: Path) -> None:
         sweep(federation(), fleet(), 5, grid, tmp_path / "out")
     with pytest.raises(ft.StoreError, match=r"holds another sweep \(federation differs\)"):
         sweep(federation(units=4), fleet(), ROUNDS, grid, tmp_path / "out")
+    with pytest.raises(ft.StoreError, match="holds a sweep, not a run"):
+        simulate(federation(), fleet(), ROUNDS, out=tmp_path / "out")
     with pytest.raises(ft.StoreError, match="holds a run, not a sweep"):
         swept(tmp_path / "out" / "mu=0,seed=0", grid, 1)
     for damaged in ("[", "[]", "{}"):

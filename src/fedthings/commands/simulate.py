@@ -44,7 +44,7 @@ def number_or_ray(context: click.Context, parameter: click.Parameter, value: str
         return value
     if value.isdecimal():
         return int(value)
-    raise click.BadParameter(f"{value!r} is neither a number, such as 2, nor `ray`")
+    raise click.BadParameter(f"{value!r} is neither a whole number from 0 on, such as 2, nor `ray`")
 
 
 @click.command()

@@ -180,6 +180,8 @@ def mixed(labels: Array, sizes: Array, alpha: float, rng: np.random.Generator) -
     Raises DataError.
     """
     _above("alpha", alpha)
+    if np.min(sizes, initial=0) < 0 or np.sum(sizes) != len(labels):
+        raise DataError(f"sizes are {np.sum(sizes)} together, of {len(labels)} samples: divide all, none below 0")
     _, codes, left = np.unique(labels, return_inverse=True, return_counts=True)
     mixes = rng.dirichlet(alpha * left / len(labels), size=len(sizes))
     # Samples of a class in random order, taken from the front: `front[c]` is the next one of class c.

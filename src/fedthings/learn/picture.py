@@ -40,6 +40,8 @@ ASKED = 5000
 """Devices at most whose data is looked at, evenly spaced among all."""
 LABELS = 20
 """Labels at most in a picture; of more, the most frequent ones and the others together."""
+FEWEST = 6
+"""Rows of discs that the picture has room for at least, so that the name of the axis fits beside it."""
 CLASSES = 100
 """Whole numbers with more values than these are a quantity, not labels."""
 LEAST = 5.0
@@ -121,7 +123,7 @@ def _each(pyplot: Any, census: Census) -> Any:
     n = len(census.names)
     rows = len(census.labels) or 12
     width = min(12.0, 2.6 + 0.3 * max(n, 12))
-    low = 0.6 + 0.26 * rows
+    low = 0.6 + 0.26 * max(rows, FEWEST)
     figure, (above, below) = pyplot.subplots(
         2,
         1,

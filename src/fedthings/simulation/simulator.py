@@ -54,6 +54,8 @@ from fedthings.vector import Array, Vector
 
 PATIENCE = 30 * 86400.0
 """Seconds of virtual time without any report after which the simulator gives up; or 1,000 times the pace's."""
+IN_VAIN, DAYS = 10_000, 2 * 86400.0
+"""It gives up sooner after so many deadlines without any report, and so many seconds: worlds repeat by the day."""
 TRACE = "trace.jsonl"
 
 
@@ -159,6 +161,7 @@ class Simulator:
         self.work = Counted(self.engine, fleet, lambda device: self.coordinator.last.get(device))
         self.answer: Answer | None = None  # what is given to the coordinator now
         self.now = self.last = 0.0  # now; when the last report was kept
+        self.in_vain = 0  # deadlines since then
         self.made = 0  # versions, of all phases
         self.trace: TextIO | None = None
         self.reason = ""
@@ -287,7 +290,7 @@ class Simulator:
                 answer = self.answer
                 assert answer is not None
                 self.kept.append(Kept(command.ticket, command.lag, answer.began, answer.effort))  # type: ignore[union-attr]
-                self.last = self.now
+                self.last, self.in_vain = self.now, 0
             elif kind is Discard:
                 self.engine.obey(command)
             elif kind is Rest:
@@ -335,12 +338,17 @@ class Simulator:
 
     def _still_alive(self) -> None:
         """Raise SpecError where nothing has come for so long that nothing ever will."""
-        most = max(PATIENCE, 1000 * self.federation.pace.patience)
-        if self.now - self.last > most:
-            raise SpecError(
-                f"no report was kept in the last {most / 86400:.0f} days of virtual time: the world lets none arrive "
-                f"within pace.patience ({self.federation.pace.patience:g} s); raise it, or check the world's figures"
-            )
+        self.in_vain += 1
+        patience, waited = self.federation.pace.patience, self.now - self.last
+        if waited <= max(PATIENCE, 1000 * patience) and (self.in_vain < IN_VAIN or waited < DAYS):
+            return
+        none = f"no report was kept in the last {waited / 86400:.0f} days of virtual time"
+        if not self.coordinator.present:
+            raise SpecError(f"{none}: no device is there; check when the world has them come and go")
+        raise SpecError(
+            f"{none}: the world lets none arrive within pace.patience ({patience:g} s); raise it, or check the "
+            "world's figures"
+        )
 
 
 @contextmanager

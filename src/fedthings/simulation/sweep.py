@@ -34,7 +34,7 @@ from fedthings.simulation.world import World
 from fedthings.spelling import decode
 from fedthings.vector import Array, Vector
 
-FILE, PICTURE = "sweep.json", "sweep.png"
+FILE, PICTURE = run.SWEEP, "sweep.png"
 LONGEST = 40
 """Characters of a value in the name of a directory; what is longer has a digest."""
 
