@@ -17,7 +17,7 @@ from fedthings import run
 from fedthings.simulation.simulator import simulate
 from fedthings.simulation.sweep import Sweep, Trial, read, shown, sweep, trials, varied
 from fedthings.simulation.world import Outcome, Steady, always
-from sweeps import GRID, ROUNDS, federation, fleet, models, swept
+from sweeps import GRID, ROUNDS, arrays, federation, fleet, models, swept
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +187,13 @@ def test_another_sweep_or_a_run_is_left_alone(tmp_path: Path) -> None:
         sweep(federation(), fleet(), 5, grid, tmp_path / "out")
     with pytest.raises(ft.StoreError, match=r"holds another sweep \(federation differs\)"):
         sweep(federation(units=4), fleet(), ROUNDS, grid, tmp_path / "out")
+    one_label = arrays()
+    one_label["y"] = one_label["y"].copy()
+    one_label["y"][-1] ^= 1
+    with pytest.raises(ft.StoreError, match=r"holds another sweep \(data differs\)"):
+        sweep(federation(), ft.Fleet.from_arrays(**one_label), ROUNDS, grid, tmp_path / "out")
+    with pytest.raises(ft.StoreError, match=r"holds another sweep \(test differs\)"):
+        swept(tmp_path / "out", grid, 1, test=(one_label["X"], one_label["y"]))
     with pytest.raises(ft.StoreError, match="holds a sweep, not a run"):
         simulate(federation(), fleet(), ROUNDS, out=tmp_path / "out")
     with pytest.raises(ft.StoreError, match="holds a run, not a sweep"):

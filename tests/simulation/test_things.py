@@ -377,12 +377,12 @@ def test_what_is_made_in_python_is_checked_too():
 @pytest.mark.parametrize(
     ("group", "said"),
     [
-        (Group(device="pi4", link="wifi", dropout=1.0), r"in the last 2 days.*pace.patience \(20 s\); raise it"),
+        (Group(device="pi4", link="wifi", dropout=1.0), r"in the last 8 days.*pace.patience \(60 s\); raise it"),
         (Group(device="pi4", link="wifi", available=DutyCycle(0.001, 1e9)), "no device is there; check when"),
     ],
 )
 def test_a_world_that_lets_nothing_arrive_is_given_up(group: Group, said: str) -> None:
     X = np.zeros((4, 2), np.float32)
-    federation = ft.Federation(ft.Task(model=ft.mlp(2, 2), loss="cross_entropy"), pace=ft.Pace(goal=2, patience=20.0))
+    federation = ft.Federation(ft.Task(model=ft.mlp(2, 2), loss="cross_entropy"), pace=ft.Pace(goal=2, patience=60.0))
     with pytest.raises(ft.SpecError, match=said):
         ft.simulate(federation, ft.Fleet.from_arrays(X, [0, 1, 0, 1], [0, 0, 1, 1]), 2, world=Things((group,)))

@@ -54,8 +54,8 @@ from fedthings.vector import Array, Vector
 
 PATIENCE = 30 * 86400.0
 """Seconds of virtual time without any report after which the simulator gives up; or 1,000 times the pace's."""
-IN_VAIN, DAYS = 10_000, 2 * 86400.0
-"""It gives up sooner after so many deadlines without any report, and so many seconds: worlds repeat by the day."""
+IN_VAIN, WEEK = 10_000, 8 * 86400.0
+"""It gives up sooner after so many deadlines without any report, and so many seconds: lives repeat by the week."""
 TRACE = "trace.jsonl"
 
 
@@ -340,7 +340,7 @@ class Simulator:
         """Raise SpecError where nothing has come for so long that nothing ever will."""
         self.in_vain += 1
         patience, waited = self.federation.pace.patience, self.now - self.last
-        if waited <= max(PATIENCE, 1000 * patience) and (self.in_vain < IN_VAIN or waited < DAYS):
+        if waited <= max(PATIENCE, 1000 * patience) and (self.in_vain < IN_VAIN or waited < WEEK):
             return
         none = f"no report was kept in the last {waited / 86400:.0f} days of virtual time"
         if not self.coordinator.present:

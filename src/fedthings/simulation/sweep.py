@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from hashlib import sha256
@@ -35,6 +35,8 @@ from fedthings.spelling import decode
 from fedthings.vector import Array, Vector
 
 FILE, PICTURE = run.SWEEP, "sweep.png"
+LOOKED_AT = 16
+"""Devices whose data tells a fleet from another with as many samples."""
 LONGEST = 40
 """Characters of a value in the name of a directory; what is longer has a digest."""
 
@@ -150,9 +152,10 @@ def sweep(
         "fields": list(grid),
         "stop": dict(stop or {}),
         "fleet": repr(fleet),
+        "data": _data(fleet),
         "world": _named(world),
-        "test": None if test is None else list(test[0].shape),
-        "init": None if init is None else sha256(init.tobytes()).hexdigest(),
+        "test": None if test is None else _digest(test),
+        "init": None if init is None else _digest([init]),
     }
     with alone(out, "the directory of the sweep"), run.written(out):
         fresh = _claim(out, facts, planned)
@@ -257,6 +260,20 @@ def _safe(text: str) -> str:
     return f"{safe[:LONGEST]}-{sha256(text.encode()).hexdigest()[:6]}"
 
 
+def _data(fleet: Fleet) -> str:
+    """Return a digest of the data that some devices have at time 0."""
+    names = fleet.names[:: -(-len(fleet) // LOOKED_AT)]
+    shards = fleet.cohort(names, [0.0] * len(names))
+    return _digest([part for s in shards for part in (s.X, s.y, s.test_X, s.test_y)])
+
+
+def _digest(arrays: Iterable[Array]) -> str:
+    found = sha256()
+    for array in arrays:
+        found.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
 def _named(world: World | None) -> str:
     """Return what tells a world from others; one that does not say what it is, by its class."""
     kind = type(world)
@@ -273,8 +290,9 @@ def _claim(out: Path, facts: Mapping[str, Any], planned: Sequence[Trial]) -> boo
     there = read(out) if (out / FILE).exists() else {}
     for name, value in json.loads(json.dumps(facts)).items() if there else ():
         if there.get(name) != value:
-            more = "" if name in ("federation", "init") else f": {_told(there.get(name))} there, {_told(value)} here"
-            raise StoreError(f"{out} holds another sweep ({name}{more or ' differs'}): name another directory")
+            how = f": {_told(there.get(name))} there, {_told(value)} here"
+            how = " differs" if name in ("federation", "data", "test", "init") else how
+            raise StoreError(f"{out} holds another sweep ({name}{how}): name another directory")
     runs = {trial.directory.name: trial.label for trial in planned}
     run.replace(out / FILE, json.dumps({**facts, "runs": {**runs, **there.get("runs", {})}}, indent=2) + "\n")
     return not there
