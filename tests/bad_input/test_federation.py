@@ -140,7 +140,7 @@ def test_a_run_that_cannot_be(words: tuple[str, str], said: str, fed: Path, tmp_
 
 
 def test_the_same_in_python() -> None:
-    with pytest.raises(ft.SpecError, match="rounds is 0: it must be at least 1"):
+    with pytest.raises(ft.SpecError, match="rounds is 0: give a whole number, at least 1"):
         ft.simulate(federation(3), fleet(3), 0)
     with pytest.raises(ft.SpecError, match="did you mean `accuracy`"):
         ft.simulate(federation(3), fleet(3), 1, stop={"acuracy": 1.0})

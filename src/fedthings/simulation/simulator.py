@@ -94,8 +94,10 @@ def simulate(
 
 def verify(federation: Federation, fleet: Fleet, rounds: int) -> None:
     """Raise SpecError or DataError where `federation` cannot be simulated with `fleet`."""
-    if rounds < 1:
-        raise SpecError(f"rounds is {rounds}: it must be at least 1")
+    if not isinstance(rounds, int) or rounds < 1:
+        raise SpecError(f"rounds is {rounds!r}: give a whole number, at least 1")
+    if not isinstance(fleet, Fleet):
+        raise SpecError(f"fleet is {fleet!r}: give a Fleet, such as Fleet.read(path) returns")
     participants = _participants(federation, fleet)
     if federation.devices > len(participants):
         raise SpecError(
