@@ -11,7 +11,8 @@ from fedthings.engine import Engine
 from fedthings.errors import DataError
 from fedthings.federation import Federation
 from fedthings.learn.data import Cohort, Shard, check, check_all, check_test
-from fedthings.learn.model import dense, impute, mlp, sequential, standardise
+from fedthings.learn.model import dense, flatten, impute, mlp, sequential, standardise
+from fedthings.learn.series import Window
 from fedthings.learn.task import Task
 
 X = np.arange(12, dtype="f4").reshape(4, 3)
@@ -106,3 +107,11 @@ def test_a_central_test_set_that_does_not_fit_is_refused_before_anything_runs(te
     check_test((np.zeros((3, 4)), np.array([0, 1, 1])), task)
     with pytest.raises(DataError, match=said):
         Engine(Federation(task), 1, test=test)
+
+
+def test_a_central_test_set_of_windows_is_taken_as_it_is() -> None:
+    window = Window(steps=3)
+    task = Task(model=sequential((3, 4), flatten(), dense(2)), loss="cross_entropy", window=window)
+    check_test((np.zeros((5, 3, 4)), np.zeros(5, int)), task)
+    with pytest.raises(DataError, match=r"X has samples of shape \(4,\), the model takes \(3, 4\)"):
+        check_test((np.zeros((5, 4)), np.zeros(5, int)), task)

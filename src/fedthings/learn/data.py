@@ -81,15 +81,14 @@ def check(shard: Shard, task: Task, name: str) -> None:
 
 
 def check_test(test: tuple[Array, Array], task: Task) -> None:
-    """Raise DataError unless the central test set `(X, y)` fits `task`."""
+    """Raise DataError unless the central test set `(X, y)` fits `task`; where it has windows, X are windows."""
     if not isinstance(test, tuple) or len(test) != 2:
         raise DataError(f"the test set is {type(test).__name__}: give (X, y)")
     X, y = test
     shard, name = Shard(X, y, X[:0], y[:0]), "the test set"
     if len(X) != len(y) or not len(X):
         raise DataError(f"{name} has {len(X)} samples and {len(y)} targets: give one for each, and at least one")
-    task.window.check(shard, name)
-    check(task.window.shard(shard), task, name)
+    check(shard, task, name)
 
 
 def check_all(shards: Sequence[Shard], task: Task, names: Sequence[str], at: Sequence[float]) -> None:
