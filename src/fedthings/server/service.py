@@ -11,7 +11,6 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from hashlib import sha256
 from math import inf
 from pathlib import Path
 from typing import TextIO
@@ -48,7 +47,7 @@ from fedthings.server.turns import Turns
 from fedthings.transport.chunks import CHUNK
 from fedthings.transport.topics import COORDINATOR, OPERATOR
 from fedthings.transport.transport import Arrival, Delivery, Linked, Refused, Transport
-from fedthings.vector import Array, Vector
+from fedthings.vector import Array, Vector, mark
 
 log = logging.getLogger("fedthings.server")
 
@@ -115,7 +114,7 @@ class Service:
         self.leader = Leader(secure, directory, fsync) if isinstance(secure, TwoServers) else None
         self.settler = self.leader or self.members  # who gets what a settlement asks others for
         self.settlement = settlement(self.engine)
-        self.terms = {"rounds": rounds, "stop": dict(stop or {}), "init": _mark(init), "test": _mark(*(test or ()))}
+        self.terms = {"rounds": rounds, "stop": dict(stop or {}), "init": mark(init), "test": mark(*(test or ()))}
         self.reason = self.failure = ""  # why the federation has ended; why it cannot be done
         self.refusals: Counter[str] = Counter()
         self.heard: set[str] = set()  # who has spoken since the last boot
@@ -377,9 +376,3 @@ class Service:
     def close(self) -> None:
         """Let go of the files."""
         self.store.close()
-
-
-def _mark(*arrays: Array | None) -> str:
-    """Return what tells arrays from others, "" for none."""
-    found = [array for array in arrays if array is not None]
-    return sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in found)).hexdigest()[:12] if found else ""
