@@ -48,10 +48,7 @@ def fill(coordinator: Coordinator, now: float, out: list[Command], granted: bool
     given = len(tasks) - before
     since = now if given else min(coordinator.short, now)  # who was given one has its turn again after the others
     coordinator.short = since if lacking > given else inf
-    if tasks:
-        coordinator.waiting = inf
-    else:
-        miss(coordinator, now)
+    miss(coordinator, now)
 
 
 def _choose(coordinator: Coordinator, count: int, now: float) -> list[str]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -54,8 +55,8 @@ from fedthings.vector import Array, Vector
 
 PATIENCE = 30 * 86400.0
 """Seconds of virtual time without any report after which the simulator gives up; or 1,000 times the pace's."""
-IN_VAIN, WEEK = 10_000, 8 * 86400.0
-"""It gives up sooner after so many deadlines without any report, and so many seconds: lives repeat by the week."""
+IN_VAIN, LEAST = 10_000, 8 * 86400.0
+"""It gives up sooner after so many deadlines without any report, and seconds at least: lives repeat by the week."""
 TRACE = "trace.jsonl"
 
 
@@ -94,7 +95,7 @@ def simulate(
 
 def verify(federation: Federation, fleet: Fleet, rounds: int) -> None:
     """Raise SpecError or DataError where `federation` cannot be simulated with `fleet`."""
-    if not isinstance(rounds, int) or rounds < 1:
+    if not isinstance(rounds, Integral) or rounds < 1:
         raise SpecError(f"rounds is {rounds!r}: give a whole number, at least 1")
     if not isinstance(fleet, Fleet):
         raise SpecError(f"fleet is {fleet!r}: give a Fleet, such as Fleet.read(path) returns")
@@ -342,7 +343,7 @@ class Simulator:
         """Raise SpecError where nothing has come for so long that nothing ever will."""
         self.in_vain += 1
         patience, waited = self.federation.pace.patience, self.now - self.last
-        if waited <= max(PATIENCE, 1000 * patience) and (self.in_vain < IN_VAIN or waited < WEEK):
+        if waited <= max(PATIENCE, 1000 * patience) and (self.in_vain < IN_VAIN or waited < LEAST):
             return
         none = f"no report was kept in the last {waited / 86400:.0f} days of virtual time"
         if not self.coordinator.present:
