@@ -1,9 +1,10 @@
 """How fast the kernels train: the five workloads of the project, whole calls of `train`, on two threads.
 
-    python kernels/bench.py [--threads 2] [--seconds 3] [--only W2] [--sets avx512,generic] [--outputs]
+    python kernels/bench.py [--threads 2] [--seconds 3] [--only W2] [--sets avx512,generic] [--outputs] [--epochs 1]
 
 Prints client-updates a second (median, and the best call), GFLOP/s, and the share of what this machine's matrix
-product of 2048 x 2048 reaches meanwhile with as many threads (PyTorch where it is installed, otherwise NumPy).
+product of 2048 x 2048 reaches meanwhile with as many threads (PyTorch where it is installed, otherwise NumPy). With
+several epochs the operations counted are those of the plain form: a layer told by its samples (`dual.h`) needs fewer.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ arguments.add_argument("--only", default="", help="workloads, such as W2,W4")
 arguments.add_argument("--sets", default="", help="instruction sets one after the other, such as avx2,generic, or all")
 arguments.add_argument("--plain", action="store_true", help="samples in their own order")
 arguments.add_argument("--outputs", action="store_true", help="the forward pass of each sample, nothing is trained")
+arguments.add_argument("--epochs", type=int, default=1)
 arguments.add_argument("--momentum", type=float, default=-1.0)
 arguments.add_argument("--mu", type=float, default=0.0)
 options = arguments.parse_args()
@@ -98,7 +100,7 @@ def call(workload: Workload) -> tuple[Callable[[], None], float]:
     y = rng.integers(0, 2 if binary else program.outputs, (n, size)).astype(np.float32 if binary else np.int64)
     out = np.empty((n, size, program.outputs), np.float32)
     places = [np.arange(n, dtype=np.uint64) * np.uint64(a.strides[0]) + np.uint64(a.ctypes.data) for a in (X, y, out)]
-    sizes, steps = np.full(n, size), np.full(n, ceil(size / workload.batch))
+    sizes, steps = np.full(n, size), np.full(n, options.epochs * ceil(size / workload.batch))
     received = (rng.standard_normal(program.dim) * 0.03).astype(np.float32)
     keys = None if options.plain else rng.integers(0, 2**63, n).astype(np.uint64)
     change, seen = np.zeros((n, program.dim), np.float32), np.zeros((n, 2), np.int64)
@@ -108,8 +110,8 @@ def call(workload: Workload) -> tuple[Callable[[], None], float]:
             kernels.outputs(program, places[0], sizes, received, places[2], options.threads)
         else:
             kernels.train(
-                program, *places[:2], sizes, received, keys=keys, steps=steps, batch=workload.batch, epochs=1,
-                lr=workload.lr, momentum=options.momentum, decay=0.0, mu=options.mu, change=change, seen=seen,
+                program, *places[:2], sizes, received, keys=keys, steps=steps, batch=workload.batch, epochs=options.epochs, lr=workload.lr,
+                momentum=options.momentum, decay=0.0, mu=options.mu, change=change, seen=seen,
                 threads=options.threads,
             )  # fmt: skip
         assert X.size and y.size and out.size
@@ -117,7 +119,7 @@ def call(workload: Workload) -> tuple[Callable[[], None], float]:
     # Forward and the slope by the weights for all layers, the slope by the input for all but the first.
     products = workload.products
     passes = sum(products) if options.outputs else 2 * sum(products) + sum(products[1:])
-    return run, n * size * 2 * passes / 1e9
+    return run, n * size * 2 * passes * (1 if options.outputs else options.epochs) / 1e9
 
 
 def product() -> Callable[[], None]:

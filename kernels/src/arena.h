@@ -16,7 +16,7 @@ namespace fedthings {
 
 class Arena {
  public:
-  Arena(const Program& program, Int lanes, Int capacity) : placed(program, lanes, capacity) {
+  Arena(const Program& program, Int lanes, Int capacity, Int whole) : placed(program, lanes, capacity, whole), whole(whole) {
     const Int row = placed.plan.padded + 2 * ROOM;
     const Int floats = placed.plan.floats + 3 * row + 64;
     const std::size_t page = std::size_t(2) << 20;
@@ -55,6 +55,7 @@ class Arena {
   Arena& operator=(const Arena&) = delete;
 
   Placed placed;
+  const Int whole;  // samples of a device, where they tell its first layer
   float *theta, *near, *numbers, *speed;
   std::vector<std::uint64_t> draws;
   std::vector<Int> order;
@@ -72,16 +73,16 @@ class Arena {
 // Arenas of a program that no thread has at the moment.
 class Arenas {
  public:
-  std::unique_ptr<Arena> take(const Program& program, Int lanes, Int capacity) {
+  std::unique_ptr<Arena> take(const Program& program, Int lanes, Int capacity, Int whole) {
     {
       std::lock_guard<std::mutex> guard(lock_);
       while (!free_.empty()) {
         std::unique_ptr<Arena> last = std::move(free_.back());
         free_.pop_back();
-        if (last->placed.plan.capacity >= capacity) return last;
+        if (last->placed.plan.capacity >= capacity && last->whole >= whole) return last;
       }
     }
-    return std::make_unique<Arena>(program, lanes, capacity);
+    return std::make_unique<Arena>(program, lanes, capacity, whole);
   }
   void give(std::unique_ptr<Arena> arena) {
     std::lock_guard<std::mutex> guard(lock_);

@@ -7,7 +7,7 @@
 namespace fedthings {
 namespace {
 
-void dense_forward(const Operation& op, const Work& work, Int B) {
+FLAT void dense_forward(const Operation& op, const Work& work, Int B) {
   bool relu = op.curve == Curve::Relu;
   product(B, op.columns, op.rows, {at(work, op.x, 0), op.x.sample, 0}, {work.read + op.weight, op.pitch, 0},
           {to(work, op.y, 0), op.y.sample, Start::Bias, work.read + op.bias, relu});
@@ -15,7 +15,13 @@ void dense_forward(const Operation& op, const Work& work, Int B) {
     for (Int b = 0; b < B; b++) bend(op, work, b);
 }
 
-void dense_backward(const Operation& op, const Work& work, Int B, const Rates& rates) {
+void dense_bias(const Operation& op, const Work& work, Int B, const Rates& rates) {
+  relax(work, rates, op.bias, op.columns);
+  if (work.read != work.theta) memcpy(work.theta + op.bias, work.read + op.bias, sizeof(float) * (size_t)op.columns);
+  down(B, op.columns, at(work, op.dy, 0), op.dy.sample, aim(work, rates) + op.bias);
+}
+
+FLAT void dense_backward(const Operation& op, const Work& work, Int B, const Rates& rates) {
   for (Int b = 0; b < B; b++) unbend(op, work, b);
   float* aimed = aim(work, rates);
   const float* X = at(work, op.x, 0);
@@ -31,9 +37,7 @@ void dense_backward(const Operation& op, const Work& work, Int B, const Rates& r
     update(some, op.columns, 1, B, {X + i, op.x.sample, 0}, {D, op.dy.sample, 0},
            {aimed + from, (work.read == work.theta ? aimed : work.read) + from, op.pitch});
   }
-  relax(work, rates, op.bias, op.columns);
-  if (work.read != work.theta) memcpy(work.theta + op.bias, work.read + op.bias, sizeof(float) * (size_t)op.columns);
-  down(B, op.columns, D, op.dy.sample, aimed + op.bias);
+  dense_bias(op, work, B, rates);
 }
 
 }  // namespace

@@ -71,7 +71,7 @@ void judge(const Plan& plan, const Work& work, const Batch& batch, float alpha, 
   const float factor = alpha / (float)batch.count;
   const Int n = plan.outputs;
   for (Int b = 0; b < batch.count; b++) {
-    const Int which = batch.order ? batch.order[batch.begin + b] : batch.begin + b;
+    const Int which = sample(batch, b);
     const float* z = at(work, plan.out, b);
     float* d = to(work, plan.slope, b);
     float cost;

@@ -37,7 +37,7 @@ Int Placed::take(Int floats) {
   return from;
 }
 
-Placed::Placed(const Program& program, Int lanes, Int capacity)
+Placed::Placed(const Program& program, Int lanes, Int capacity, Int whole)
     : operations_(program.operations), spans_(program.parts) {
   std::vector<Operation>& ops = operations_;
   const Int count = (Int)ops.size(), stem = program.stem, first = program.first;
@@ -188,6 +188,22 @@ Placed::Placed(const Program& program, Int lanes, Int capacity)
     plan.padded = up(o.bias + o.columns, 16);
   }
   spans_ = spans;
+
+  const Operation& told = op(first);
+  Dual& dual = plan.dual;
+  bool fits = told.kind == Kind::Dense && !program.itself;
+  for (Int i = stem; i < first; i++) fits = fits && op(i).still;
+  if (fits && whole) {
+    dual.capacity = whole;
+    dual.numbers = dual.pitch = up(told.rows, lanes);
+    if (dual.pitch % 256 == 0) dual.pitch += 16;
+    dual.direct = plan.direct && dual.pitch == told.rows;
+    if (!dual.direct) dual.room = take(dual.pitch * whole);
+    dual.products = take(whole * whole);
+    dual.values = take(told.pitch * whole);
+    dual.slopes = take(told.pitch * whole);
+    dual.chosen = take(capacity * whole);
+  }
   plan.operations = ops.data();
   plan.spans = spans_.data();
   plan.parts = (Int)spans_.size();

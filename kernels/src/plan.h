@@ -58,6 +58,19 @@ struct Span {
   Int from, to, rows, width, pitch;
 };
 
+// Where the first layer is told by a device's samples (dual.h): counted in floats from the arena's start.
+struct Dual {
+  Int capacity = 0;     // samples of a device; 0 where the model is none for it
+  Int numbers = 0;      // of a sample, in whole vectors
+  Int pitch = 0;        // samples are so far apart
+  bool direct = false;  // they can be read where they are
+  Int room = 0;         // or else lie here
+  Int products = 0;     // of each sample with each `(n, n)`
+  Int values = 0;       // of each, by the weights received
+  Int slopes = 0;       // what each has added to the weights is its numbers times this
+  Int chosen = 0;       // products of the samples of a batch
+};
+
 struct Plan {
   const Operation* operations = nullptr;
   Int count = 0;
@@ -78,7 +91,8 @@ struct Plan {
   Int outputs = 0;
   Plane out, slope;     // outputs, and the loss's slope by them
   Int target = 0;       // in the arena: the prepared sample, where it is the target
-  Int capacity = 0;     // samples
+  Int capacity = 0;     // samples of a batch
+  Dual dual;
   Int floats = 0;       // of the arena
 };
 
@@ -96,6 +110,7 @@ struct Work {
   const float* near;   // padded row that was received
   float* speed;        // padded row, with momentum
   const float* input;  // samples that are in work
+  Int told = 0;        // so many samples of the device tell the first layer; 0 where its weights do
 };
 
 // Samples of a step: `order` says which, or they are those from `begin` on.
@@ -112,7 +127,9 @@ struct Engine {
   Int lanes;
   void (*spread)(const Plan&, const float* row, float* padded);
   void (*change)(const Plan&, const float* theta, const float* near, float* change, float* final, bool far);
+  void (*begin)(const Plan&, Work&, const Batch& all);  // a device whose samples tell the first layer
   void (*step)(const Plan&, Work&, const Batch&, const Rates&, double* costs);
+  void (*end)(const Plan&, const Work&);
   void (*outputs)(const Plan&, Work&, const Batch&, float* out);
   void (*fold)(const float* rows, Int pitch, Int n, Int dim, const Int* weights, double scale, Int* limb, std::int32_t* largest);
 };

@@ -33,10 +33,11 @@ class Program {
   bool labels = false, itself = false;
 };
 
-// A program with a place in memory for everything, for batches of up to `capacity` samples.
+// A program with a place in memory for everything, for batches of up to `capacity` samples, and devices of up to `whole`
+// whose first layer is told by their samples.
 class Placed {
  public:
-  Placed(const Program& program, Int lanes, Int capacity);
+  Placed(const Program& program, Int lanes, Int capacity, Int whole = 0);
   Placed(const Placed&) = delete;
   Placed& operator=(const Placed&) = delete;
 

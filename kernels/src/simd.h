@@ -32,6 +32,7 @@
 #endif
 #define UNROLL _Pragma("GCC unroll 16")
 #define INLINE inline __attribute__((always_inline))
+#define FLAT __attribute__((flatten))  // products within it are made for its own strides
 
 namespace fedthings {
 namespace {  // every instruction set has its own: no function may be shared between them
@@ -134,6 +135,9 @@ INLINE void each(float* y, Int n, Body body) {
     memcpy(y + i, last, sizeof(float) * (size_t)(n - i));
   }
 }
+
+// Which of the device's samples is the b-th of a batch.
+INLINE Int sample(const Batch& batch, Int b) { return batch.order ? batch.order[batch.begin + b] : batch.begin + b; }
 
 INLINE const float* at(const Work& work, const Plane& plane, Int b) {
   return (plane.outside ? work.input : work.arena) + plane.base + b * plane.sample;

@@ -1,7 +1,7 @@
 // One step of one device: gather the samples, forward, loss, backward with the change of the parameters.
 #pragma once
 #include "conv.h"
-#include "dense.h"
+#include "dual.h"
 #include "loss.h"
 #include "norm.h"
 #include "pool.h"
@@ -9,18 +9,13 @@
 namespace fedthings {
 namespace {
 
-// Put the samples of a batch where the model reads them, scaled and filled; where they lie already is good if it can be.
-void gather(const Plan& plan, Work& work, const Batch& batch) {
+// Put the samples of a batch, scaled and filled, where they are `pitch` apart.
+void place(const Plan& plan, const Work& work, const Batch& batch, float* first, Int pitch) {
   const Int n = plan.input.size();
-  if (plan.direct && !batch.order) {
-    work.input = batch.X + batch.begin * n;
-    return;
-  }
-  work.input = work.arena + plan.room;
   for (Int b = 0; b < batch.count; b++) {
-    const float* from = batch.X + (batch.order ? batch.order[batch.begin + b] : batch.begin + b) * n;
+    const float* from = batch.X + sample(batch, b) * n;
     float* flat = plan.itself ? work.arena + plan.target + b * n : nullptr;
-    float* into = work.arena + plan.room + plan.samples.base + b * plan.samples.sample;
+    float* into = first + b * pitch;
     const Int row = plan.input.width * plan.input.channels;
     for (Int h = 0; h < plan.input.height; h++, from += row, into += plan.samples.row) {
       memcpy(into, from, sizeof(float) * (size_t)row);
@@ -30,7 +25,34 @@ void gather(const Plan& plan, Work& work, const Batch& batch) {
   }
 }
 
-void forward(const Plan& plan, const Work& work, Int B) {
+// Put the samples of a batch where the model reads them; where they lie already is good if it can be.
+void gather(const Plan& plan, Work& work, const Batch& batch) {
+  if (plan.direct && !batch.order) {
+    work.input = batch.X + batch.begin * plan.input.size();
+    return;
+  }
+  work.input = work.arena + plan.room;
+  place(plan, work, batch, work.arena + plan.room + plan.samples.base, plan.samples.sample);
+}
+
+// Begin a device whose samples, all of them in `batch`, tell its first layer.
+void begin(const Plan& plan, Work& work, const Batch& batch) {
+  const Dual& dual = plan.dual;
+  if (dual.direct) {
+    work.input = batch.X;
+  } else {
+    float* into = work.arena + dual.room;
+    place(plan, work, batch, into, dual.pitch);
+    const Int n = plan.input.size();
+    for (Int b = 0; b < batch.count; b++)
+      memset(into + b * dual.pitch + n, 0, sizeof(float) * (size_t)(dual.numbers - n));
+    work.input = into;
+  }
+  dual_begin(plan, work);
+}
+
+void forward(const Plan& plan, const Work& work, const Batch& batch) {
+  const Int B = batch.count;
   for (Int b = 0; b < B; b++)
     for (Int i = plan.stem; i < plan.flat; i++) {
       const Operation& op = plan.operations[i];
@@ -45,7 +67,8 @@ void forward(const Plan& plan, const Work& work, Int B) {
   for (Int i = plan.flat > plan.stem ? plan.flat : plan.stem; i < plan.count; i++) {
     const Operation& op = plan.operations[i];
     if (op.still) continue;
-    if (op.kind == Kind::Dense) dense_forward(op, work, B);
+    if (work.told && i == plan.first) dual_forward(plan, work, batch);
+    else if (op.kind == Kind::Dense) dense_forward(op, work, B);
     else
       for (Int b = 0; b < B; b++)
         if (op.kind == Kind::Norm) norm_forward(op, work, b);
@@ -63,13 +86,15 @@ INLINE void turn(const Operation& op, const Work& work, const Rates& rates) {
   }
 }
 
-void backward(const Plan& plan, const Work& work, Int B, const Rates& rates) {
+void backward(const Plan& plan, const Work& work, const Batch& batch, const Rates& rates) {
+  const Int B = batch.count;
   const Int flat = plan.flat > plan.first ? plan.flat : plan.first;
   for (Int i = plan.count - 1; i >= flat; i--) {
     const Operation& op = plan.operations[i];
     turn(op, work, rates);
     if (!op.back) continue;
-    if (op.kind == Kind::Dense) dense_backward(op, work, B, rates);
+    if (work.told && i == plan.first) dual_backward(plan, work, batch, rates);
+    else if (op.kind == Kind::Dense) dense_backward(op, work, B, rates);
     else
       for (Int b = 0; b < B; b++)
         if (op.kind == Kind::Norm) norm_backward(op, work, b, rates);
@@ -91,17 +116,17 @@ void backward(const Plan& plan, const Work& work, Int B, const Rates& rates) {
 }
 
 void step(const Plan& plan, Work& work, const Batch& batch, const Rates& rates, double* costs) {
-  gather(plan, work, batch);
-  forward(plan, work, batch.count);
+  if (!work.told) gather(plan, work, batch);
+  forward(plan, work, batch);
   judge(plan, work, batch, rates.moving ? 1.0f : -rates.lr, costs);
   if (rates.moving) slow(plan, work, rates);
-  backward(plan, work, batch.count, rates);
+  backward(plan, work, batch, rates);
   if (rates.moving) move(plan, work, rates);
 }
 
 void outputs(const Plan& plan, Work& work, const Batch& batch, float* out) {
   gather(plan, work, batch);
-  forward(plan, work, batch.count);
+  forward(plan, work, batch);
   for (Int b = 0; b < batch.count; b++)
     memcpy(out + b * plan.outputs, at(work, plan.out, b), sizeof(float) * (size_t)plan.outputs);
 }

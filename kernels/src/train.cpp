@@ -20,11 +20,11 @@ const Int NEAR = Int(1) << 22;           // numbers that the caches may still ho
 
 // Run work(arena, device) for each of n devices in `order` (or as they stand), on the caller's thread and up to threads - 1 more.
 template <class Each>
-void share(const Program& program, Arenas& arenas, Int capacity, Int n, const std::vector<Int>& order, Int threads, Each each) {
+void share(const Program& program, Arenas& arenas, Int capacity, Int whole, Int n, const std::vector<Int>& order, Int threads, Each each) {
   threads = std::max<Int>(1, std::min(threads, n));
   const Int portion = std::max<Int>(1, std::min<Int>(16, n / (threads * 32)));
   std::vector<std::unique_ptr<Arena>> own;
-  for (Int t = 0; t < threads; t++) own.push_back(arenas.take(program, engine().lanes, capacity));
+  for (Int t = 0; t < threads; t++) own.push_back(arenas.take(program, engine().lanes, capacity, whole));
   std::atomic<Int> next{0};
   run(threads, [&](Int t) {
     Arena& arena = *own[std::size_t(t)];
@@ -66,7 +66,19 @@ bool dense(const Plan& plan) {
 
 bool plain(const Rates& rates) { return !rates.moving && rates.decay == 0 && rates.mu == 0; }
 
-void one(const Devices& devices, const Training& training, const float* shared, Arena& arena, Int i) {
+// Whether the n samples of device i, gone through so many times, tell its first layer with fewer operations than its
+// weights do, in about as much memory (dual.h).
+bool told(const Program& program, const Training& training, Int i, Int n) {
+  const Operation& op = program.operations[std::size_t(program.first)];
+  if (op.kind != Kind::Dense || training.start || training.rates.moving || training.rates.decay != 0 || n == 0) return false;
+  const Int steps = training.batch ? (n + training.batch - 1) / training.batch : 1;
+  const double epochs = double(training.steps[i]) / double(steps), samples = double(n);
+  const double rows = double(op.in.channels), columns = double(op.out.channels), weights = rows * columns;
+  return 4 * weights + samples * rows + 2 * epochs * samples * columns < 4 * epochs * weights &&
+         samples * (samples + 2 * columns) <= 2 * weights;
+}
+
+void one(const Program& program, const Devices& devices, const Training& training, const float* shared, Arena& arena, Int i) {
   const Plan& plan = arena.placed.plan;
   const Engine& code = engine();
   const Rates& rates = training.rates;
@@ -94,6 +106,10 @@ void one(const Devices& devices, const Training& training, const float* shared, 
     }
     Batch batch{reinterpret_cast<const float*>(devices.X[i]), reinterpret_cast<const void*>(devices.y[i]),
                 mixed ? arena.order.data() : nullptr, 0, 0};
+    if (plan.dual.capacity && told(program, training, i, size)) {
+      work.told = size;
+      code.begin(plan, work, {batch.X, batch.y, nullptr, 0, size});
+    }
     Int left = training.steps[i];
     for (Int epoch = 0; epoch < training.epochs && left; epoch++) {
       if (mixed) shuffle(training.keys[i], epoch, size, arena.draws.data(), arena.order.data());
@@ -107,6 +123,7 @@ void one(const Devices& devices, const Training& training, const float* shared, 
       }
       total = std::clamp(total + std::clamp(costs, -MOST, MOST), -MOST, MOST);
     }
+    if (work.told) code.end(plan, work);
   }
   training.seen[2 * i] = seen;
   training.seen[2 * i + 1] = Int(total);
@@ -117,10 +134,11 @@ void one(const Devices& devices, const Training& training, const float* shared, 
 
 void train(const Program& program, Arenas& arenas, const Devices& devices, const Training& training, Int threads) {
   const Int n = devices.n;
-  Int capacity = 1;
+  Int capacity = 1, whole = 0;
   bool equal = true;
   for (Int i = 0; i < n; i++) {
     capacity = std::max(capacity, training.batch ? std::min(training.batch, devices.sizes[i]) : devices.sizes[i]);
+    if (told(program, training, i, devices.sizes[i])) whole = std::max(whole, devices.sizes[i]);
     equal = equal && devices.sizes[i] == devices.sizes[0] && training.steps[i] == training.steps[0];
   }
   // The longest first, so that the threads end together.
@@ -138,8 +156,8 @@ void train(const Program& program, Arenas& arenas, const Devices& devices, const
     const Placed placed(program, engine().lanes, 1);
     shared = std::make_unique<Shared>(placed.plan, devices.received);
   }
-  share(program, arenas, capacity, n, order, threads,
-        [&](Arena& arena, Int i) { one(devices, training, shared ? shared->row() : nullptr, arena, i); });
+  share(program, arenas, capacity, whole, n, order, threads,
+        [&](Arena& arena, Int i) { one(program, devices, training, shared ? shared->row() : nullptr, arena, i); });
 }
 
 void outputs(const Program& program, Arenas& arenas, const Devices& devices, const std::uint64_t* out, Int threads) {
@@ -150,7 +168,7 @@ void outputs(const Program& program, Arenas& arenas, const Devices& devices, con
     shared = std::make_unique<Shared>(placed.plan, devices.received);
   }
   // Devices of one row may be cut into pieces; a sample's outputs do not depend on them.
-  share(program, arenas, CHUNK, devices.n, {}, threads, [&](Arena& arena, Int i) {
+  share(program, arenas, CHUNK, 0, devices.n, {}, threads, [&](Arena& arena, Int i) {
     const Plan& plan = arena.placed.plan;
     const float* row = shared ? shared->row() : arena.theta;
     if (!shared) engine().spread(plan, devices.received + i * plan.dim, arena.theta);

@@ -13,6 +13,7 @@ from fedthings.learn import compiled as engine
 from fedthings.learn import model as ft
 from fedthings.learn.data import Shard
 from fedthings.learn.descent import descent, schedule
+from fedthings.learn.layers import Dense
 from fedthings.learn.losses import LOSSES, scoring, target
 from fedthings.learn.task import Recipe, Task
 from fedthings.vector import Array, Key
@@ -260,6 +261,44 @@ def test_partial_work() -> None:
     same(task(ft.mlp(9, 20, 5), epochs=3), (11, 11, 11, 3), efforts=[1.0, 0.5, 0.1, 0.4])
 
 
+def told(task: Task, n: int, effort: float = 1.0) -> bool:
+    """Return whether n samples tell the first layer: the rule of train.cpp."""
+    rows, columns = prod(task.model.input), next(layer.units for layer in task.model.layers if isinstance(layer, Dense))
+    _, steps, done = schedule(task.recipe, np.array([n]), [effort])
+    weights, epochs = rows * columns, done[0] / steps[0]
+    fewer = 4 * weights + n * rows + 2 * epochs * n * columns < 4 * epochs * weights
+    return bool(fewer and n * (n + 2 * columns) <= 2 * weights)
+
+
+@pytest.mark.parametrize("inputs", [32, 45, 256])
+@pytest.mark.parametrize("activation", ["linear", "relu", "tanh", "softmax"])
+def test_a_first_layer_told_by_samples(inputs: int, activation: str) -> None:
+    """Inputs that are whole vectors, that are not, and that lie in one set of a cache."""
+    t = task(ft.sequential(inputs, ft.dense(19, activation), ft.dense(7, "tanh"), ft.dense(4)), epochs=4)
+    assert all(told(t, n) for n in (17, 4, 1))
+    same(t, (17, 4, 1))
+    same(t, (17, 4, 1), mu=0.3)
+    same(t, (17, 4, 90), efforts=[0.5, 1.0, 1.0])
+    assert told(t, 17, 0.5) and not told(t, 90)
+    alone = task(ft.sequential(inputs, ft.dense(4, activation)), "mse", epochs=6)
+    assert told(alone, 9)
+    same(alone, (9, 5))
+
+
+def test_samples_that_are_prepared_tell_a_first_layer() -> None:
+    rng = np.random.default_rng(0)
+    for shape in ((45,), (5, 9), (4, 4, 2)):
+        flat = [ft.flatten()] if len(shape) > 1 else []
+        arrays = rng.standard_normal(shape), rng.random(shape) + 0.5, rng.standard_normal(shape)
+        for front in ([], [ft.standardise(*arrays)], [ft.impute(0.5), ft.standardise(*arrays)]):
+            t = task(ft.sequential(shape, *front, *flat, ft.dense(20, "relu"), ft.dense(3)), epochs=5, batch=3)
+            assert told(t, 13) and told(t, 2)
+            same(t, (13, 2), gaps=0.2 if front else 0.0)
+    t = task(ft.mlp(45, 20, 3), epochs=5, batch=0)
+    assert told(t, 13)
+    same(t, (13, 2))
+
+
 def signal() -> ft.Sequential:
     return ft.sequential(
         (16, 3),
@@ -271,7 +310,7 @@ def signal() -> ft.Sequential:
     )
 
 
-@pytest.mark.parametrize("model", [ft.mlp(9, 33, 5), signal()])
+@pytest.mark.parametrize("model", [ft.mlp(9, 33, 5), ft.mlp(70, 33, 5), signal()])
 @pytest.mark.parametrize("recipe", [{}, {"optimizer": "momentum", "weight_decay": 0.01}])
 def test_threads_and_company_change_no_bit(model: ft.Sequential, recipe: dict[str, Any]) -> None:
     t = task(model, **recipe)
