@@ -110,9 +110,9 @@ def call(workload: Workload) -> tuple[Callable[[], None], float]:
             kernels.outputs(program, places[0], sizes, received, places[2], options.threads)
         else:
             kernels.train(
-                program, *places[:2], sizes, received, keys=keys, steps=steps, batch=workload.batch, epochs=options.epochs, lr=workload.lr,
-                momentum=options.momentum, decay=0.0, mu=options.mu, change=change, seen=seen,
-                threads=options.threads,
+                program, *places[:2], sizes, received, keys=keys, steps=steps, batch=workload.batch,
+                epochs=options.epochs, lr=workload.lr, momentum=options.momentum, decay=0.0, mu=options.mu,
+                change=change, seen=seen, threads=options.threads,
             )  # fmt: skip
         assert X.size and y.size and out.size
 
