@@ -81,6 +81,10 @@ class Engine:
         self.best: dict[str, Any] | None = None
         self.pending: Line | None = None  # the newest version's line, not yet measured
         model = federation.task.model
+        if init is not None and not isinstance(init, np.ndarray):
+            raise SpecError(
+                f"the warm start is {init!r}: give a row, such as fedthings.learn.save.warm(path, model) returns"
+            )
         if init is not None and init.shape != (model.layout.dim,):
             raise SpecError(
                 f"the warm start has {init.size} parameters, the model {model.layout.dim}: use its own file"

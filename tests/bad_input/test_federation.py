@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,6 +143,17 @@ def test_a_run_that_cannot_be(words: tuple[str, str], said: str, fed: Path, tmp_
 def test_the_same_in_python() -> None:
     with pytest.raises(ft.SpecError, match="rounds is 0: give a whole number, at least 1"):
         ft.simulate(federation(3), fleet(3), 0)
+    path: Any = "a.path"
+    for words, said in (
+        ((path, fleet(3), 1), "federation is 'a.path': give a Federation, such as fedthings.federation.load"),
+        ((federation(3), path, 1), "fleet is 'a.path': give a Fleet, such as Fleet.read"),
+    ):
+        with pytest.raises(ft.SpecError, match=said):
+            ft.simulate(*words)
+    with pytest.raises(ft.SpecError, match=r"world is 'a\.path': give a World, such as fedthings"):
+        ft.simulate(federation(3), fleet(3), 1, world=path)
+    with pytest.raises(ft.SpecError, match=r"the warm start is 'a\.path': .* fedthings\.learn\.save\.warm"):
+        ft.simulate(federation(3), fleet(3), 1, init=path)
     with pytest.raises(ft.SpecError, match="did you mean `accuracy`"):
         ft.simulate(federation(3), fleet(3), 1, stop={"acuracy": 1.0})
     with pytest.raises(ft.SpecError, match=r"task\.recipe\.epochs is 1\.5: give a whole number"):

@@ -26,6 +26,8 @@ PARTS = 4
 """Parts a worker at least, so that all are done at about the same time."""
 EACH = 16
 """Devices a thread at least, so that none waits long for the others."""
+FAR = 1 << 25
+"""Numbers (128 MB) of reports so large that no core has them near: then fewer parts cost less."""
 
 
 Group: TypeAlias = tuple[Payload, Sequence[Kept], Partial]
@@ -61,7 +63,11 @@ class Cohorts:
         wave = [one for _, tasks, _ in groups for one in tasks]
         partials = list({id(partial): partial for _, _, partial in groups}.values())
         where = {id(partial): index for index, partial in enumerate(partials)}
-        most = self.threads * max(self.each, ROWS // max(self._dim, 1))
+        dim = max(self._dim, 1)
+        each = max(self.each, ROWS // dim)
+        if self.threads > 1 and each * dim > ROWS:
+            each = max(each, FAR // (self.threads * dim))
+        most = self.threads * each
         even = -(-len(wave) // -(-len(wave) // most))  # as many parts as are needed, about as large as each other
         most = -(-even // self.threads) * self.threads
         if self.pool.size > 1:

@@ -84,6 +84,8 @@ def simulate(
     Raises SpecError, DataError, StoreError.
     """
     verify(federation, fleet, rounds)
+    if world is not None and not hasattr(world, "outcome"):
+        raise SpecError(f"world is {world!r}: give a World, such as fedthings.simulation.things.load(path) returns")
     with alone_at_work():
         cohorts = hired(federation, fleet, engine, workers)
         try:
@@ -95,6 +97,10 @@ def simulate(
 
 def verify(federation: Federation, fleet: Fleet, rounds: int) -> None:
     """Raise SpecError or DataError where `federation` cannot be simulated with `fleet`."""
+    if not isinstance(federation, Federation):
+        raise SpecError(
+            f"federation is {federation!r}: give a Federation, such as fedthings.federation.load(path) returns"
+        )
     if not isinstance(rounds, Integral) or rounds < 1:
         raise SpecError(f"rounds is {rounds!r}: give a whole number, at least 1")
     if not isinstance(fleet, Fleet):
