@@ -4,7 +4,7 @@
 
 Prints client-updates a second (median, and the best call), GFLOP/s, and the share of what this machine's matrix
 product of 2048 x 2048 reaches meanwhile with as many threads (PyTorch where it is installed, otherwise NumPy). With
-several epochs the operations counted are those of the plain form: a layer told by its samples (`dual.h`) needs fewer.
+several epochs the operations counted are those of the plain form: a layer in dual form (`dual.h`) needs fewer.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 #pragma once
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -55,7 +56,7 @@ class Arena {
   Arena& operator=(const Arena&) = delete;
 
   Placed placed;
-  const Int whole;  // samples of a device, where they tell its first layer
+  const Int whole;  // samples of a device whose first layer is in dual form
   float *theta, *near, *numbers, *speed;
   std::vector<std::uint64_t> draws;
   std::vector<Int> order;
@@ -80,6 +81,8 @@ class Arenas {
         std::unique_ptr<Arena> last = std::move(free_.back());
         free_.pop_back();
         if (last->placed.plan.capacity >= capacity && last->whole >= whole) return last;
+        capacity = std::max(capacity, last->placed.plan.capacity);  // the next has room for both
+        whole = std::max(whole, last->whole);
       }
     }
     return std::make_unique<Arena>(program, lanes, capacity, whole);

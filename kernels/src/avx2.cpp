@@ -5,5 +5,5 @@
 
 namespace fedthings {
 extern const Engine avx2_engine;
-const Engine avx2_engine = {"avx2", LANES, spread, change, begin, step, end, outputs, fold};
+const Engine avx2_engine = {"avx2", LANES, spread, change, step, outputs, dual_begin, dual_end, fold};
 }  // namespace fedthings

@@ -1,8 +1,9 @@
-// The first dense layer told by a device's samples: its weights stay what was received, W, and what training has
-// changed is X^T A, with a row of A for each sample. X (W + X^T A) = X W + (X X^T) A: the first product is made once
-// for all samples, and a step works on the products of samples with each other. The same steps of SGD in the dual form
-// (Schoelkopf et al. 2001, "A generalized representer theorem"), and fewer operations where a few samples are gone through
-// several times (`told`).
+// The first dense layer in dual form: its weights stay W, as they were received, and what training has changed is X^T A,
+// with a row of A for each of the device's samples X. X (W + X^T A) = X W + (X X^T) A: the first product is made once for
+// all samples, and a step needs only products of samples with each other. The steps are the same (Schoelkopf et al. 2001,
+// "A generalized representer theorem"), and where a few samples are gone through several times they take fewer
+// operations (`in_dual` in train.cpp). X is `work.input`, W `near`; A are the `slopes`, X W the `values` and X X^T the
+// `products` of `plan.dual`. Samples whose squares add up beyond float32 diverge, whatever the weights.
 #pragma once
 #include "dense.h"
 
@@ -11,11 +12,11 @@ namespace {
 
 INLINE const Operation& front(const Plan& plan) { return plan.operations[plan.first]; }
 
-// Begin a device: `work.input` are all its samples.
-void dual_begin(const Plan& plan, const Work& work) {
+// Before the first step: `work.input` are all samples.
+void dual_products(const Plan& plan, const Work& work) {
   const Operation& op = front(plan);
   const Dual& dual = plan.dual;
-  const Int n = work.told;
+  const Int n = work.samples;
   const float* X = work.input;
   float* products = work.arena + dual.products;
   product(n, op.columns, op.rows, {X, dual.pitch, 0}, {work.near + op.weight, op.pitch, 0},
@@ -32,7 +33,7 @@ void dual_begin(const Plan& plan, const Work& work) {
 void dual_forward(const Plan& plan, const Work& work, const Batch& batch) {
   const Operation& op = front(plan);
   const Dual& dual = plan.dual;
-  const Int n = work.told;
+  const Int n = work.samples;
   const float* bias = work.read + op.bias;
   float* chosen = work.arena + dual.chosen;
   for (Int b = 0; b < batch.count; b++) {
@@ -54,7 +55,7 @@ void dual_backward(const Plan& plan, const Work& work, const Batch& batch, const
   float* slopes = work.arena + plan.dual.slopes;
   const float kept = 1 - rates.lr * rates.mu;
   if (kept != 1)
-    for (Int i = 0; i < work.told * op.pitch; i++) slopes[i] *= kept;
+    for (Int i = 0; i < work.samples * op.pitch; i++) slopes[i] *= kept;
   for (Int b = 0; b < batch.count; b++) {
     unbend(op, work, b);
     const float* d = at(work, op.dy, b);
@@ -64,10 +65,10 @@ void dual_backward(const Plan& plan, const Work& work, const Batch& batch, const
   dense_bias(op, work, batch.count, rates);
 }
 
-// Make the weights that came of it, at the device's end.
-void end(const Plan& plan, const Work& work) {
+// After the last: the weights that came of it.
+void dual_end(const Plan& plan, const Work& work) {
   const Operation& op = front(plan);
-  update(op.rows, op.columns, 1, work.told, {work.input, plan.dual.pitch, 0}, {work.arena + plan.dual.slopes, op.pitch, 0},
+  update(op.rows, op.columns, 1, work.samples, {work.input, plan.dual.pitch, 0}, {work.arena + plan.dual.slopes, op.pitch, 0},
          {work.theta + op.weight, work.near + op.weight, op.pitch});
 }
 

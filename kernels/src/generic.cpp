@@ -5,5 +5,5 @@
 
 namespace fedthings {
 extern const Engine generic_engine;
-const Engine generic_engine = {"generic", LANES, spread, change, begin, step, end, outputs, fold};
+const Engine generic_engine = {"generic", LANES, spread, change, step, outputs, dual_begin, dual_end, fold};
 }  // namespace fedthings

@@ -73,8 +73,8 @@ Placed::Placed(const Program& program, Int lanes, Int capacity, Int whole)
         continue;
       }
     }
-    const bool conv = is(i, Kind::Conv), whole = after && (is(i - 1, Kind::Conv) || is(i - 1, Kind::Dense));
-    plane.col = whole || (after && conv) ? up(s.channels, lanes) : s.channels;
+    const bool conv = is(i, Kind::Conv), vectors = after && (is(i - 1, Kind::Conv) || is(i - 1, Kind::Dense));
+    plane.col = vectors || (after && conv) ? up(s.channels, lanes) : s.channels;
     Int height = s.height, width = s.width, top = 0, left = 0;
     if (conv) {
       const Operation& c = op(i);
@@ -189,20 +189,20 @@ Placed::Placed(const Program& program, Int lanes, Int capacity, Int whole)
   }
   spans_ = spans;
 
-  const Operation& told = op(first);
+  const Operation& front = op(first);
   Dual& dual = plan.dual;
-  bool fits = told.kind == Kind::Dense && !program.itself;
+  bool fits = front.kind == Kind::Dense && !program.itself;
   for (Int i = stem; i < first; i++) fits = fits && op(i).still;
   if (fits && whole) {
     dual.capacity = whole;
-    dual.numbers = dual.pitch = up(told.rows, lanes);
+    dual.numbers = dual.pitch = up(front.rows, lanes);
     if (dual.pitch % 256 == 0) dual.pitch += 16;
-    dual.direct = plan.direct && dual.pitch == told.rows;
+    dual.direct = plan.direct && dual.pitch == front.rows;
     if (!dual.direct) dual.room = take(dual.pitch * whole);
     dual.products = take(whole * whole);
-    dual.values = take(told.pitch * whole);
-    dual.slopes = take(told.pitch * whole);
-    dual.chosen = take(capacity * whole);
+    dual.values = take(front.pitch * whole);
+    dual.slopes = take(front.pitch * whole);
+    dual.chosen = take(std::min(capacity, whole) * whole);
   }
   plan.operations = ops.data();
   plan.spans = spans_.data();

@@ -58,16 +58,16 @@ struct Span {
   Int from, to, rows, width, pitch;
 };
 
-// Where the first layer is told by a device's samples (dual.h): counted in floats from the arena's start.
+// Room for a first layer in dual form (dual.h), counted in floats from the arena's start.
 struct Dual {
-  Int capacity = 0;     // samples of a device; 0 where the model is none for it
-  Int numbers = 0;      // of a sample, in whole vectors
+  Int capacity = 0;     // samples of a device; 0 where no device is trained so
+  Int numbers = 0;      // of a sample, rounded up to whole vectors
   Int pitch = 0;        // samples are so far apart
   bool direct = false;  // they can be read where they are
-  Int room = 0;         // or else lie here
-  Int products = 0;     // of each sample with each `(n, n)`
-  Int values = 0;       // of each, by the weights received
-  Int slopes = 0;       // what each has added to the weights is its numbers times this
+  Int room = 0;         // or else are copied here
+  Int products = 0;     // of samples with each other `(n, n)`
+  Int values = 0;       // of samples with the weights received
+  Int slopes = 0;       // the loss's slopes of each sample, times -lr, added up
   Int chosen = 0;       // products of the samples of a batch
 };
 
@@ -110,7 +110,7 @@ struct Work {
   const float* near;   // padded row that was received
   float* speed;        // padded row, with momentum
   const float* input;  // samples that are in work
-  Int told = 0;        // so many samples of the device tell the first layer; 0 where its weights do
+  Int samples = 0;     // of the device, where its first layer is in dual form; otherwise 0
 };
 
 // Samples of a step: `order` says which, or they are those from `begin` on.
@@ -127,10 +127,10 @@ struct Engine {
   Int lanes;
   void (*spread)(const Plan&, const float* row, float* padded);
   void (*change)(const Plan&, const float* theta, const float* near, float* change, float* final, bool far);
-  void (*begin)(const Plan&, Work&, const Batch& all);  // a device whose samples tell the first layer
   void (*step)(const Plan&, Work&, const Batch&, const Rates&, double* costs);
-  void (*end)(const Plan&, const Work&);
   void (*outputs)(const Plan&, Work&, const Batch&, float* out);
+  void (*dual_begin)(const Plan&, Work&, const Batch& all);
+  void (*dual_end)(const Plan&, const Work&);
   void (*fold)(const float* rows, Int pitch, Int n, Int dim, const Int* weights, double scale, Int* limb, std::int32_t* largest);
 };
 

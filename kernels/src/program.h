@@ -34,7 +34,7 @@ class Program {
 };
 
 // A program with a place in memory for everything, for batches of up to `capacity` samples, and devices of up to `whole`
-// whose first layer is told by their samples.
+// samples whose first layer is in dual form.
 class Placed {
  public:
   Placed(const Program& program, Int lanes, Int capacity, Int whole = 0);

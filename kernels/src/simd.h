@@ -32,7 +32,7 @@
 #endif
 #define UNROLL _Pragma("GCC unroll 16")
 #define INLINE inline __attribute__((always_inline))
-#define FLAT __attribute__((flatten))  // products within it are made for its own strides
+#define FLAT __attribute__((flatten))  // all that it calls is compiled into it, for its own strides
 
 namespace fedthings {
 namespace {  // every instruction set has its own: no function may be shared between them

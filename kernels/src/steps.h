@@ -35,20 +35,20 @@ void gather(const Plan& plan, Work& work, const Batch& batch) {
   place(plan, work, batch, work.arena + plan.room + plan.samples.base, plan.samples.sample);
 }
 
-// Begin a device whose samples, all of them in `batch`, tell its first layer.
-void begin(const Plan& plan, Work& work, const Batch& batch) {
+// Begin a device in dual form: `all` are its samples.
+void dual_begin(const Plan& plan, Work& work, const Batch& all) {
   const Dual& dual = plan.dual;
   if (dual.direct) {
-    work.input = batch.X;
+    work.input = all.X;
   } else {
     float* into = work.arena + dual.room;
-    place(plan, work, batch, into, dual.pitch);
+    place(plan, work, all, into, dual.pitch);
     const Int n = plan.input.size();
-    for (Int b = 0; b < batch.count; b++)
+    for (Int b = 0; b < all.count; b++)
       memset(into + b * dual.pitch + n, 0, sizeof(float) * (size_t)(dual.numbers - n));
     work.input = into;
   }
-  dual_begin(plan, work);
+  dual_products(plan, work);
 }
 
 void forward(const Plan& plan, const Work& work, const Batch& batch) {
@@ -67,7 +67,7 @@ void forward(const Plan& plan, const Work& work, const Batch& batch) {
   for (Int i = plan.flat > plan.stem ? plan.flat : plan.stem; i < plan.count; i++) {
     const Operation& op = plan.operations[i];
     if (op.still) continue;
-    if (work.told && i == plan.first) dual_forward(plan, work, batch);
+    if (work.samples && i == plan.first) dual_forward(plan, work, batch);
     else if (op.kind == Kind::Dense) dense_forward(op, work, B);
     else
       for (Int b = 0; b < B; b++)
@@ -93,7 +93,7 @@ void backward(const Plan& plan, const Work& work, const Batch& batch, const Rate
     const Operation& op = plan.operations[i];
     turn(op, work, rates);
     if (!op.back) continue;
-    if (work.told && i == plan.first) dual_backward(plan, work, batch, rates);
+    if (work.samples && i == plan.first) dual_backward(plan, work, batch, rates);
     else if (op.kind == Kind::Dense) dense_backward(op, work, B, rates);
     else
       for (Int b = 0; b < B; b++)
@@ -116,7 +116,7 @@ void backward(const Plan& plan, const Work& work, const Batch& batch, const Rate
 }
 
 void step(const Plan& plan, Work& work, const Batch& batch, const Rates& rates, double* costs) {
-  if (!work.told) gather(plan, work, batch);
+  if (!work.samples) gather(plan, work, batch);
   forward(plan, work, batch);
   judge(plan, work, batch, rates.moving ? 1.0f : -rates.lr, costs);
   if (rates.moving) slow(plan, work, rates);

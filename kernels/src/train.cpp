@@ -16,6 +16,7 @@ namespace fedthings {
 namespace {
 
 const double MOST = 4503599627370496.0;  // 2**52: no device's sum of costs goes beyond
+const double MEGABYTE = 1 << 18;         // in floats
 const Int NEAR = Int(1) << 22;           // numbers that the caches may still hold when all devices are done
 
 // Run work(arena, device) for each of n devices in `order` (or as they stand), on the caller's thread and up to threads - 1 more.
@@ -66,16 +67,16 @@ bool dense(const Plan& plan) {
 
 bool plain(const Rates& rates) { return !rates.moving && rates.decay == 0 && rates.mu == 0; }
 
-// Whether the n samples of device i, gone through so many times, tell its first layer with fewer operations than its
-// weights do, in about as much memory (dual.h).
-bool told(const Program& program, const Training& training, Int i, Int n) {
+// Whether the first layer of device i, of n samples, is trained in dual form: where that takes fewer operations, and no
+// more memory than two more copies of the layer, or a megabyte (dual.h).
+bool in_dual(const Program& program, const Training& training, Int i, Int n) {
   const Operation& op = program.operations[std::size_t(program.first)];
   if (op.kind != Kind::Dense || training.start || training.rates.moving || training.rates.decay != 0 || n == 0) return false;
-  const Int steps = training.batch ? (n + training.batch - 1) / training.batch : 1;
-  const double epochs = double(training.steps[i]) / double(steps), samples = double(n);
+  const Int batch = training.batch ? std::min(training.batch, n) : n;
+  const double epochs = double(training.steps[i]) / double((n + batch - 1) / batch), samples = double(n);
   const double rows = double(op.in.channels), columns = double(op.out.channels), weights = rows * columns;
   return 4 * weights + samples * rows + 2 * epochs * samples * columns < 4 * epochs * weights &&
-         samples * (samples + 2 * columns) <= 2 * weights;
+         samples * (samples + 2 * columns + rows) <= std::max(2 * weights, MEGABYTE);
 }
 
 void one(const Program& program, const Devices& devices, const Training& training, const float* shared, Arena& arena, Int i) {
@@ -106,9 +107,9 @@ void one(const Program& program, const Devices& devices, const Training& trainin
     }
     Batch batch{reinterpret_cast<const float*>(devices.X[i]), reinterpret_cast<const void*>(devices.y[i]),
                 mixed ? arena.order.data() : nullptr, 0, 0};
-    if (plan.dual.capacity && told(program, training, i, size)) {
-      work.told = size;
-      code.begin(plan, work, {batch.X, batch.y, nullptr, 0, size});
+    if (plan.dual.capacity && in_dual(program, training, i, size)) {
+      work.samples = size;
+      code.dual_begin(plan, work, {batch.X, batch.y, nullptr, 0, size});
     }
     Int left = training.steps[i];
     for (Int epoch = 0; epoch < training.epochs && left; epoch++) {
@@ -123,7 +124,7 @@ void one(const Program& program, const Devices& devices, const Training& trainin
       }
       total = std::clamp(total + std::clamp(costs, -MOST, MOST), -MOST, MOST);
     }
-    if (work.told) code.end(plan, work);
+    if (work.samples) code.dual_end(plan, work);
   }
   training.seen[2 * i] = seen;
   training.seen[2 * i + 1] = Int(total);
@@ -138,7 +139,7 @@ void train(const Program& program, Arenas& arenas, const Devices& devices, const
   bool equal = true;
   for (Int i = 0; i < n; i++) {
     capacity = std::max(capacity, training.batch ? std::min(training.batch, devices.sizes[i]) : devices.sizes[i]);
-    if (told(program, training, i, devices.sizes[i])) whole = std::max(whole, devices.sizes[i]);
+    if (in_dual(program, training, i, devices.sizes[i])) whole = std::max(whole, devices.sizes[i]);
     equal = equal && devices.sizes[i] == devices.sizes[0] && training.steps[i] == training.steps[0];
   }
   // The longest first, so that the threads end together.

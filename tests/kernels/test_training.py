@@ -62,6 +62,7 @@ def compiled(
     mu: float = 0.0,
     threads: int = 1,
     first: int = 0,
+    program: Any = None,
 ) -> tuple[Array, Array]:
     """Return what the kernels change and saw; `own` is changed."""
     n, recipe, loss = len(some), task.recipe, LOSSES[task.loss]
@@ -72,7 +73,7 @@ def compiled(
     change = np.empty((n, received.shape[-1]), np.float32)
     seen = np.empty((n, 2), np.int64)
     kernels.train(
-        written(task),
+        program or written(task),
         np.array([x.ctypes.data for x in X], np.uint64),
         np.array([t.ctypes.data for t in y], np.uint64),
         counts,
@@ -261,42 +262,65 @@ def test_partial_work() -> None:
     same(task(ft.mlp(9, 20, 5), epochs=3), (11, 11, 11, 3), efforts=[1.0, 0.5, 0.1, 0.4])
 
 
-def told(task: Task, n: int, effort: float = 1.0) -> bool:
-    """Return whether n samples tell the first layer: the rule of train.cpp."""
+def dual(task: Task, n: int, effort: float = 1.0) -> bool:
+    """Return whether a first layer is trained in dual form with n samples: the rule of train.cpp."""
     rows, columns = prod(task.model.input), next(layer.units for layer in task.model.layers if isinstance(layer, Dense))
     _, steps, done = schedule(task.recipe, np.array([n]), [effort])
     weights, epochs = rows * columns, done[0] / steps[0]
     fewer = 4 * weights + n * rows + 2 * epochs * n * columns < 4 * epochs * weights
-    return bool(fewer and n * (n + 2 * columns) <= 2 * weights)
+    return bool(fewer and n * (n + 2 * columns + rows) <= max(2 * weights, 1 << 18))
 
 
 @pytest.mark.parametrize("inputs", [32, 45, 256])
 @pytest.mark.parametrize("activation", ["linear", "relu", "tanh", "softmax"])
-def test_a_first_layer_told_by_samples(inputs: int, activation: str) -> None:
+def test_a_first_layer_in_dual_form(inputs: int, activation: str) -> None:
     """Inputs that are whole vectors, that are not, and that lie in one set of a cache."""
     t = task(ft.sequential(inputs, ft.dense(19, activation), ft.dense(7, "tanh"), ft.dense(4)), epochs=4)
-    assert all(told(t, n) for n in (17, 4, 1))
+    assert all(dual(t, n) for n in (17, 4, 1))
     same(t, (17, 4, 1))
     same(t, (17, 4, 1), mu=0.3)
-    same(t, (17, 4, 90), efforts=[0.5, 1.0, 1.0])
-    assert told(t, 17, 0.5) and not told(t, 90)
+    same(t, (17, 4, 20), efforts=[0.5, 1.0, 0.2])
+    assert dual(t, 17, 0.5) and not dual(t, 20, 0.2)
     alone = task(ft.sequential(inputs, ft.dense(4, activation)), "mse", epochs=6)
-    assert told(alone, 9)
+    assert dual(alone, 9)
     same(alone, (9, 5))
 
 
-def test_samples_that_are_prepared_tell_a_first_layer() -> None:
+def test_samples_that_are_prepared_in_dual_form() -> None:
     rng = np.random.default_rng(0)
     for shape in ((45,), (5, 9), (4, 4, 2)):
         flat = [ft.flatten()] if len(shape) > 1 else []
         arrays = rng.standard_normal(shape), rng.random(shape) + 0.5, rng.standard_normal(shape)
         for front in ([], [ft.standardise(*arrays)], [ft.impute(0.5), ft.standardise(*arrays)]):
-            t = task(ft.sequential(shape, *front, *flat, ft.dense(20, "relu"), ft.dense(3)), epochs=5, batch=3)
-            assert told(t, 13) and told(t, 2)
+            behind = [ft.dense(20, "relu"), ft.layer_norm(), ft.dense(3)]
+            t = task(ft.sequential(shape, *front, *flat, *behind), epochs=5, batch=3)
+            assert dual(t, 13) and dual(t, 2)
             same(t, (13, 2), gaps=0.2 if front else 0.0)
     t = task(ft.mlp(45, 20, 3), epochs=5, batch=0)
-    assert told(t, 13)
+    assert dual(t, 13)
     same(t, (13, 2))
+
+
+def test_more_samples_in_dual_form_than_a_product_takes_at_once() -> None:
+    t = task(ft.mlp(300, 40, 3), epochs=6, batch=20, lr=0.01)
+    assert dual(t, 230)
+    same(t, (230,))
+
+
+def test_one_arena_serves_devices_in_dual_form_and_others() -> None:
+    """Larger and smaller ones, and one that diverges, by the same program: each is as if it were alone."""
+    t = task(ft.mlp(45, 20, 3), epochs=4)
+    some = shards(t, (17, 9, 4, 100, 30, 1, 12))
+    assert [dual(t, len(shard.X)) for shard in some] == [True, True, True, False, True, True, True]
+    some[4].X[:] = np.inf
+    row, program = t.model.init(1), written(t)
+    for chosen in ([1, 2], [0, 1, 2], [3], [3, 0, 4, 5], [4, 1], [6, 5, 3, 2]):
+        together, _ = compiled(t, row, None, [some[i] for i in chosen], program=program)
+        for i, change in zip(chosen, together, strict=True):
+            place = chosen.index(i)
+            alone, _ = compiled(t, row, None, [some[i]], first=place)
+            np.testing.assert_array_equal(change, alone[0])
+        assert np.isfinite(together).all() == (4 not in chosen)
 
 
 def signal() -> ft.Sequential:

@@ -27,7 +27,10 @@ PARTS = 4
 EACH = 16
 """Devices a thread at least, so that none waits long for the others."""
 FAR = 1 << 25
-"""Numbers (128 MB) of reports so large that no core has them near: then fewer parts cost less."""
+"""Numbers (128 MB) of reports so large that no core has them near: then fewer parts cost less, and threads wait less.
+
+With stages, which copy a part's reports, it is not worth the memory.
+"""
 
 
 Group: TypeAlias = tuple[Payload, Sequence[Kept], Partial]
@@ -65,7 +68,7 @@ class Cohorts:
         where = {id(partial): index for index, partial in enumerate(partials)}
         dim = max(self._dim, 1)
         each = max(self.each, ROWS // dim)
-        if self.threads > 1 and each * dim > ROWS:
+        if self.threads > 1 and self._plain and each * dim > ROWS:
             each = max(each, FAR // (self.threads * dim))
         most = self.threads * each
         even = -(-len(wave) // -(-len(wave) // most))  # as many parts as are needed, about as large as each other
@@ -98,7 +101,7 @@ class Cohorts:
     def enter(self, phase: int, spec: Phase) -> None:
         """Begin `phase` unless it is the one at hand; but for the closing evaluation with nothing kept."""
         if phase != self._phase:
-            self._phase, self._dim = phase, width(spec)
+            self._phase, self._dim, self._plain = phase, width(spec), not spec.stages
             if spec.kind != "evaluate":
                 self.states = {}
             self.pool.begin(Setting(spec, self.engine, self.threads))

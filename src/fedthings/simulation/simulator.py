@@ -47,7 +47,7 @@ from fedthings.simulation import recovery
 from fedthings.simulation.agenda import Agenda, Answer, Changes
 from fedthings.simulation.cohort import Cohorts, hired
 from fedthings.simulation.edges import Edges
-from fedthings.simulation.heap import keep_memory
+from fedthings.simulation.heap import kept_memory
 from fedthings.simulation.work import Counted
 from fedthings.simulation.worker import Kept
 from fedthings.simulation.world import Change, Steady, Waking, World
@@ -117,8 +117,7 @@ def verify(federation: Federation, fleet: Fleet, rounds: int) -> None:
 @contextmanager
 def alone_at_work() -> Iterator[None]:
     """Set up this process for a simulation: memory that is kept, a BLAS of one thread, few collections."""
-    keep_memory()
-    with threadpoolctl.threadpool_limits(1), _fewer_collections():
+    with kept_memory(), threadpoolctl.threadpool_limits(1), _fewer_collections():
         yield
 
 
